@@ -1,0 +1,3 @@
+from nsbench.cli import main
+
+main()

@@ -1,0 +1,265 @@
+"""One run's configuration: protocol, components and their options, checked before any work, and the run's identity."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from nsbench.contracts import Dataset, Need, missing_needs
+from nsbench.errors import Misuse
+from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS, build_options, option, suggest
+
+PER_CELL = ("margin", "regularizer", "temperature")  # may depend on model and dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Everything that is equal for all samplers of a cell."""
+
+    name: str = option("", "name of the protocol")
+    version: int = option(1, "raised whenever a value changes", minimum=1)
+    steps: int = option(6000, "training steps", minimum=1)
+    batch: int = option(1024, "positives per step", minimum=1)
+    negatives: int = option(20, "negatives per positive", minimum=1)
+    width: int = option(200, "model dimension d", minimum=1)
+    learning_rate: float = option(1e-3, "of Adam, for the model", minimum=0)
+    decay_at: float = option(0.5, "share of the steps after which the learning rate drops", minimum=0)
+    decay_factor: float = option(0.1, "what it is multiplied by then", minimum=0)
+    sides: str = option("per_row", "granularity of the side draw", choices=("per_row", "per_slot", "alternate"))
+    subsampling: bool = option(True, "weight triples by 1/sqrt(frequency)")
+    validate_every: int = option(300, "steps between validations", minimum=1)
+    patience: int = option(0, "validations without a better MRR before stopping; 0: never", minimum=0)
+    seeds: int = option(5, "runs per cell", minimum=1)
+    margin: float = option(3.0, "gamma of distance models, and the range of initial values", minimum=0)
+    regularizer: float = option(0.0, "coefficient on the full tables", minimum=0)
+    regularizer_power: int = option(3, "sum of |x|^2 or |x|^3", choices=(2, 3))
+    temperature: float = option(0.0, "of self-adversarial weighting; 0: plain mean", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run, resolved: every value as it will be used."""
+
+    sampler: str
+    kge: str
+    dataset: str
+    protocol: Protocol
+    changed: Mapping[str, Any]  # protocol values that --set changed
+    seed: int = 0
+    fusion: str = "none"
+    split: str | None = None
+    features: str = "auto"
+    variant: str = "recommended"
+    sampler_options: Any = None
+    kge_options: Any = None
+    fusion_options: Any = None
+    aux: Mapping[str, float] = dataclasses.field(default_factory=dict)  # auxiliary -> weight
+    aux_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def cell(self) -> str:
+        """`sampler-kge-dataset-sN`, readable, not unique."""
+        parts = [Path(self.sampler.split(":")[0]).stem if ".py:" in self.sampler else self.sampler, self.kge]
+        return "-".join([*parts, Path(self.dataset).name.replace(":", "_"), f"s{self.seed}"])
+
+    @property
+    def wants_features(self) -> bool:
+        """Whether any component reads features; if not, none are loaded and the run says `none`."""
+        needs = set(SAMPLERS.get(self.sampler).requires)
+        for name in self.aux:
+            needs |= AUXILIARIES.get(name).requires
+        return self.fusion != "none" or Need.FEATURES in needs
+
+    def record(self, dataset: Dataset) -> dict[str, Any]:
+        """config.json: what a reader or a table needs to know, and the run's id."""
+        versions = {"sampler": SAMPLERS.get(self.sampler).version, "kge": MODELS.get(self.kge).version}
+        versions |= {"fusion": FUSIONS.get(self.fusion).version}
+        versions |= {f"aux.{name}": AUXILIARIES.get(name).version for name in self.aux}
+        record = {
+            "sampler": self.sampler,
+            "variant": self.variant,
+            "kge": self.kge,
+            "fusion": self.fusion,
+            "aux": dict(self.aux),
+            "dataset": dataset.name,
+            "split": dataset.split,
+            "fingerprint": dataset.fingerprint,
+            "features": dataset.feature_source,
+            "feature_fingerprint": dataset.feature_fingerprint,
+            "modalities": sorted(dataset.features),
+            "protocol": dataclasses.asdict(self.protocol),
+            "changed": dict(self.changed),
+            "options": {
+                "sampler": non_default(self.sampler_options),
+                "kge": non_default(self.kge_options),
+                "fusion": non_default(self.fusion_options),
+                "aux": {name: non_default(value) for name, value in self.aux_options.items()},
+            },
+            "versions": versions,
+            "seed": self.seed,
+        }
+        return record | {"id": run_id(record, SAMPLERS.get(self.sampler))}
+
+
+def run_id(record: Mapping[str, Any], sampler: type) -> str:
+    """Eight hexadecimal digits of SHA-256 over everything that can change the result; never device, threads or paths."""
+    hashed = dict(record)
+    file = getattr(sampler, "nsbench_file", None)
+    if file is not None:
+        hashed["sampler"] = Path(file).name
+        hashed["source"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def non_default(options: Any) -> dict[str, Any]:
+    """The fields of an options dataclass whose value is not their default."""
+    return {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(options)
+        if getattr(options, field.name) != field.default
+    }
+
+
+def configure(sampler: str, kge: str, dataset: str, *, protocol: str = "nsbench", seed: int = 0, fusion: str = "none",
+              split: str | None = None, features: str = "auto", settings: Iterable[str] = ()) -> Config:
+    """A checked configuration. `settings` are `--set` texts: sampler.x=1, kge.x=1, protocol.steps=100, aux.NAME=0.1."""
+    groups = _grouped(settings)
+    component = SAMPLERS.get(sampler)
+    model, fuse = MODELS.get(kge), FUSIONS.get(fusion)
+    if seed < 0:
+        raise Misuse(f"the seed must be at least 0, not {seed}")
+
+    variant = groups["sampler"].pop("variant", "recommended")
+    presets = {"recommended": {}, **component.variants}
+    if variant not in presets:
+        raise Misuse(f"{sampler} has no variant '{variant}'; it has {', '.join(presets)}")
+    sampler_options = {**presets[variant], **groups["sampler"]}
+
+    weights: dict[str, Any] = {}
+    aux_options: dict[str, dict[str, str]] = {}
+    for key, value in groups["aux"].items():
+        name, _, field = key.partition(".")
+        if field:
+            aux_options.setdefault(name, {})[field] = value
+        else:
+            weights[name] = _number(value, f"aux.{name}")
+    for name in aux_options:
+        if name not in weights:
+            raise Misuse(f"aux.{name} has options but no weight; add --set aux.{name}=1")
+
+    resolved = resolve_protocol(protocol, kge, dataset, groups["protocol"])
+    config = Config(
+        sampler=sampler, kge=kge, dataset=dataset, fusion=fusion, split=split, features=features, seed=seed,
+        protocol=resolved, changed={name: getattr(resolved, name) for name in groups["protocol"]}, variant=variant,
+        sampler_options=build_options(component.Options, sampler_options, "sampler"),
+        kge_options=build_options(model.Options, groups["kge"], "kge"),
+        fusion_options=build_options(fuse.Options, groups["fusion"], "fusion"),
+        aux=weights,
+        aux_options={n: build_options(AUXILIARIES.get(n).Options, aux_options.get(n, {}), f"aux.{n}") for n in weights},
+    )
+    _check_needs(config)
+    return config
+
+
+def _check_needs(config: Config, dataset: Dataset | None = None) -> None:
+    """Refuse pairs that cannot work. Features are checked once the dataset is there."""
+    provided = {Need.LIVE} | MODELS.get(config.kge).provides | FUSIONS.get(config.fusion).provides
+    if config.protocol.sides != "alternate":
+        provided.add(Need.SIDE)
+    if dataset is None or dataset.features:
+        provided.add(Need.FEATURES)
+    components = [("sampler", config.sampler, SAMPLERS)] + [("auxiliary loss", name, AUXILIARIES) for name in config.aux]
+    for kind, name, registry in components:
+        for need in missing_needs(registry.get(name).requires, provided):
+            raise Misuse(f"{kind} '{name}' {_WHY[need].format(**dataclasses.asdict(config), p=config.protocol.name)}")
+
+
+_WHY = {
+    Need.QUERY: "needs a model with a query vector, which '{kge}' has not; try --kge transe, distmult or rotate",
+    Need.VIEWS: "needs two views of an entity; choose a fusion that has them with --fusion (nsbench list)",
+    Need.FEATURES: "needs features and '{dataset}' has none; see --features and nsbench data import-features",
+    Need.SIDE: "chooses the side itself, which protocol '{p}' fixes by alternating; use --set protocol.sides=per_row",
+    Need.GRAM: "needs a model whose squared scores sum in closed form, which '{kge}' is not; try --kge distmult",
+}
+
+
+def check_features(config: Config, dataset: Dataset) -> None:
+    """Refuse, once the dataset is loaded, a sampler whose features are not there."""
+    _check_needs(config, dataset)
+
+
+def resolve_protocol(name: str, kge: str, dataset: str, changes: Mapping[str, Any]) -> Protocol:
+    """The protocol's values for one model and dataset, with `--set protocol.x` applied last."""
+    values = read_protocol(name)
+    values.pop("description", None)
+    for key in PER_CELL:
+        table = values.get(key)
+        if isinstance(table, Mapping):
+            best = [f"{kge}/{dataset}", dataset, kge, "default"]
+            values[key] = next(table[k] for k in best if k in table)
+    if "name" in changes or "version" in changes:
+        raise Misuse("protocol.name and protocol.version cannot be set; name another protocol with --protocol")
+    return build_options(Protocol, {**values, "name": name_of(name), **changes}, "protocol")
+
+
+def protocol_names() -> list[str]:
+    folder = resources.files("nsbench") / "protocols"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def name_of(protocol: str) -> str:
+    """A protocol file of the user's own goes by its stem."""
+    return Path(protocol).stem if protocol.endswith(".toml") else protocol
+
+
+@functools.cache
+def _read(name: str) -> str:
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise Misuse(f"no protocol file {name}")
+        return Path(name).read_text()
+    if name not in protocol_names():
+        near = suggest(name, protocol_names()) or f"; there are {', '.join(protocol_names())}"
+        raise Misuse(f"unknown protocol '{name}'{near}")
+    return (resources.files("nsbench") / "protocols" / f"{name}.toml").read_text()
+
+
+def read_protocol(name: str) -> dict[str, Any]:
+    """The values of a protocol in the package, or of a TOML file, over those that it extends."""
+    try:
+        values = tomllib.loads(_read(name))
+    except tomllib.TOMLDecodeError as error:
+        raise Misuse(f"protocol {name} is not TOML: {error}") from None
+    base = values.pop("extends", None)
+    return {**read_protocol(base), **values} if base else values
+
+
+GROUPS = ("sampler", "kge", "fusion", "protocol", "aux")
+
+
+def _grouped(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
+    groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    for text in settings:
+        match = re.fullmatch(r"([a-z_]+)\.([\w.\-]+)=(.*)", text)
+        if match is None or match[1] not in groups:
+            raise Misuse(f"--set takes GROUP.NAME=VALUE with GROUP one of {', '.join(GROUPS)}, not '{text}'")
+        groups[match[1]][match[2]] = match[3]
+    return groups
+
+
+def _number(text: str, label: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise Misuse(f"{label} must be a number, not '{text}'") from None
+    if not 0 <= value < float("inf"):
+        raise Misuse(f"{label} must be a finite number of at least 0, not {text}")
+    return value

@@ -1,0 +1,172 @@
+"""Names to components, and the options of each.
+
+Every component class may carry a nested frozen dataclass `Options`; `--set`, `nsbench show` and the run id read it.
+Built-in components are the modules of the packages below nsbench; others come through entry points of the same group
+name, or as a file: `./mine.py:Mine`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nsbench.errors import Misuse
+
+C = TypeVar("C")
+
+
+class Registry:
+    """One kind of component: `package` holds the built-in ones and names the entry-point group."""
+
+    def __init__(self, kind: str, package: str, *bases: str) -> None:
+        self.kind = kind
+        self.package = package
+        self.bases = bases  # contracts in nsbench.contracts, named because importing them loads torch; none: a function
+        self._found: dict[str, Any] = {}
+        self._complete = False
+
+    def register(self, name: str) -> Callable[[C], C]:
+        """Class decorator: make the component known as `name`. A second owner of a name is an error."""
+
+        def add(component: C) -> C:
+            self._check(name, component)
+            other = self._found.get(name)
+            if other is not None and _origin(other) != _origin(component):
+                raise Misuse(f"two {self.kind}s are called '{name}': {_origin(other)} and {_origin(component)}; rename one")
+            self._found[name] = component
+            return component
+
+        return add
+
+    def get(self, name: str) -> Any:
+        """The component called `name`, or given as `path/to/file.py:Class`."""
+        if ".py:" in name:
+            return self._from_file(name)
+        if name not in self._found:
+            self._load_all()
+        if name in self._found:
+            return self._found[name]
+        raise Misuse(f"unknown {self.kind} '{name}'{suggest(name, self._found)} (nsbench list)")
+
+    def names(self) -> list[str]:
+        self._load_all()
+        return sorted(self._found)
+
+    def source(self, name: str) -> str:
+        """Where the component comes from: 'built-in', a distribution, or a file."""
+        component = self.get(name)
+        module = component.__module__
+        return "built-in" if module.startswith(self.package + ".") else _origin(component)
+
+    def _check(self, name: str, component: Any) -> None:
+        if not self.bases:
+            return
+        contracts = importlib.import_module("nsbench.contracts")
+        allowed = tuple(getattr(contracts, base) for base in self.bases)
+        if not (inspect.isclass(component) and issubclass(component, allowed)):
+            raise Misuse(f"{self.kind} '{name}' must be a subclass of nsbench.contracts.{' or '.join(self.bases)}")
+
+    def _load_all(self) -> None:
+        if self._complete:
+            return
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__, self.package + "."):
+            importlib.import_module(module.name)
+        for entry in metadata.entry_points(group=self.package):
+            if entry.name not in self._found:
+                self.register(entry.name)(entry.load())
+        self._complete = True
+
+    def _from_file(self, name: str) -> Any:
+        file, _, attribute = name.rpartition(":")
+        path = Path(file)
+        if not path.is_file():
+            raise Misuse(f"no file {file} for {self.kind} '{name}'; give a path as ./mine.py:Class")
+        spec = importlib.util.spec_from_file_location(f"nsbench_file_{path.stem}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        component = getattr(module, attribute, None)
+        if component is None:
+            raise Misuse(f"{file} defines no '{attribute}'")
+        self._check(name, component)
+        component.nsbench_file = str(path.resolve())
+        return component
+
+
+SAMPLERS = Registry("sampler", "nsbench.samplers", "Sampler", "Objective")
+MODELS = Registry("model", "nsbench.kge", "KGE")
+FUSIONS = Registry("fusion", "nsbench.kge", "Fusion")
+AUXILIARIES = Registry("auxiliary loss", "nsbench.kge", "Auxiliary")
+DATASETS = Registry("dataset", "nsbench.datasets")
+
+
+def option(default: Any, help: str, *, minimum: float | None = None, choices: tuple | None = None) -> Any:
+    """A field of an `Options` dataclass: its default, one line of help, and what it may be."""
+    return dataclasses.field(default=default, metadata={"help": help, "minimum": minimum, "choices": choices})
+
+
+def build_options(cls: type[C], values: Mapping[str, Any], prefix: str) -> C:
+    """An instance of the options dataclass from `--set` texts or ready values; `prefix` names them in errors."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    built = {}
+    for name, value in values.items():
+        if name not in fields:
+            have = f"; it has {', '.join(fields)}" if fields else "; it has no options"
+            raise Misuse(f"unknown option {prefix}.{name}{suggest(name, fields) or have}")
+        built[name] = _convert(value, hints[name], fields[name].metadata, f"{prefix}.{name}")
+    return cls(**built)
+
+
+def suggest(name: str, known: typing.Iterable[str]) -> str:
+    """`; did you mean 'dhns'?` when a near name exists, else nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _convert(value: Any, hint: Any, rule: Mapping[str, Any], label: str) -> Any:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if isinstance(value, str) and type(None) in kinds and value.lower() == "none":
+        return None
+    kind = next(k for k in kinds if k is not type(None))
+    try:
+        if kind is bool and isinstance(value, str):
+            value = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}[value.lower()]
+        elif kind is int and isinstance(value, float) and value == int(value):
+            value = int(value)
+        elif kind in (int, float) and not isinstance(value, bool):
+            value = kind(value)
+        if not isinstance(value, kind):
+            raise TypeError
+    except (KeyError, ValueError, TypeError):
+        raise Misuse(f"{label} must be {_article(kind)}, not '{value}'") from None
+    if isinstance(value, float) and value != value:
+        raise Misuse(f"{label} must be a number, not nan")
+    if rule.get("minimum") is not None and value < rule["minimum"]:
+        raise Misuse(f"{label} must be at least {rule['minimum']:g}, not {value:g}")
+    if rule.get("choices") and value not in rule["choices"]:
+        raise Misuse(f"{label} must be one of {', '.join(map(str, rule['choices']))}, not '{value}'")
+    return value
+
+
+def _article(kind: type) -> str:
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}[kind]
+
+
+def _origin(component: Any) -> str:
+    try:
+        return inspect.getfile(component)
+    except TypeError:
+        return repr(component)

@@ -1,0 +1,319 @@
+"""One run from configuration to result.json: train, select on validation, rank the test triples, write; or resume."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import nsbench
+from nsbench.config import Config
+from nsbench.contracts import Dataset
+from nsbench.errors import Misuse
+from nsbench.evaluation import Ranking, labels
+from nsbench.kge import kernels
+from nsbench.results.metrics import breakdown, metrics
+from nsbench.runfolder import RunFolder
+from nsbench.trainer import Trainer
+
+Notify = Callable[[dict[str, Any]], None]
+"""Hears of every stage: {"stage": "set-up" | "training" | "validation" | "checkpoint" | "ranking" | "writing", ...}."""
+
+FORMAT = 1  # of the checkpoint; another one is not read
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a run has been through, beside the trainer's own state; goes into the checkpoint."""
+
+    events: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    best: dict[str, Any] | None = None  # {"step", "metrics", "state"} of the best validation
+    stale: int = 0  # validations since then
+    train_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    marked_step: int = 0  # the step of the last event ...
+    marked_loss: float = 0.0  # ... and the sum of losses then
+    finished: bool = False  # training is over
+
+
+class Interrupted(Exception):
+    """The user asked to stop; the checkpoint is written."""
+
+
+def execute(config: Config, dataset: Dataset, store: Path, *, device: str = "auto", notify: Notify = lambda event: None,
+            checkpoint_seconds: float = 60.0, save_model: bool = False,
+            stopping: Callable[[], bool] = lambda: False) -> RunFolder:
+    """Carry out one run, or what is missing of it, and return its folder. A complete run is left as it is."""
+    record = config.record(dataset)
+    folder = RunFolder(store / f"{config.cell}-{record['id']}")
+    if folder.complete:
+        return folder
+    check_sizes(config, dataset)
+    with folder.claimed():
+        notify({"stage": "set-up", "folder": str(folder.path)})
+        folder.write_json("config.json", record)
+        saved = read_checkpoint(folder)
+        if saved is not None:  # bit-identical ranks need the same thread count and kernels
+            torch.set_num_threads(saved["threads"])
+            kernels.use(saved["kernels"])
+        run = _Run(config, dataset, folder, pick_device(device), notify, checkpoint_seconds, stopping)
+        if saved is not None:
+            run.restore(saved)
+        run.train()
+        run.conclude(record, save_model)
+    return folder
+
+
+class _Run:
+    def __init__(self, config: Config, dataset: Dataset, folder: RunFolder, device: torch.device, notify: Notify,
+                 checkpoint_seconds: float, stopping: Callable[[], bool]) -> None:
+        self.config, self.dataset, self.folder, self.device = config, dataset, folder, device
+        self.notify, self.stopping = notify, stopping
+        self.checkpoint_seconds = checkpoint_seconds
+        self.progress = Progress()
+        self.resumed_at: int | None = None
+        _reset_peak_memory(device)
+        self.trainer = Trainer(config, dataset, device)
+        self.valid = self._ranking(dataset.valid)
+        self.last_checkpoint = time.monotonic()
+
+    def _ranking(self, triples: Tensor) -> Ranking:
+        dataset = self.dataset
+        return Ranking(triples, dataset.known, dataset.num_entities, dataset.num_relations, self.device)
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.trainer.load_state_dict(saved["trainer"])
+        self.progress = Progress(**saved["progress"])
+        self.resumed_at = self.trainer.step_count
+        self.folder.write_events(self.progress.events)
+
+    def train(self) -> None:
+        """Step by step to the protocol's end, validating on the way; leaves the best model in the trainer."""
+        protocol, trainer = self.config.protocol, self.trainer
+        if self.resumed_at is None:
+            trainer.pretrain()
+            self.folder.write_events([])
+        began, first = time.monotonic(), trainer.step_count
+        mark = spoken = began
+        while trainer.step_count < protocol.steps and not self.progress.finished:
+            trainer.step()
+            step, now = trainer.step_count, time.monotonic()
+            due = step % protocol.validate_every == 0 or step == protocol.steps
+            if due or now - spoken > 0.5:
+                spoken = now
+                left = (now - began) / (step - first) * (protocol.steps - step)
+                self.notify({"stage": "training", "step": step, "steps": protocol.steps, "seconds_left": left,
+                             "loss": self._mean_loss(), "valid_mrr": self._best_mrr()})
+            if due:
+                loss = self._mean_loss()
+                self.progress.train_seconds += time.monotonic() - mark
+                self._validate(loss)
+                mark = time.monotonic()
+            if self.stopping() or now - self.last_checkpoint > self.checkpoint_seconds:
+                self.progress.train_seconds += time.monotonic() - mark
+                self._checkpoint()
+                mark = time.monotonic()
+                if self.stopping():
+                    raise Interrupted(str(self.folder.path))
+        self.progress.finished = True
+        assert self.progress.best is not None
+        trainer.load_model_state(self.progress.best["state"])
+
+    def _validate(self, loss: float) -> None:
+        trainer, progress, protocol = self.trainer, self.progress, self.config.protocol
+        self.notify({"stage": "validation", "step": trainer.step_count})
+        began = time.monotonic()
+        ranks, candidates = self.valid.ranks(trainer.scoring())
+        progress.evaluation_seconds += time.monotonic() - began
+        found = metrics(ranks.numpy(), candidates.numpy())
+        if progress.best is None or found["mrr"] > progress.best["metrics"]["mrr"]:
+            progress.best = {"step": trainer.step_count, "metrics": found, "state": trainer.model_state()}
+            progress.stale = 0
+        else:
+            progress.stale += 1
+        progress.finished = 0 < protocol.patience <= progress.stale
+        event = {"step": trainer.step_count, "loss": loss, "valid": found, "train_seconds": progress.train_seconds,
+                 "evaluation_seconds": progress.evaluation_seconds, "memory": _peak_memory(self.device)}
+        progress.events.append(event)
+        progress.marked_step, progress.marked_loss = trainer.step_count, trainer.loss_sum.item()
+        self.folder.append_event(event)
+
+    def _mean_loss(self) -> float:
+        """Since the last event. Reading it is the only time that training makes the host wait for the device."""
+        progress = self.progress
+        return (self.trainer.loss_sum.item() - progress.marked_loss) / max(1, self.trainer.step_count - progress.marked_step)
+
+    def _best_mrr(self) -> float | None:
+        return None if self.progress.best is None else self.progress.best["metrics"]["mrr"]
+
+    def _checkpoint(self) -> None:
+        self.notify({"stage": "checkpoint", "step": self.trainer.step_count})
+        state = {
+            "format": FORMAT,
+            "threads": torch.get_num_threads(),
+            "kernels": kernels.name(),
+            "trainer": self.trainer.state_dict(),
+            "progress": dataclasses.asdict(self.progress),
+        }
+        self.folder.write("checkpoint.pt", functools.partial(torch.save, state))
+        self.last_checkpoint = time.monotonic()
+
+    def conclude(self, record: dict[str, Any], save_model: bool) -> None:
+        """Rank the test triples with the selected model and write everything; result.json comes last."""
+        trainer, progress, dataset = self.trainer, self.progress, self.dataset
+        assert progress.best is not None
+        self.notify({"stage": "ranking", "done": 0, "total": 1})
+        began = time.monotonic()
+        ranks, candidates = self._ranking(dataset.test).ranks(
+            trainer.scoring(), lambda done, total: self.notify({"stage": "ranking", "done": done, "total": total})
+        )
+        progress.evaluation_seconds += time.monotonic() - began
+        r, c = ranks.numpy(), candidates.numpy()
+        self.notify({"stage": "writing"})
+        arrays = {"ranks": r, "candidates": c, "triples": dataset.test.numpy()}
+        self.folder.write("ranks.npz", lambda file: np.savez_compressed(file, **arrays))
+        if save_model:
+            self._save_model()
+        steps = trainer.step_count
+        result = {
+            "config": record,
+            "test": metrics(r, c),
+            "valid": progress.best["metrics"],
+            "breakdown": {by: breakdown(r, c, np.array(of)) for by, of in labels(trainer.graph, dataset.test).items()},
+            "cost": {
+                "seconds": progress.train_seconds + progress.evaluation_seconds,
+                "train_seconds": progress.train_seconds,
+                "sampler_seconds": trainer.sampler_clock.seconds(),
+                "evaluation_seconds": progress.evaluation_seconds,
+                "peak_memory": _peak_memory(self.device),
+                "sampler_state": _bytes(trainer.sampler),
+                "steps": steps,
+            },
+            "diagnostics": {},
+            "selected_at": progress.best["step"],
+            # design.md section 3: the best validation lies in the last tenth of the steps, so more might have been better
+            "converged": progress.best["step"] <= 0.9 * steps,
+            "resumed_at": self.resumed_at,
+            "env": environment(self.device),
+            "code": _commit(),
+        }
+        self.folder.write_json("result.json", result)
+        self.folder.remove("checkpoint.pt")
+
+    def _save_model(self) -> None:
+        from safetensors.torch import save
+
+        tensors = {name: x.detach().cpu().contiguous() for name, x in self.trainer.kge.export().items()}
+        self.folder.write("model.safetensors", lambda file: file.write(save(tensors)))
+        state = {k: v.cpu().contiguous() for k, v in self.trainer.sampler.state_dict().items() if isinstance(v, Tensor)}
+        self.folder.write("sampler.safetensors", lambda file: file.write(save(state)))
+
+
+def check_sizes(config: Config, dataset: Dataset) -> None:
+    """Refuse what cannot be trained or selected, before any work."""
+    if config.protocol.batch > len(dataset.train):
+        raise Misuse(
+            f"the batch of {config.protocol.batch} is larger than the {len(dataset.train)} training triples of "
+            f"{dataset.name}; use --set protocol.batch={max(1, len(dataset.train) // 4)}"
+        )
+    for name, triples in (("validation", dataset.valid), ("test", dataset.test)):
+        if len(triples) == 0:
+            raise Misuse(f"{dataset.name} has no {name} triples; a run needs them to select and to report")
+
+
+def read_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
+    """The saved state of an unfinished run, or None."""
+    path = folder.path / "checkpoint.pt"
+    if not path.exists():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        known = saved["format"] == FORMAT
+    except Exception:
+        raise Misuse(f"{path} is damaged or of another version; delete it to start the run again") from None
+    if not known:
+        raise Misuse(f"{path} is of another version of nsbench; delete it to start the run again")
+    return saved
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is a CUDA device when there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise Misuse(f"unknown device '{name}'; use auto, cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise Misuse(f"nsbench runs on cpu and cuda, not on '{name}'")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise Misuse("no CUDA device is available here; use --device cpu")
+    return device
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a result may depend on beside its configuration."""
+    named = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "nsbench": nsbench.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "device": f"{device.type} {named}",
+        "threads": torch.get_num_threads(),
+        "kernels": kernels.name() if device.type == "cpu" else "eager",
+    }
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit of the checkout that this code runs from, with `+` when it is changed; None for an installed copy."""
+    here = Path(__file__).resolve().parent
+    try:
+        git = functools.partial(subprocess.run, cwd=here, capture_output=True, text=True, timeout=10)
+        tracked = git(["git", "ls-files", "--error-unmatch", Path(__file__).name])
+        if tracked.returncode != 0:
+            return None
+        commit = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "") if commit else None
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the process on a CPU (the interpreter and torch included), allocated by torch on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "linux":
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _bytes(module: torch.nn.Module) -> int:
+    """What the sampler holds on the device."""
+    return sum(x.numel() * x.element_size() for x in [*module.parameters(), *module.buffers()])
+
