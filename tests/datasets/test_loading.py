@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import pytest
+
+from nsbench.datasets import places
+from nsbench.datasets.loading import load_dataset
+from nsbench.errors import Misuse
+from nsbench.registry import DATASETS
+
+
+def test_the_public_datasets_are_registered() -> None:
+    assert set(places.FOLDERS) <= set(DATASETS.names())
+    assert {DATASETS.source(name) for name in places.FOLDERS} == {"built-in"}
+
+
+@pytest.mark.parametrize("form", ["{path}", "{path}/", "small", "./small", "../{parent}/small"])
+def test_a_folder_is_loaded_by_path(small: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(small.parent)
+    assert load_dataset(form.format(path=small, parent=small.parent.name)).name == "small"
+
+
+def test_a_registered_name_wins_over_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "planted").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Misuse, match="holds no graph"):
+        load_dataset("./planted")
+    seen = []
+    monkeypatch.setitem(DATASETS._found, "planted", lambda argument, **rest: seen.append((argument, rest)))
+    load_dataset("planted", features="none")
+    load_dataset("planted:small", split="released")
+    assert seen == [
+        (None, {"split": None, "features": "none"}),
+        ("small", {"split": "released", "features": "auto"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mkg-y", r"unknown dataset 'mkg-y'; did you mean 'mkg_y'\?"),
+        ("mkg_y:small", "mkg_y takes no argument"),
+        ("./nowhere", r"no dataset in files is called './nowhere'"),
+    ],
+)
+def test_unknown_datasets_are_refused(name: str, message: str) -> None:
+    with pytest.raises(Misuse, match=message):
+        load_dataset(name)
+
+
+def test_unknown_choices_are_refused(small: Path) -> None:
+    with pytest.raises(Misuse, match=r"unknown features 'ofical'; did you mean 'official'\?"):
+        load_dataset(str(small), features="ofical")
+    with pytest.raises(Misuse, match="unknown split 'dirty'; choose clean or released"):
+        load_dataset(str(small), split="dirty")
+
+
+def test_a_dataset_may_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "from nsbench.contracts import Dataset\n"
+        "def load(argument, *, split, features):\n"
+        "    x = torch.tensor([[0, 0, 1]])\n"
+        "    return Dataset('mine', x, x, x, ['a', 'b'], ['r'])\n"
+    )
+    assert load_dataset(f"{tmp_path}/mine.py:load").name == "mine"
+
+
+class TestRoots:
+    def test_the_environment_decides_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NSBENCH_DATA", str(tmp_path))
+        place = places.place("mkg_w")
+        assert place.search == (tmp_path / "MKG-W",)
+        assert place.writable == tmp_path / "MKG-W"
+
+    def test_otherwise_shared_data_then_the_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("NSBENCH_DATA", raising=False)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        (tmp_path / "work").mkdir()
+        monkeypatch.chdir(tmp_path / "work")
+        place = places.place("db15k")
+        assert place.search[0] == tmp_path / "shared" / "data" / "DB15K"
+        assert place.search[-1] == place.writable == tmp_path / "cache" / "nsbench" / "DB15K"
+
+    def test_the_cache_is_in_the_home_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("NSBENCH_DATA", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert places.download_root() == tmp_path / ".cache" / "nsbench"
