@@ -1,0 +1,162 @@
+"""Which runs may stand in one table, and its cells: runs by scoring model, row and dataset, with the rows' names."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+from nsbench.errors import Misuse
+from nsbench.results import papers, store
+
+PER_CELL = ("margin", "regularizer", "temperature")  # what a protocol sets per model and dataset (nsbench.config)
+
+Run = Mapping[str, Any]  # a row of the store's frame
+Identity = tuple[tuple[str, str], ...]  # every factor of a row apart from the scoring model: sorted (name, value) pairs
+Key = tuple[str, Identity, str]  # a cell: group, row, dataset
+
+
+def refuse_mixtures(runs: Sequence[Run], timed: bool) -> None:
+    """Raise Misuse at the first thing that the runs must share and do not; `timed` adds the hardware."""
+
+    def check(name: str, value: Callable[[Run], Any], scope: str = "", of: Iterable[Run] = runs) -> None:
+        counts = Counter(store.comparable(name, value(run)) for run in of)
+        if len(counts) > 1:
+            number = ", ".join(f"{value} in {n} runs" for value, n in sorted(counts.items()))
+            example = f"{name}{'@' if scope else ''}{scope}={counts.most_common(1)[0][0]}"
+            beside = f" of {scope}" if scope else ""
+            raise Misuse(f"the runs differ in {name}{beside} ({number}); keep one with the filter {example}")
+
+    def check_value(name: str, scope: str = "", of: Iterable[Run] = runs) -> None:
+        check(name, lambda run: store.config_value(run["config"], name), scope, of)
+
+    check("protocol", itemgetter("protocol"))
+    check("protocol_version", itemgetter("protocol_version"))
+    configs = [run["config"] for run in runs]
+    for name in sorted({key for config in configs for key in config.get("changed", {})}):
+        check_value(f"changed.{name}")
+    names = sorted({key for config in configs for key in config["protocol"]})
+    for name in names:
+        if name not in PER_CELL:
+            check_value(f"protocol.{name}")
+    for dataset, members in _by(runs, "dataset").items():
+        check_value("split", dataset, members)
+        check_value("fingerprint", dataset, members)
+        for alike in _by(members, "features").values():
+            check_value("feature_fingerprint", dataset, alike)
+        for same in _by(members, "kge").values():
+            for name in PER_CELL:
+                check_value(f"protocol.{name}", dataset, same)
+    for part in ("sampler", "kge", "fusion"):
+        for name, members in _by(runs, part).items():
+            check_value(f"versions.{part}", name, members)
+    for name in sorted({key for config in configs for key in config.get("aux", {})}):
+        check_value(f"versions.aux.{name}", name, [run for run in runs if name in run["config"].get("aux", {})])
+    for name in store.ENV if timed else ():
+        check(name, itemgetter(name))
+
+
+def _by(runs: Iterable[Run], name: str) -> dict[str, list[Run]]:
+    parts: dict[str, list[Run]] = {}
+    for run in runs:
+        parts.setdefault(run[name], []).append(run)
+    return parts
+
+
+class Grid:
+    """The runs of each cell (group, row identity, dataset), by seed, and the names of rows and groups."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = runs
+        self.cells: dict[Key, list[Run]] = {}
+        self.kge: dict[str, str] = {}  # group -> scoring model
+        for run in sorted(runs, key=lambda run: run["seed"]):
+            group = _group(run)
+            self.kge[group] = run["kge"]
+            cell = self.cells.setdefault((group, _identity(run), run["dataset"]), [])
+            if cell and cell[-1]["seed"] == run["seed"]:
+                folders = f"{cell[-1]['path'].name} and {run['path'].name}"
+                raise Misuse(f"{folders} are two runs of one seed that no option tells apart; move one of them away")
+            cell.append(run)
+        self.labels = _labels({identity for _, identity, _ in self.cells})
+        order = papers.print_order("kge")
+        self.groups = sorted(self.kge, key=lambda group: (order.get(self.kge[group], len(order)), group))
+        order = papers.print_order("dataset")
+        self.datasets = sorted({run["dataset"] for run in runs}, key=lambda name: (order.get(name, len(order)), name))
+
+    def identities(self, group: str) -> list[Identity]:
+        """Rows of a group: samplers in the papers' order, others after them by name."""
+        order = papers.print_order("sampler")
+
+        def position(identity: Identity) -> tuple[int, str]:
+            return order.get(dict(identity)["sampler"], len(order)), self.labels[identity]
+
+        return sorted({identity for g, identity, _ in self.cells if g == group}, key=position)
+
+    @property
+    def seed_lists(self) -> set[tuple[int, ...]]:
+        return {tuple(run["seed"] for run in cell) for cell in self.cells.values()}
+
+
+def _group(run: Run) -> str:
+    """The scoring model with its non-default options: `transe` or `transe (norm=2)`."""
+    options = flat(run["config"]["options"].get("kge", {}))
+    return run["kge"] + (f" ({', '.join(f'{name}={value}' for name, value in options.items())})" if options else "")
+
+
+def _identity(run: Run) -> Identity:
+    """Every factor that makes a row, apart from the scoring model."""
+    config = run["config"]
+    modalities = "+".join(config.get("modalities", ()))
+    factors = {"sampler": run["sampler"], "variant": run["variant"], "fusion": run["fusion"]}
+    factors["features"] = f"{run['features']}:{modalities}" if modalities else run["features"]
+    factors |= flat(config.get("aux", {}), "aux.")
+    for part in ("sampler", "fusion", "aux"):
+        factors |= flat(config["options"].get(part, {}), f"{part}.")
+    return tuple(sorted(factors.items()))
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested options as `name.inner -> text`, sorted."""
+    found: dict[str, str] = {}
+    for name, value in sorted(values.items()):
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value if isinstance(value, str) else json.dumps(value)
+    return found
+
+
+def _labels(identities: Iterable[Identity]) -> dict[Identity, str]:
+    """`uniform`, `uniform (k=40)`, `dhns (released, fusion=adamf)`: whatever differs between two rows shows.
+
+    Options in the store are the non-default ones. What a variant other than recommended sets, and what all rows share,
+    stands in the caption and the notes (nsbench.results.comparison).
+    """
+    rows = {identity: dict(identity) for identity in identities}
+    labels = {}
+    for identity, row in rows.items():
+        peers = [other for other in rows.values() if preset(other) == preset(row)]
+        parts = [] if row["variant"] == "recommended" else [row["variant"]]
+        for name, value in row.items():
+            if name.startswith("sampler."):
+                if row["variant"] == "recommended" or differs(name, peers):
+                    parts.append(f"{name.removeprefix('sampler.')}={value}")
+            elif name not in ("sampler", "variant") and value != "none" and differs(name, rows.values()):
+                parts.append(f"{name}={value}")
+        labels[identity] = row["sampler"] + (f" ({', '.join(parts)})" if parts else "")
+    return labels
+
+
+def preset(row: Mapping[str, str]) -> tuple[str, str]:
+    return row["sampler"], row["variant"]
+
+
+def differs(name: str, rows: Iterable[Mapping[str, str]]) -> bool:
+    return len({row.get(name) for row in rows}) > 1
+
+
+def listed(values: Iterable[Any], separator: str = ",") -> str:
+    return separator.join(map(str, values))

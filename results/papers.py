@@ -1,0 +1,100 @@
+"""Published figures, as two papers print them (published/README.md). They stand beside ours and are never tested."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from importlib import resources
+
+PAPERS = {
+    "mmrns2022": "Xu et al., ACM MM 2022, doi 10.1145/3503161.3548388",
+    "dhns2025": "Niu and Zhang, DASFAA 2025, arXiv 2501.15393",
+}
+METRICS = {"MRR": "mrr", "MR": "mr", "H@1": "hits@1", "H@3": "hits@3", "H@10": "hits@10"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One printed figure under our names; `value` is a fraction (mr: a rank), `printed` the paper's text."""
+
+    paper: str
+    table: str  # "Table 4"; tables 2 and 3 of dhns2025 are one, split by dataset
+    sampler: str
+    kge: str
+    dataset: str
+    metric: str
+    value: float
+    printed: str
+    note: str
+
+    @property
+    def source(self) -> str:
+        return f"{self.paper} {self.table}"
+
+
+@functools.cache
+def figures() -> tuple[Figure, ...]:
+    """Every published figure of a sampler with a scoring model, in print order.
+
+    A row that names a scoring model alone was trained with uniform negatives and is listed as that, with a note. Left
+    out: rows without a scoring model (a model of its own) and the ablation table.
+    """
+    text = (resources.files("nsbench.results") / "published" / "published_results.csv").read_text(encoding="utf-8")
+    found = []
+    for row in csv.DictReader(text.splitlines()):
+        if row["group"] not in ("sampler", "unimodal") or not row["kge"]:
+            continue
+        alone = row["group"] == "unimodal"
+        notes = [row["note"], "printed as the model alone, read as uniform negatives" if alone else ""]
+        printed = Decimal(row["value"])
+        metric = METRICS[row["metric"]]
+        found.append(
+            Figure(
+                paper=row["paper"],
+                table="Tables 2-3" if row["paper"] == "dhns2025" and row["table"] in "23" else f"Table {row['table']}",
+                sampler="uniform" if alone else _name(row["method"]),
+                kge=_name(row["kge"]),
+                dataset=_name(row["dataset"]),
+                metric=metric,
+                value=float(printed if metric == "mr" else printed / 100),
+                printed=row["value"],
+                note="; ".join(filter(None, notes)),
+            )
+        )
+    return tuple(found)
+
+
+def print_order(column: str) -> dict[str, int]:
+    """Position of each sampler, model or dataset in the papers, which tables keep."""
+    names = dict.fromkeys(str(getattr(figure, column)) for figure in figures())
+    return {name: i for i, name in enumerate(names)}
+
+
+def caveats(shown: Iterable[Figure]) -> list[str]:
+    """What a reader must know about the figures shown, beyond the notes of single ones."""
+    shown = list(shown)
+    papers = {figure.paper for figure in shown}
+    if not papers:
+        return []
+    named = "; ".join(f"{paper}: {title}" for paper, title in PAPERS.items() if paper in papers)
+    notes = [f"Published figures ({named}) have no standard deviation and no number of seeds; they are never tested."]
+    if any(figure.source == "dhns2025 Table 4" for figure in shown):
+        notes.append("dhns2025 derives the baselines of its Table 4 from mmrns2022 Table 2; 29 of those cells differ.")
+    printed: dict[tuple[str, ...], set[str]] = {}
+    for figure in shown:
+        cell = (figure.paper, figure.sampler, figure.kge, figure.dataset)
+        if figure.metric == "mrr":
+            printed.setdefault(cell, set()).add(figure.printed)
+    for (paper, sampler, kge, dataset), values in printed.items():
+        if len(values) > 1:
+            both = " and ".join(sorted(values))
+            notes.append(f"{paper} prints {both} for the MRR of {kge} with {sampler} negatives on {dataset}.")
+    return notes
+
+
+def _name(printed: str) -> str:
+    """The paper's spelling as the registries spell it: NS-KGE -> ns_kge, MKG-Y -> mkg_y."""
+    return printed.lower().replace("-", "_")

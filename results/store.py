@@ -1,0 +1,177 @@
+"""The run store: a folder of run folders, read into one frame. A run is complete when its result.json is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nsbench.errors import Misuse
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+# Columns of the frame that come from config.json, and where they are in it.
+CONFIG = {name: name for name in ("sampler", "variant", "kge", "fusion", "dataset", "split", "features", "seed", "id")}
+CONFIG |= {"fingerprint": "fingerprint", "protocol": "protocol.name", "protocol_version": "protocol.version"}
+METRICS = ("mrr", "mr", "hits@1", "hits@3", "hits@10", "amri")
+COST = ("seconds", "train_seconds", "sampler_seconds", "evaluation_seconds", "peak_memory")
+ENV = ("device", "threads", "kernels")
+COLUMNS = (
+    "path", *CONFIG, "aux", *METRICS, *(f"valid_{name}" for name in METRICS), *COST, *ENV,
+    "steps", "selected_at", "converged", "code", "config", "result",
+)  # fmt: skip
+
+
+class Ranks(NamedTuple):
+    """Of T test triples: ranks [T, 2 (head, tail), 2 (optimistic, pessimistic)], candidates [T, 2], triples [T, 3]."""
+
+    ranks: np.ndarray
+    candidates: np.ndarray
+    triples: np.ndarray
+
+
+class _Damaged(Exception):
+    """Why a folder is no complete run."""
+
+
+def default_folder() -> Path:
+    """NSBENCH_RUNS, or ./runs."""
+    return Path(os.environ.get("NSBENCH_RUNS") or "runs")
+
+
+def load(folder: str | Path | None = None) -> pd.DataFrame:
+    """One row per complete run, by folder name; no folder given: `default_folder`. Figures are fractions.
+
+    Unfinished and damaged run folders never stop the reading: `frame.attrs["skipped"]` maps each to the reason.
+    `frame.attrs["folder"]` is the store. A store that does not exist is an empty one.
+    """
+    import pandas as pd
+
+    store = default_folder() if folder is None else Path(folder)
+    rows: list[dict[str, Any]] = []
+    skipped: dict[str, str] = {}
+    first: dict[str, str] = {}  # configuration -> folder
+    for path in sorted(entry for entry in store.iterdir() if entry.is_dir()) if store.is_dir() else []:
+        try:
+            row = _read(path)
+            twin = first.setdefault(json.dumps(row["config"], sort_keys=True), path.name)
+            if twin != path.name:
+                raise _Damaged(f"the same run as {twin}")
+        except _Damaged as reason:
+            skipped[path.name] = str(reason)
+        else:
+            rows.append(row)
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame.attrs.update(folder=str(store), skipped=skipped)
+    return frame
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The frame's row for one run folder; _Damaged with the reason if there is none."""
+    try:
+        result = json.loads((path / "result.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        unfinished = (path / "config.json").exists()
+        raise _Damaged("not finished" if unfinished else "no run: no config.json and no result.json") from None
+    except OSError as error:
+        raise _Damaged(f"result.json cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise _Damaged("result.json is not JSON") from None
+    if not zipfile.is_zipfile(path / "ranks.npz"):  # looks at the end of the file only, which a cut file lacks
+        raise _Damaged("ranks.npz is missing or cut off")
+    try:
+        row: dict[str, Any] = {"path": path}
+        row |= {column: _field(result["config"], where) for column, where in CONFIG.items()}
+        row["aux"] = "+".join(sorted(result["config"]["aux"])) or "none"
+        row |= {name: float(result["test"][name]) for name in METRICS}
+        row |= {f"valid_{name}": float(result["valid"][name]) for name in METRICS}
+        row |= {name: result["cost"][name] for name in COST}
+        row |= {name: result["env"][name] for name in ENV}
+        row |= {"steps": result["cost"]["steps"], "selected_at": result["selected_at"], "code": result.get("code")}
+        row |= {"converged": bool(result["converged"]), "config": result["config"], "result": result}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _Damaged(f"result.json lacks what a table needs ({error})") from None
+    # Comparisons with nan are false, so this refuses it too; and it catches a figure in percent.
+    if not (0 <= row["mrr"] <= 1 and row["mr"] >= 1 and all(0 <= row[f"hits@{k}"] <= 1 for k in (1, 3, 10))):
+        raise _Damaged("result.json holds metrics that cannot be")
+    return row
+
+
+def _field(record: Mapping[str, Any], path: str) -> Any:
+    """record["a"]["b"] for "a.b", where a key may itself hold dots; KeyError where it ends."""
+    if path in record:
+        return record[path]
+    first, _, rest = path.partition(".")
+    return _field(record[first], rest)
+
+
+def ranks(run: Mapping[str, Any] | pd.Series | str | Path) -> Ranks:
+    """The stored ranks of a row of the frame, or of a run folder; read from disk on each call."""
+    import numpy as np
+
+    path = Path(run if isinstance(run, str | Path) else run["path"])
+    try:
+        with np.load(path / "ranks.npz", allow_pickle=False) as arrays:
+            stored = Ranks(arrays["ranks"], arrays["candidates"], arrays["triples"])
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise Misuse(f"{path / 'ranks.npz'} is damaged ({error}); delete {path} and run it again") from None
+    count = len(stored.triples)
+    if [x.shape for x in stored] != [(count, 2, 2), (count, 2), (count, 3)]:
+        shapes = ", ".join(str(list(x.shape)) for x in stored)
+        raise Misuse(f"{path / 'ranks.npz'} has arrays of shapes {shapes}; delete {path} and run it again")
+    return stored
+
+
+def select(frame: pd.DataFrame, filters: Mapping[str, Any]) -> pd.DataFrame:
+    """The runs that pass every filter: `{"dataset": "mkg_y", "protocol.steps": [2000, 6000], "split@db15k": "clean"}`.
+
+    A filter names a column of the frame or, with dots, a value of config.json; after an @, it applies only to the runs
+    of that dataset, sampler, model, fusion or auxiliary loss. It passes one value or any of a list, compared as text:
+    "0,1" is as good as [0, 1], "none" is a value that is not there, eight digits of a fingerprint are enough.
+    Misuse for an unknown name, and for a value that no run has.
+    """
+    for filter_name, wanted in filters.items():
+        name, _, scope = filter_name.partition("@")
+        values = wanted.split(",") if isinstance(wanted, str) else wanted
+        chosen = {comparable(name, value) for value in (values if isinstance(values, Iterable) else [values])}
+        held = [comparable(name, value) for value in _values(frame, name)]
+        concerned = [not scope or scope in parts for parts in zip(*(frame[part] for part in SCOPES))]
+        there = {value for value, applies in zip(held, concerned) if applies}
+        if not chosen <= there:
+            missing = ", ".join(sorted(chosen - there))
+            raise Misuse(f"no run has {filter_name}={missing}; there is {', '.join(sorted(there)) or 'no such run'}")
+        frame = frame.loc[[value in chosen or not applies for value, applies in zip(held, concerned)]]
+    return frame
+
+
+SCOPES = ("dataset", "sampler", "kge", "fusion", "aux")
+
+
+def _values(frame: pd.DataFrame, name: str) -> list[Any]:
+    if name in frame.columns and name not in ("path", "config", "result"):
+        return list(frame[name])
+    values = [config_value(config, name) for config in frame["config"]]
+    if values and all(value is None for value in values):
+        columns = ", ".join((*CONFIG, "aux", *ENV))
+        raise Misuse(f"cannot filter by '{name}'; filter by {columns}, or by a value of config.json as protocol.steps")
+    return values
+
+
+def comparable(name: str, value: Any) -> str:
+    """A value as filters compare it: text, and of a fingerprint the first eight digits."""
+    text = "none" if value is None else str(value)
+    return text[:8] if name.endswith("fingerprint") else text
+
+
+def config_value(config: Mapping[str, Any], name: str) -> Any:
+    """config["protocol"]["steps"] for "protocol.steps"; None where there is no such value."""
+    try:
+        return _field(config, name)
+    except (KeyError, TypeError):
+        return None
