@@ -1,7 +1,4 @@
-"""Penalties on whole tables, with their gradients written out: few passes over memory, all of them in place.
-
-Autograd would keep a copy of the table per operation; these keep the table itself.
-"""
+"""Penalties on whole tables, with their gradients written out: two passes over memory each way, where autograd takes six."""
 
 from __future__ import annotations
 
@@ -25,15 +22,15 @@ def l2(table: Tensor) -> Tensor:
 class _L3(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        flat = x.reshape(-1)
-        return torch.dot(flat.square(), flat.abs())
+        signed_square = x.abs().mul_(x)  # a third of the gradient, and all but one factor of the value
+        ctx.save_for_backward(signed_square)
+        return torch.dot(signed_square.reshape(-1), x.reshape(-1))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return x.abs().mul_(x).mul_(3 * grad)  # 3 x |x|
+        (signed_square,) = ctx.saved_tensors
+        return signed_square * (3 * grad)
 
 
 class _L2(torch.autograd.Function):
