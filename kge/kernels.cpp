@@ -269,6 +269,20 @@ void gathered_backward(int kind, const float* q, const float* table, const int64
     if (dtable) BY_KIND(kind, table_gradient<K>(q, table, ids, grad, dtable, rows, k, n, d, threads))
 }
 
+// table[ids[i]] += rows[i] for rows [M, D]. A thread owns a stripe of columns, so the order of the sum is that of ids.
+void add_rows(const float* rows, const int64_t* ids, float* table, int64_t count, int64_t d, int threads) {
+    constexpr int64_t STRIPE = 64;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t first = 0; first < d; first += STRIPE) {
+        const int64_t width = std::min(STRIPE, d - first);
+        for (int64_t i = 0; i < count; i++) {
+            float* out = table + ids[i] * d + first;
+            const float* row = rows + i * d + first;
+            for (int64_t j = 0; j < width; j++) out[j] += row[j];
+        }
+    }
+}
+
 // q [Q, D], table [N, D], scale [Q, D] (a factor on the table's rows) or null -> out [Q, N].
 void all_pairs(int kind, const float* q, const float* table, const float* scale, float* out, int64_t rows, int64_t n,
                int64_t d, float margin, int threads) {

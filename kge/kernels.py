@@ -76,6 +76,15 @@ def rows(table: Tensor, ids: Tensor) -> Tensor:
     return _Rows.apply(table, ids)
 
 
+def rows_and_table(table: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [B, D] for ids [B], and the table once more, to be passed to `gathered` and to nothing else.
+
+    The gradient that comes back through that table is a fresh [N, D]; the rows' is added into it in place. So a step makes
+    one dense gradient where `rows` beside `gathered` would make two and a sum.
+    """
+    return _RowsAndTable.apply(table, ids)
+
+
 def all_pairs(similarity: Formula, q: Tensor, table: Tensor, scale: Tensor | None = None) -> Tensor:
     """Scores [Q, N] of q [Q, D] against every row of table [N, D] (times scale [Q, D]); never builds [Q, N, D].
 
@@ -151,15 +160,33 @@ class _Rows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         table, ids = ctx.saved_tensors
         flat, grad = ids.reshape(-1), grad.reshape(-1, table.shape[1])
-        library = _library(table, grad)
-        if library is None:
-            return torch.zeros_like(table).index_add_(0, flat, grad), None
-        dtable = torch.empty_like(table, memory_format=torch.contiguous_format)
-        # The gradient of a dot product with `grad`, one candidate per row, weight one.
-        ones, grad, flat = grad.new_ones(len(flat)), grad.contiguous(), flat.contiguous()
-        library.gathered_backward(0, _at(grad), _at(table), _at(flat), _at(ones), None, _at(dtable), len(flat), 1,
-                                  *table.shape, torch.get_num_threads())  # fmt: skip
-        return dtable, None
+        return _add_rows(torch.zeros_like(table), flat, grad), None
+
+
+class _RowsAndTable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(table, ids)
+        ctx.set_materialize_grads(False)
+        return table.index_select(0, ids), table.view_as(table)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_rows: Tensor | None, to_table: Tensor | None) -> tuple[Tensor | None, ...]:
+        table, ids = ctx.saved_tensors
+        if to_rows is None:
+            return to_table, None
+        return _add_rows(torch.zeros_like(table) if to_table is None else to_table, ids, to_rows), None
+
+
+def _add_rows(out: Tensor, ids: Tensor, rows: Tensor) -> Tensor:
+    """out [N, D] with rows [M, D] added, in place, at ids [M]; duplicates in the order of ids on a CPU."""
+    library = _library(out, rows)
+    if library is None or not out.is_contiguous():
+        return out.index_add_(0, ids, rows)
+    ids, rows = ids.contiguous(), rows.contiguous()
+    library.add_rows(_at(rows), _at(ids), _at(out), *rows.shape, torch.get_num_threads())
+    return out
 
 
 def _gradients(library: ctypes.CDLL | None, similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, grad: Tensor,
@@ -326,5 +353,6 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.gathered_backward.argtypes = [code, *[pointer] * 6, *[size] * 4, code]
     library.all_pairs.argtypes = [code, *[pointer] * 4, *[size] * 3, real, code]
     library.rank_counts.argtypes = [*[pointer] * 5, *[size] * 3, code]
-    library.gathered_backward.restype = library.all_pairs.restype = None
+    library.add_rows.argtypes = [*[pointer] * 3, *[size] * 2, code]
+    library.gathered_backward.restype = library.all_pairs.restype = library.add_rows.restype = None
     return library

@@ -1,5 +1,6 @@
 """nsbench: what does the negative sampler itself contribute to a knowledge-graph embedding?"""
 
+import importlib
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,11 @@ except metadata.PackageNotFoundError:  # a checkout that was never installed
 
 
 def __getattr__(name: str) -> Any:
-    """`nsbench.run`, loaded on first use: importing nsbench must not import torch."""
+    """`nsbench.run` and `nsbench.results`, loaded on first use: importing nsbench must not import torch."""
     if name == "run":
         from nsbench.campaign import run
 
         return run
+    if name == "results":
+        return importlib.import_module("nsbench.results")
     raise AttributeError(f"module 'nsbench' has no attribute '{name}'")

@@ -16,7 +16,7 @@ from nsbench.config import Config, check_features, configure, read_protocol
 from nsbench.contracts import Dataset
 from nsbench.datasets.loading import load_dataset
 from nsbench.runfolder import RunFolder
-from nsbench.runner import Notify, execute
+from nsbench.runner import Notify, check_sizes, execute
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,16 @@ def plan(samplers: Sequence[str], models: Sequence[str], datasets: Sequence[str]
 
 def carry_out(config: Config, store: Path, *, notify: Notify = lambda event: None, **how: Any) -> Result:
     """One configured run with its dataset."""
-    dataset = dataset_of(config)
-    check_features(config, dataset)
-    folder = execute(config, dataset, store, notify=notify, **how)
+    folder = execute(config, dataset_of(config), store, notify=notify, **how)
     return Result(folder.path, folder.result())
 
 
 def dataset_of(config: Config) -> Dataset:
-    return _loaded(config.dataset, config.split, config.features if config.wants_features else "none")
+    """The run's dataset, with features only if something reads them. Misuse where the two do not fit."""
+    dataset = _loaded(config.dataset, config.split, config.features if config.wants_features else "none")
+    check_features(config, dataset)
+    check_sizes(config, dataset)
+    return dataset
 
 
 def folder_of(config: Config, store: Path) -> RunFolder:

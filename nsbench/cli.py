@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import signal
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +18,10 @@ import click
 
 import nsbench
 from nsbench.errors import Misuse, RunFailed
+from nsbench.registry import suggest
 
 if TYPE_CHECKING:
+    from nsbench.campaign import Result
     from nsbench.config import Config
 
 FIRST_STEPS = """nsbench compares negative samplers for knowledge-graph embedding. Three commands to try:
@@ -28,9 +33,19 @@ FIRST_STEPS = """nsbench compares negative samplers for knowledge-graph embeddin
 nsbench --help shows the rest."""
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """A group that answers a mistyped command with the nearest one."""
+
+    def resolve_command(self, context: click.Context, args: list[str]) -> Any:
+        if not args[0].startswith("-") and self.get_command(context, args[0]) is None:
+            path = context.command_path
+            raise Misuse(f"unknown command '{args[0]}'{suggest(args[0], self.commands)} ({path} --help)")
+        return super().resolve_command(context, args)
+
+
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(nsbench.__version__, prog_name="nsbench")
-@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
+@click.option("--debug", is_flag=True, help="Show a traceback when something fails; may stand anywhere.")
 @click.pass_context
 def cli(context: click.Context, debug: bool) -> None:
     """Compare negative samplers for (multimodal) knowledge-graph embedding under one trainer, loss and budget."""
@@ -40,14 +55,12 @@ def cli(context: click.Context, debug: bool) -> None:
 
 def main() -> None:
     """Entry point: every refusal is one sentence; exit code 2 for misuse, 1 for a failed run, 130 for Ctrl-C."""
-    debug = "--debug" in sys.argv
+    arguments = [word for word in sys.argv[1:] if word != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: click.echo(f"Warning: {message}", err=True)
+            sys.exit(cli.main(arguments, prog_name="nsbench", standalone_mode=False) or 0)
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         sys.exit(130)
@@ -57,25 +70,31 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        if isinstance(error, Misuse):
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(2)
-        if isinstance(error, RunFailed):
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(1)
-        click.echo(f"Error: {type(error).__name__}: {error} (a defect of nsbench; `nsbench --debug ...` shows where)", err=True)
-        sys.exit(1)
+        sentence, code = refusal(error)
+        click.echo(f"Error: {' '.join(sentence.split())}", err=True)
+        sys.exit(code)
 
 
-def options(*decorators: Callable) -> Callable:
-    """Several click options as one decorator."""
-
-    def decorate(function: Callable) -> Callable:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
+def refusal(error: Exception) -> tuple[str, int]:
+    """What is said of an exception, and the exit code."""
+    if isinstance(error, Misuse):
+        return str(error), 2
+    if isinstance(error, RunFailed):
+        return str(error), 1
+    if isinstance(error, click.NoSuchOption) and error.ctx:
+        known = [name for option in error.ctx.command.params for name in option.opts]
+        near = suggest(error.option_name, known)
+        return f"unknown option {error.option_name}{near} ({error.ctx.command_path} --help)", 2
+    if isinstance(error, click.UsageError):
+        where = error.ctx.command_path if error.ctx else "nsbench"
+        return f"{error.format_message().rstrip('.')} ({where} --help)", 2
+    if isinstance(error, click.ClickException):
+        return error.format_message().rstrip("."), 2
+    if isinstance(error, OSError) and error.filename:
+        return f"cannot use {error.filename}: {error.strerror}; check the path and its permissions", 1
+    if isinstance(error, MemoryError) or "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory; use a smaller protocol.batch, protocol.width or protocol.negatives", 1
+    return f"{type(error).__name__}: {error} (nsbench --debug ... shows where)", 1
 
 
 runs_option = click.option("--runs", type=click.Path(path_type=Path), help="Run store.  [default: NSBENCH_RUNS or ./runs]")
@@ -83,10 +102,7 @@ set_option = click.option(
     "--set", "settings", multiple=True, metavar="GROUP.NAME=VALUE",
     help="Change an option: sampler.x=1, kge.x=1, fusion.x=1, protocol.steps=100, aux.NAME=0.1. Repeatable.",
 )
-machine_options = options(
-    click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
-    click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]"),
-)
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 
 
 @cli.command()
@@ -97,11 +113,13 @@ machine_options = options(
 @click.option("--fusion", default="none", show_default=True, help="How features enter entity vectors.")
 @click.option("--seed", type=click.IntRange(min=0), help="One seed.  [default: 0]")
 @click.option("--seeds", help="How many (5 means 0 to 4), or which (0,3,7).")
-@click.option("--split", type=click.Choice(["clean", "released"]), help="DB15K only: its released validation file is defective.")
+@click.option("--split", type=click.Choice(["clean", "released"]),
+              help="For DB15K: its released validation file is defective.")
 @click.option("--features", type=click.Choice(["auto", "official", "names", "none"]), default="auto", show_default=True)
 @set_option
 @runs_option
-@machine_options
+@device_option
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
 @click.option("--save-model", is_flag=True, help="Keep model.safetensors beside the result.")
 @click.option("--checkpoint-every", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds.")
 @click.option("--plan", "only_plan", is_flag=True, help="Print the runs and whether they are done; run nothing.")
@@ -132,7 +150,7 @@ def run(sampler: str, kge: str, dataset: str, protocol: str, seed: int | None, s
             folder = campaign.folder_of(config, store)
             click.echo(f"{'done   ' if folder.complete else 'missing'}  {folder.path}")
         return
-    finished = carry_out(configs, store, device=device, save_model=save_model, checkpoint_seconds=checkpoint_every)
+    finished = carry_out(configs, store, device, save_model=save_model, checkpoint_seconds=checkpoint_every)
     if len(finished) == 1:
         row = finished[0]
         shown = "  ".join(f"{name.upper()} {100 * row.test[name]:.2f}" for name in ("mrr", "hits@1", "hits@3", "hits@10"))
@@ -143,56 +161,58 @@ def run(sampler: str, kge: str, dataset: str, protocol: str, seed: int | None, s
     click.echo(f"next: nsbench table{where}")
 
 
-def carry_out(configs: list[Config], store: Path, **how: Any) -> list[Any]:
+def carry_out(configs: list[Config], store: Path, device: str, **how: Any) -> list[Result]:
     """Run what is missing, with progress; Ctrl-C writes a checkpoint and says how to go on."""
     from nsbench import campaign
     from nsbench.display import Display, duration
-    from nsbench.runner import Interrupted
+    from nsbench.runner import Interrupted, pick_device
 
-    missing = [not campaign.folder_of(config, store).complete for config in configs]
-    results = []
+    target = pick_device(device)
+    where = "cuda" if target.type == "cuda" else f"cpu (threads: {get_threads()})"
+    missing = [not campaign.folder_of(config, store).complete for config in configs]  # every pair is checked first
+    results: list[Result] = []
+    told: set[str] = set()
     with Display(sum(missing)) as display, stop_signal() as stopping:
-        announce(configs, display.say)
         for i, config in enumerate(configs):
-            remaining = sum(missing[i:])
+            if (line := f"{described(config)}; on {where}") not in told:
+                told.add(line)
+                display.say(line)
             if missing[i]:
-                display.begin(config.cell, remaining)
+                display.begin(config.cell, sum(missing[i:]))
             try:
-                result = campaign.carry_out(config, store, notify=display.hear, stopping=stopping, **how)
+                if missing[i] and i and stopping():  # heard while the run before this one was writing its result
+                    raise Interrupted(str(store))
+                result = campaign.carry_out(config, store, device=device, notify=display.hear, stopping=stopping, **how)
             except Interrupted as stop:
-                display.say(f"stopped; the same command goes on from the checkpoint in {stop}")
+                display.say(f"stopped; the same command goes on from {stop}")
                 raise click.exceptions.Exit(130) from None
-            if missing[i]:
-                display.end(carried_out=True)
-                cost = duration(result.record["cost"]["seconds"])
-                display.say(f"{config.cell}: test MRR {100 * result.test['mrr']:.2f} after {cost}")
-            elif len(configs) == 1:
-                display.say(f"already done, nothing to do: {result.folder}")
             results.append(result)
-        if len(configs) > 1 and not all(missing):
-            display.say(f"{len(configs) - sum(missing)} of {len(configs)} runs were already done")
+            if missing[i]:
+                cost = duration(result.record["cost"]["seconds"])
+                display.end(f"{config.cell}: test MRR {100 * result.test['mrr']:.2f} after {cost}")
+        already = len(configs) - sum(missing)
+        if len(configs) == 1 and already:
+            display.say(f"already done, nothing to do: {results[0].folder}")
+        elif already:
+            display.say(f"{already} of {len(configs)} runs were already done")
     return results
 
 
-def announce(configs: list[Config], say: Callable[[str], None]) -> None:
-    """Which data, features and protocol the runs use."""
+def described(config: Config) -> str:
+    """Which data, features and protocol a run uses."""
     from nsbench.campaign import dataset_of
 
-    described = {}
-    for config in configs:
-        dataset = dataset_of(config)
-        used = "+".join(sorted(dataset.features)) or "no"
-        described[config.dataset, dataset.feature_source] = (
-            f"{dataset.name} ({dataset.split} split): {dataset.num_entities} entities, {dataset.num_relations} relations, "
-            f"{len(dataset.train)}/{len(dataset.valid)}/{len(dataset.test)} triples; {used} features"
-            f"{'' if dataset.feature_source == 'none' else f' ({dataset.feature_source})'}; protocol {config.protocol.name}"
-        )
-    for line in described.values():
-        say(line)
+    dataset = dataset_of(config)
+    features = f"{' and '.join(sorted(dataset.features))} features ({dataset.feature_source})"
+    return (
+        f"{dataset.name} ({dataset.split} split): {dataset.num_entities} entities, {dataset.num_relations} relations, "
+        f"{len(dataset.train)}/{len(dataset.valid)}/{len(dataset.test)} triples; "
+        f"{features if dataset.features else 'no features'}; protocol {config.protocol.name}"
+    )
 
 
 class stop_signal:
-    """While active, the first Ctrl-C or SIGTERM sets a flag that the run reads between steps; the second one stops at once."""
+    """While active, the first Ctrl-C or SIGTERM sets a flag that the run reads between steps; the second stops at once."""
 
     def __enter__(self) -> Callable[[], bool]:
         self.flag = threading.Event()
@@ -219,8 +239,8 @@ class stop_signal:
 @click.option("--published", is_flag=True, help="Set the papers' figures beside ours.")
 @click.option("--format", "fmt", type=click.Choice(["rich", "md", "latex", "csv"]), default="rich", show_default=True)
 @click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only runs with this value: dataset=mkg_y. Repeatable.")
-@click.option("--layout", type=click.Choice(["dhns4", "cost"]), default="dhns4", show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+@click.option("--layout", type=click.Choice(["dhns4", "mmrns2", "cost"]), default="dhns4", show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file; Markdown by default.")
 def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
     """Compare the samplers of a run store: means, deviations, and from five seeds up tests against the baseline."""
     from nsbench.results import tables
@@ -228,11 +248,14 @@ def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
     where = dict(pair(text, "--where") for text in how.pop("where"))
     made = tables.comparison(runs, where=where, **how)
     if output is not None:
-        output.write_text(tables.write(made, "md" if fmt == "rich" else fmt))
+        output.write_text(tables.write(made, "md" if fmt == "rich" else fmt), encoding="utf-8")
     elif fmt == "rich":
         tables.show(made)
     else:
         click.echo(tables.write(made, fmt), nl=False)
+
+
+KINDS = ("SAMPLERS", "MODELS", "FUSIONS", "AUXILIARIES", "DATASETS")  # registries in nsbench.registry
 
 
 @cli.command("list")
@@ -241,18 +264,19 @@ def list_() -> None:
     from nsbench import registry
     from nsbench.config import protocol_names, read_protocol
 
-    kinds = (registry.SAMPLERS, registry.MODELS, registry.FUSIONS, registry.AUXILIARIES, registry.DATASETS)
-    for kind in kinds:
-        names = kind.names()
-        if names:
-            click.secho(f"{kind.kind}s", bold=True)
-        for name in names:
+    for kind in (getattr(registry, name) for name in KINDS):
+        cards: dict[str, list[str]] = {}  # components of one file may share its card
+        for name in kind.names():
             source = kind.source(name)
-            note = "" if source == "built-in" else f"  [{source}]"
-            click.echo(f"  {name:<16} {first_sentence(kind.get(name))}{note}")
+            card = first_sentence(kind.get(name)).removeprefix(f"{name}: ")
+            cards.setdefault(card + ("" if source == "built-in" else f"  [{source}]"), []).append(name)
+        if cards:
+            click.secho(f"{kind.kind}s" if kind.kind != "auxiliary loss" else "auxiliary losses", bold=True)
+        for card, names in cards.items():
+            click.echo(f"  {', '.join(names):<20} {card}")
     click.secho("protocols", bold=True)
     for name in protocol_names():
-        click.echo(f"  {name:<16} {read_protocol(name)['description']}")
+        click.echo(f"  {name:<20} {read_protocol(name)['description']}")
 
 
 @cli.command()
@@ -268,38 +292,39 @@ def show(name: str) -> None:
         for key, value in read_protocol(name).items():
             click.echo(f"{key} = {value}")
         return
-    kinds = (registry.SAMPLERS, registry.MODELS, registry.FUSIONS, registry.AUXILIARIES, registry.DATASETS)
-    owners = [kind for kind in kinds if name in kind.names() or (kind is registry.SAMPLERS and ".py:" in name)]
+    kinds = [getattr(registry, kind) for kind in KINDS]
+    owners = [kind for kind in kinds if name in kind.names()]
+    if ".py:" in name:
+        owners = [registry.SAMPLERS]
     if not owners:
         everything = [n for kind in kinds for n in kind.names()] + protocol_names()
-        raise Misuse(f"nothing is called '{name}'{registry.suggest(name, everything)} (nsbench list)")
+        raise Misuse(f"nothing is called '{name}'{suggest(name, everything)} (nsbench list)")
     for kind in owners:
         component = kind.get(name)
-        module = sys.modules[component.__module__]
-        click.secho(f"{kind.kind} {name}", bold=True)
-        click.echo(inspect.getdoc(module) or inspect.getdoc(component) or "")
-        for line in option_lines(component, kind):
+        click.secho(f"{kind.kind} {name} ({kind.source(name)})", bold=True)
+        click.echo(inspect.getdoc(sys.modules[component.__module__]) or inspect.getdoc(component) or "")
+        for line in option_lines(component, kind.kind, name):
             click.echo(line)
 
 
-def option_lines(component: Any, kind: Any) -> list[str]:
+def option_lines(component: Any, kind: str, name: str) -> list[str]:
     """`--set sampler.x=1` lines of a component, generated from its options dataclass."""
     import dataclasses
 
-    prefixes = {"sampler": "sampler", "model": "kge", "fusion": "fusion", "auxiliary loss": "aux.NAME"}
+    prefix = {"sampler": "sampler", "model": "kge", "fusion": "fusion", "auxiliary loss": f"aux.{name}"}.get(kind)
     fields = dataclasses.fields(component.Options) if hasattr(component, "Options") else ()
     lines = [
-        f"  --set {prefixes[kind.kind]}.{field.name}={field.default}   {field.metadata.get('help', '')}"
+        f"  --set {prefix}.{field.name}={field.default}   {field.metadata.get('help', '')}"
         + (f" (one of {', '.join(map(str, field.metadata['choices']))})" if field.metadata.get("choices") else "")
         for field in fields
     ]
-    variants = [name for name in getattr(component, "variants", {}) if name != "recommended"]
-    if variants:
-        lines.append(f"  --set sampler.variant=NAME   recommended (default), {', '.join(variants)}")
+    for variant, values in getattr(component, "variants", {}).items():
+        changes = ", ".join(f"{key}={value}" for key, value in values.items()) or "nothing"
+        lines.append(f"  --set sampler.variant={variant}   sets {changes}")
     return ["\noptions", *lines] if lines else ["\nno options"]
 
 
-@cli.group()
+@cli.group(cls=Commands, no_args_is_help=False)
 def data() -> None:
     """List, fetch and audit datasets; bring features."""
 
@@ -307,28 +332,103 @@ def data() -> None:
 @data.command("list")
 def data_list() -> None:
     """Which datasets are here, and with which features."""
-    from nsbench.datasets import public
+    from nsbench.datasets import places
+    from nsbench.registry import DATASETS
 
-    for line in public.describe():
-        click.echo(line)
+    for name in DATASETS.names():
+        if name not in places.FOLDERS:
+            click.echo(f"{name:<10} {first_sentence(DATASETS.get(name)).removeprefix(f'{name}: ')}")
+            continue
+        home = places.place(name)
+        folder = home.find(*places.TRIPLE_FILES)
+        if folder is None:
+            click.echo(f"{name:<10} not on this machine; nsbench data fetch {name}")
+            continue
+        files = [file.name for at in home.search for pattern in FEATURE_FILES for file in sorted(at.glob(pattern))]
+        click.echo(f"{name:<10} {folder}; features: {', '.join(dict.fromkeys(files)) or 'none'}")
+
+
+FEATURE_FILES = ("features/*.npy", "*-visual.pth", "*-textual.pth", "text_name_minilm.npy")
+
+
+@data.command()
+@click.argument("datasets", nargs=-1, required=True, metavar="DATASET...")
+@click.option("--parts", default="triples,names,features", show_default=True, help="What to fetch, comma-separated.")
+@click.option("--mirror", help="Base URL of another copy.  [default: NSBENCH_MIRROR]")
+def fetch(datasets: tuple[str, ...], parts: str, mirror: str | None) -> None:
+    """Bring public datasets to this machine, verified; what is there stays."""
+    from nsbench.datasets import fetch as fetching
+    from nsbench.display import counting
+
+    chosen = words(parts)
+    unknown = [part for part in chosen if part not in fetching.PARTS]
+    if unknown:
+        near = suggest(unknown[0], fetching.PARTS)
+        raise Misuse(f"there is no part '{unknown[0]}'{near or ';'} the parts are {', '.join(fetching.PARTS)}")
+    for dataset in datasets:
+        with counting(f"fetching {dataset}", "bytes") as progress:
+            folder = fetching.fetch(dataset, parts=chosen, mirror=mirror, progress=progress)
+        click.echo(f"{dataset} is in {folder}")
+
+
+@data.command()
+@click.argument("dataset")
+def audit(dataset: str) -> None:
+    """Count what is wrong, or worth knowing, about a dataset's files."""
+    from tabulate import tabulate
+
+    from nsbench.datasets import audit as auditing
+
+    click.echo(tabulate(auditing.printable(auditing.audit(dataset)), tablefmt="plain", disable_numparse=True))
+
+
+@data.command("import-features")
+@click.argument("dataset")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--modality", required=True, help="What they are: visual, textual, ...")
+def import_features(dataset: str, file: Path, modality: str) -> None:
+    """Check a .npy, .pth or .h5 FILE and keep it as features of DATASET: one row per entity, in the order of the ids."""
+    from nsbench.datasets import features
+
+    kept = features.import_features(dataset, file, modality)
+    shape = " x ".join(map(str, kept.shape))
+    click.echo(f"{modality} features [{shape}] of {dataset} are in {kept.path}; {kept.absent} entities have none")
+    if kept.unknown:
+        click.echo(f"{kept.unknown} entries of the file belong to no entity of {dataset} and were left out")
+
+
+@data.command("encode-names")
+@click.argument("dataset")
+def encode_names(dataset: str) -> None:
+    """Encode the entity names of DATASET as text features (extra `features`; no network)."""
+    from nsbench.datasets import features
+    from nsbench.display import counting
+
+    with counting(f"encoding the names of {dataset}", "names") as progress:
+        path = features.encode_names(dataset, progress=progress)
+    click.echo(f"the encoded names of {dataset} are in {path}; use them with --features names")
 
 
 @cli.command()
 @runs_option
-@machine_options
-def demo(runs: Path | None, device: str, threads: int | None) -> None:
+@device_option
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True,
+              help="CPU threads; the runs are too small for more.")
+def demo(runs: Path | None, device: str, threads: int) -> None:
     """Every sampler on embedded data with a protocol of seconds, ending in a comparison table with its tests."""
     from nsbench import campaign
     from nsbench.registry import SAMPLERS
     from nsbench.results import tables
 
-    if threads is not None:
-        set_threads(threads)
+    set_threads(threads)
     store = runs or Path(tempfile.mkdtemp(prefix="nsbench-demo-"))
-    configs = campaign.plan(
-        SAMPLERS.names(), ["transe", "distmult", "rotate"], ["planted:small"], range(5), protocol="quick",
-    )
-    carry_out(configs, store, device=device)
+    configs: list[Config] = []
+    for model, sampler in itertools.product(["transe", "distmult", "rotate"], SAMPLERS.names()):
+        try:
+            configs += campaign.plan([sampler], [model], ["planted:small"], range(5), protocol="quick")
+        except Misuse as reason:
+            click.echo(f"left out: {reason}", err=True)
+    carry_out(configs, store, device)
     tables.show(tables.comparison(store))
     click.echo(f"The data are generated and the protocol takes seconds: no claim about real graphs. Runs are in {store}")
     click.echo("next: nsbench run --sampler uniform,bernoulli --kge transe --dataset mkg_y --protocol cpu --seeds 5")
@@ -367,7 +467,13 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+def get_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
 def first_sentence(component: Any) -> str:
     """Of the docstring of the component's file, its card."""
     card = sys.modules[component.__module__].__doc__ or component.__doc__ or ""
-    return " ".join(card.split("\n\n")[0].split()).split(". ")[0].rstrip(".")
+    return re.split(r"\.\s+(?=[A-Z])", card.split("\n\n")[0], maxsplit=1)[0].replace("\n", " ").strip().rstrip(".")

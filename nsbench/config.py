@@ -36,6 +36,7 @@ class Protocol:
     sides: str = option("per_row", "granularity of the side draw", choices=("per_row", "per_slot", "alternate"))
     subsampling: bool = option(True, "weight triples by 1/sqrt(frequency)")
     validate_every: int = option(300, "steps between validations", minimum=1)
+    selection: str = option("best", "tested model: of the best validation MRR, or the last", choices=("best", "last"))
     patience: int = option(0, "validations without a better MRR before stopping; 0: never", minimum=0)
     seeds: int = option(5, "runs per cell", minimum=1)
     margin: float = option(3.0, "gamma of distance models, and the range of initial values", minimum=0)
@@ -67,8 +68,8 @@ class Config:
     @property
     def cell(self) -> str:
         """`sampler-kge-dataset-sN`, readable, not unique."""
-        parts = [Path(self.sampler.split(":")[0]).stem if ".py:" in self.sampler else self.sampler, self.kge]
-        return "-".join([*parts, Path(self.dataset).name.replace(":", "_"), f"s{self.seed}"])
+        parts = [name.rpartition(":")[2] if ".py:" in name else name for name in (self.sampler, self.kge)]
+        return "-".join([*parts, Path(self.dataset).resolve().name.replace(":", "_"), f"s{self.seed}"])
 
     @property
     def wants_features(self) -> bool:
@@ -104,19 +105,22 @@ class Config:
                 "aux": {name: non_default(value) for name, value in self.aux_options.items()},
             },
             "versions": versions,
+            "sources": self._sources(),
             "seed": self.seed,
         }
-        return record | {"id": run_id(record, SAMPLERS.get(self.sampler))}
+        return record | {"id": run_id(record)}
+
+    def _sources(self) -> dict[str, str]:
+        """SHA-256 of the file behind each component that came as one: two states of ./mine.py are two samplers."""
+        parts = {"sampler": SAMPLERS.get(self.sampler), "kge": MODELS.get(self.kge), "fusion": FUSIONS.get(self.fusion)}
+        files = {part: getattr(component, "nsbench_file", None) for part, component in parts.items()}
+        return {part: hashlib.sha256(Path(file).read_bytes()).hexdigest() for part, file in files.items() if file}
 
 
-def run_id(record: Mapping[str, Any], sampler: type) -> str:
+def run_id(record: Mapping[str, Any]) -> str:
     """Eight hexadecimal digits of SHA-256 over everything that can change the result; never device, threads or paths."""
-    hashed = dict(record)
-    file = getattr(sampler, "nsbench_file", None)
-    if file is not None:
-        hashed["sampler"] = Path(file).name
-        hashed["source"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:8]
+    names = {part: re.sub(r".*[/\\]", "", record[part]) for part in record["sources"]}  # ./a/mine.py:Mine is mine.py:Mine
+    return hashlib.sha256(json.dumps({**record, **names}, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def non_default(options: Any) -> dict[str, Any]:
@@ -155,10 +159,12 @@ def configure(sampler: str, kge: str, dataset: str, *, protocol: str = "nsbench"
         if name not in weights:
             raise Misuse(f"aux.{name} has options but no weight; add --set aux.{name}=1")
 
+    plain = resolve_protocol(protocol, kge, dataset, {})
     resolved = resolve_protocol(protocol, kge, dataset, groups["protocol"])
+    changed = {n: getattr(resolved, n) for n in groups["protocol"] if getattr(resolved, n) != getattr(plain, n)}
     config = Config(
         sampler=sampler, kge=kge, dataset=dataset, fusion=fusion, split=split, features=features, seed=seed,
-        protocol=resolved, changed={name: getattr(resolved, name) for name in groups["protocol"]}, variant=variant,
+        protocol=resolved, changed=changed, variant=variant,
         sampler_options=build_options(component.Options, sampler_options, "sampler"),
         kge_options=build_options(model.Options, groups["kge"], "kge"),
         fusion_options=build_options(fuse.Options, groups["fusion"], "fusion"),

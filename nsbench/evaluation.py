@@ -32,7 +32,7 @@ class Ranking:
         budget = chunk_bytes or (CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK)
         self.chunk = max(1, budget // (4 * num_entities))  # queries at a time
         ranked, facts = triples.to(self.device), known.to(self.device)
-        self.sides = [_Side(ranked, facts, num_relations, head) for head in (True, False)]
+        self.sides = [_Side(ranked, facts, num_entities, num_relations, head) for head in (True, False)]
 
     @torch.no_grad()
     def ranks(self, scoring: Scoring, progress: Callable[[int, int], None] | None = None) -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ class Ranking:
 class _Side:
     """One side's queries. Triples are held sorted by query, so a chunk of queries owns a contiguous run of triples."""
 
-    def __init__(self, ranked: Tensor, facts: Tensor, num_relations: int, head: bool) -> None:
+    def __init__(self, ranked: Tensor, facts: Tensor, num_entities: int, num_relations: int, head: bool) -> None:
         anchor, answer = (2, 0) if head else (0, 2)
         query, inverse = (ranked[:, anchor] * num_relations + ranked[:, 1]).unique(return_inverse=True)
         order = inverse.argsort(stable=True)
@@ -74,9 +74,8 @@ class _Side:
         self.first_triple = torch.searchsorted(self.row, torch.arange(len(query) + 1, device=query.device)).tolist()
 
         # Known answers of each query, then one (triple, known answer) pair for each that must be filtered.
-        codes = facts[:, anchor] * num_relations + facts[:, 1]
-        codes, by_code = codes.sort()
-        entities = facts[by_code, answer]
+        distinct = ((facts[:, anchor] * num_relations + facts[:, 1]) * num_entities + facts[:, answer]).unique()
+        codes, entities = distinct // num_entities, distinct % num_entities
         start = torch.searchsorted(codes, query)[self.row]
         count = torch.searchsorted(codes, query, right=True)[self.row] - start
         owner = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)

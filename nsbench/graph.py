@@ -43,7 +43,7 @@ class NonPositives:
         u = torch.rand(len(key), k, generator=rng, device=key.device, dtype=torch.float64)
         u = (u.mul_(free).long()).clamp_(max=free - 1).clamp_(min=0)
         passed = torch.searchsorted(self.survivors_before, key * self.stride + u, right=True) - self.first[key]
-        rank = u + passed
+        rank = (u + passed).clamp_(max=self.stride - 2)  # past the end only where nothing is free
         if self.members is None:
             return rank
         assert self.start is not None

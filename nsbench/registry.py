@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import inspect
 import pkgutil
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -33,6 +35,7 @@ class Registry:
         self.package = package
         self.bases = bases  # contracts in nsbench.contracts, named because importing them loads torch; none: a function
         self._found: dict[str, Any] = {}
+        self._files: dict[str, Any] = {}  # components that came as path/to/file.py:Class
         self._complete = False
 
     def register(self, name: str) -> Callable[[C], C]:
@@ -51,7 +54,9 @@ class Registry:
     def get(self, name: str) -> Any:
         """The component called `name`, or given as `path/to/file.py:Class`."""
         if ".py:" in name:
-            return self._from_file(name)
+            if name not in self._files:
+                self._files[name] = self._from_file(name)
+            return self._files[name]
         if name not in self._found:
             self._load_all()
         if name in self._found:
@@ -83,8 +88,7 @@ class Registry:
         for module in pkgutil.iter_modules(package.__path__, self.package + "."):
             importlib.import_module(module.name)
         for entry in metadata.entry_points(group=self.package):
-            if entry.name not in self._found:
-                self.register(entry.name)(entry.load())
+            self.register(entry.name)(entry.load())
         self._complete = True
 
     def _from_file(self, name: str) -> Any:
@@ -92,11 +96,16 @@ class Registry:
         path = Path(file)
         if not path.is_file():
             raise Misuse(f"no file {file} for {self.kind} '{name}'; give a path as ./mine.py:Class")
-        spec = importlib.util.spec_from_file_location(f"nsbench_file_{path.stem}", path)
+        place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # two files may have one stem
+        spec = importlib.util.spec_from_file_location(f"nsbench_file_{path.stem}_{place}", path)
         assert spec is not None
         assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[spec.name]
+            raise Misuse(f"{file} cannot be loaded ({type(error).__name__}: {error}); mend the file") from error
         component = getattr(module, attribute, None)
         if component is None:
             raise Misuse(f"{file} defines no '{attribute}'")

@@ -29,14 +29,25 @@ class RunFolder:
         return (self.path / "result.json").exists()
 
     def result(self) -> dict[str, Any]:
-        return json.loads((self.path / "result.json").read_text())
+        try:
+            return json.loads((self.path / "result.json").read_text())
+        except ValueError:
+            raise Misuse(f"{self.path / 'result.json'} is damaged; delete {self.path} and repeat the command") from None
+
+    def tidy(self) -> None:
+        """Remove what a process left that was killed after it had written the result."""
+        for name in ("checkpoint.pt", "lock"):
+            if (self.path / name).exists():
+                with contextlib.suppress(OSError):  # a store that is read-only keeps it
+                    self.remove(name)
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
         """Hold the folder: a second process on the same run is refused. The lock goes with the process, however it ends."""
+        made = not self.path.exists()
         with _explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / "lock", "w")
+            lock = open(self.path / "lock", "w")  # noqa: SIM115 (held below)
         with lock:
             if fcntl is not None:
                 try:
@@ -45,8 +56,16 @@ class RunFolder:
                     raise Misuse(f"another process is working on {self.path}; wait for it or stop it") from None
             for leftover in self.path.glob("*.tmp"):  # of a process that was killed while writing
                 leftover.unlink()
-            yield
-            (self.path / "lock").unlink(missing_ok=True)
+            try:
+                yield
+            except Misuse:  # refused while it was being set up: a refusal leaves nothing behind
+                if made:
+                    self.remove("config.json")
+                    self.remove("lock")
+                    with contextlib.suppress(OSError):  # there is something to keep
+                        self.path.rmdir()
+                raise
+            self.remove("lock")
 
     def write(self, name: str, save: Callable[[IO[bytes]], Any]) -> None:
         """Call `save` with a binary file; afterwards the folder has the old file or the new one, never half of it."""

@@ -57,21 +57,31 @@ def execute(config: Config, dataset: Dataset, store: Path, *, device: str = "aut
     """Carry out one run, or what is missing of it, and return its folder. A complete run is left as it is."""
     record = config.record(dataset)
     folder = RunFolder(store / f"{config.cell}-{record['id']}")
-    if folder.complete:
-        return folder
     check_sizes(config, dataset)
+    target = pick_device(device)
+    if folder.complete:
+        return _as_it_is(folder, save_model)
     with folder.claimed():
+        if folder.complete:  # by a process that has just let go of the folder
+            return _as_it_is(folder, save_model)
         notify({"stage": "set-up", "folder": str(folder.path)})
-        folder.write_json("config.json", record)
         saved = read_checkpoint(folder)
+        folder.write_json("config.json", record)
         if saved is not None:  # bit-identical ranks need the same thread count and kernels
             torch.set_num_threads(saved["threads"])
             kernels.use(saved["kernels"])
-        run = _Run(config, dataset, folder, pick_device(device), notify, checkpoint_seconds, stopping)
+        run = _Run(config, dataset, folder, target, notify, checkpoint_seconds, stopping)
         if saved is not None:
             run.restore(saved)
         run.train()
         run.conclude(record, save_model)
+    return folder
+
+
+def _as_it_is(folder: RunFolder, save_model: bool) -> RunFolder:
+    if save_model and not (folder.path / "model.safetensors").exists():
+        raise Misuse(f"{folder.path} is complete and its model was not kept; delete the folder and repeat the command")
+    folder.tidy()
     return folder
 
 
@@ -83,7 +93,7 @@ class _Run:
         self.checkpoint_seconds = checkpoint_seconds
         self.progress = Progress()
         self.resumed_at: int | None = None
-        _reset_peak_memory(device)
+        reset_peak_memory(device)
         self.trainer = Trainer(config, dataset, device)
         self.valid = self._ranking(dataset.valid)
         self.last_checkpoint = time.monotonic()
@@ -137,14 +147,15 @@ class _Run:
         ranks, candidates = self.valid.ranks(trainer.scoring())
         progress.evaluation_seconds += time.monotonic() - began
         found = metrics(ranks.numpy(), candidates.numpy())
-        if progress.best is None or found["mrr"] > progress.best["metrics"]["mrr"]:
+        better = progress.best is None or found["mrr"] > progress.best["metrics"]["mrr"]
+        if better or protocol.selection == "last":
             progress.best = {"step": trainer.step_count, "metrics": found, "state": trainer.model_state()}
             progress.stale = 0
         else:
             progress.stale += 1
         progress.finished = 0 < protocol.patience <= progress.stale
         event = {"step": trainer.step_count, "loss": loss, "valid": found, "train_seconds": progress.train_seconds,
-                 "evaluation_seconds": progress.evaluation_seconds, "memory": _peak_memory(self.device)}
+                 "evaluation_seconds": progress.evaluation_seconds, "memory": peak_memory(self.device)}
         progress.events.append(event)
         progress.marked_step, progress.marked_loss = trainer.step_count, trainer.loss_sum.item()
         self.folder.append_event(event)
@@ -181,8 +192,9 @@ class _Run:
         progress.evaluation_seconds += time.monotonic() - began
         r, c = ranks.numpy(), candidates.numpy()
         self.notify({"stage": "writing"})
-        arrays = {"ranks": r, "candidates": c, "triples": dataset.test.numpy()}
-        self.folder.write("ranks.npz", lambda file: np.savez_compressed(file, **arrays))
+        triples = dataset.test.numpy()
+        save = functools.partial(np.savez_compressed, ranks=r, candidates=c, triples=triples)
+        self.folder.write("ranks.npz", save)
         if save_model:
             self._save_model()
         steps = trainer.step_count
@@ -196,14 +208,14 @@ class _Run:
                 "train_seconds": progress.train_seconds,
                 "sampler_seconds": trainer.sampler_clock.seconds(),
                 "evaluation_seconds": progress.evaluation_seconds,
-                "peak_memory": _peak_memory(self.device),
+                "peak_memory": peak_memory(self.device),
                 "sampler_state": _bytes(trainer.sampler),
                 "steps": steps,
             },
             "diagnostics": {},
             "selected_at": progress.best["step"],
-            # design.md section 3: the best validation lies in the last tenth of the steps, so more might have been better
-            "converged": progress.best["step"] <= 0.9 * steps,
+            # design.md section 3: where the best validation lies in the last tenth of the steps, more might have been better
+            "converged": max(progress.events, key=lambda e: e["valid"]["mrr"])["step"] <= 0.9 * steps,
             "resumed_at": self.resumed_at,
             "env": environment(self.device),
             "code": _commit(),
@@ -292,7 +304,7 @@ def _commit() -> str | None:
     return commit + ("+" if changed else "") if commit else None
 
 
-def _reset_peak_memory(device: torch.device) -> None:
+def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
@@ -300,7 +312,7 @@ def _reset_peak_memory(device: torch.device) -> None:
             Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
 
 
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """Bytes: of the process on a CPU (the interpreter and torch included), allocated by torch on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

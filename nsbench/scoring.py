@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nsbench.contracts import KGE, Fusion, Negatives, Positives
 from nsbench.graph import TrainGraph
-from nsbench.kge.kernels import rows
+from nsbench.kge.kernels import rows, rows_and_table
 
 
 class Scoring:
@@ -24,7 +24,8 @@ class Scoring:
         self.fusion = fusion
         with torch.set_grad_enabled(live and torch.is_grad_enabled()):
             self.tables = {name: kge.encode(table, graph) for name, table in fusion.views(kge.entity).items()}
-        self.entity, self.relation = kge.entity, kge.relation
+        self.entity: Tensor = kge.entity
+        self.relation: Tensor = kge.relation
         self.live = live
         if not live:
             self._detach()
@@ -65,12 +66,14 @@ class Scoring:
         scale = self.kge.scale(r, side)
         pairs = {}
         for kept, table in self.tables.items():
-            q = self.kge.query(rows(table, anchor), r, side)
-            for view, candidates in self.tables.items():
+            e, itself = rows_and_table(table, anchor)
+            q = self.kge.query(e, r, side)
+            for view, other in self.tables.items():
                 if scale is None:
+                    candidates = itself if view == kept else other
                     pairs[kept, view] = self.kge.similarity.gathered(q, candidates, ids[view])
                 else:
-                    c = rows(candidates, ids[view]) * scale.unsqueeze(1)
+                    c = rows(other, ids[view]) * scale.unsqueeze(1)
                     pairs[kept, view] = self.kge.similarity.pairwise(q.unsqueeze(1), c)
         return pairs
 
@@ -107,8 +110,11 @@ class Scoring:
             return self.ids(anchor, positives.r, side, block.ids)
         if len(self.tables) > 1:
             raise ValueError("vectors and delta are defined for fusions with one view of an entity")
-        candidates = self.vectors(block.ids) + block.delta if block.ids is not None else block.vectors
-        assert candidates is not None
+        if block.ids is not None and block.delta is not None:
+            candidates = self.vectors(block.ids) + block.delta
+        else:
+            assert block.vectors is not None
+            candidates = block.vectors
         kept = block.anchors if block.anchors is not None else None
         if candidates.dim() == 4 and block.joint == "score":
             kept = self.slots(anchor).unsqueeze(1) if kept is None else kept

@@ -8,6 +8,7 @@ two samplers under one seed start from the same model and see the same positives
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from nsbench.contracts import Dataset, Negatives, Need, Objective, Positives, Sa
 from nsbench.graph import TrainGraph
 from nsbench.losses import block_loss, importance_of
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS
-from nsbench.regularizers import l2, l3
+from nsbench.regularizers import add_gradient
 from nsbench.scoring import Scoring
 from nsbench.view import View
 
@@ -143,22 +144,22 @@ class Trainer:
         return torch.stack(own).sum() if own else None
 
     def _model_step(self, loss: Tensor, positives: Positives, scoring: Scoring) -> None:
-        """Add regulariser and auxiliaries, back-propagate, and step the model's Adam."""
+        """Add auxiliaries, back-propagate, add the regulariser's gradient, and step the model's Adam."""
         self.loss_sum += loss.detach()
-        if self.protocol.regularizer > 0:
-            power = l3 if self.protocol.regularizer_power == 3 else l2
-            loss = loss + self.protocol.regularizer * (power(self.kge.entity) + power(self.kge.relation))
         for name, weight in self.config.aux.items():
             extra = self.auxiliaries[name].loss(positives, self._view(scoring, live=True))  # type: ignore[operator]
             loss = loss + weight * extra
         loss.backward()
+        if self.protocol.regularizer > 0:
+            for table in (self.kge.entity, self.kge.relation):
+                add_gradient(table, self.protocol.regularizer, self.protocol.regularizer_power)
         self.model_adam.step()
         self.model_adam.zero_grad(set_to_none=True)
 
     def _view(self, scoring: Scoring, live: bool) -> View:
-        self.view.step = self.step_count
-        self.view.epoch = self.epoch
-        self.view.scoring = scoring if live else scoring.detached()
+        # A new one each time: a sampler may keep its own in a tape while an auxiliary gets a live one.
+        scoring = scoring if live else scoring.detached()
+        self.view = dataclasses.replace(self.view, step=self.step_count, epoch=self.epoch, scoring=scoring)
         return self.view
 
     @property

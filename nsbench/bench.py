@@ -1,0 +1,215 @@
+"""How fast: seconds per epoch, evaluation time and peak memory, interleaved with what they are compared with.
+
+The machine is never quiet, so every comparison alternates its two sides within one process and reports ratios.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from nsbench.campaign import dataset_of
+from nsbench.config import Config
+from nsbench.contracts import Dataset
+from nsbench.errors import Misuse
+from nsbench.evaluation import Ranking
+from nsbench.registry import SAMPLERS
+from nsbench.results.statistics import t_interval
+from nsbench.runner import peak_memory, pick_device, reset_peak_memory
+from nsbench.trainer import Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds of repeated measurements of one thing."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} s ({min(self.seconds):.3f}-{max(self.seconds):.3f})"
+
+
+def epochs(trainer: Trainer, count: int) -> Iterator[float]:
+    """Seconds of one pass over the training triples after another."""
+    steps = max(1, round(len(trainer.graph) / trainer.protocol.batch))
+    share = len(trainer.graph) / (steps * trainer.protocol.batch)  # a pass is rarely a whole number of batches
+    for _ in range(count):
+        began = time.perf_counter()
+        for _ in range(steps):
+            trainer.step()
+        _wait(trainer.device)
+        yield (time.perf_counter() - began) * share
+
+
+def evaluation(trainer: Trainer, dataset: Dataset) -> Callable[[], float]:
+    """A function that ranks the whole test split, both sides, filtered, and returns its seconds, preparation included."""
+
+    def measure() -> float:
+        began = time.perf_counter()
+        ranking = Ranking(dataset.test, dataset.known, dataset.num_entities, dataset.num_relations, trainer.device)
+        ranking.ranks(trainer.scoring())
+        return time.perf_counter() - began
+
+    return measure
+
+
+def measure(config: Config, dataset: Dataset, device: torch.device, rounds: int, epochs_per_round: int) -> dict[str, Any]:
+    """Training, evaluation and memory of one configuration; the first epoch is dropped."""
+    reset_peak_memory(device)
+    before = peak_memory(device)
+    trainer = Trainer(config, dataset, device)
+    trainer.pretrain()
+    next(epochs(trainer, 1))
+    train = [statistics.median(epochs(trainer, epochs_per_round)) for _ in range(rounds)]
+    rank = evaluation(trainer, dataset)
+    rank()
+    evaluate = [rank() for _ in range(rounds)]
+    return {"train": Timing(tuple(train)), "evaluate": Timing(tuple(evaluate)),
+            "memory": peak_memory(device), "memory_before": before}  # fmt: skip
+
+
+def ratio(config: Config, baseline: Config, dataset: Dataset, device: torch.device, pairs: int) -> tuple[float, float, float]:
+    """Geometric mean of (epoch of config / epoch of baseline) over interleaved pairs, with its 95 % t interval."""
+    one, other = Trainer(config, dataset, device), Trainer(baseline, dataset, device)
+    for trainer in (one, other):
+        trainer.pretrain()
+        next(epochs(trainer, 1))
+    logs = []
+    for turn in range(pairs):
+        order = (one, other) if turn % 2 == 0 else (other, one)  # whoever goes second finds warmer caches
+        seconds = {id(trainer): next(epochs(trainer, 1)) for trainer in order}
+        logs.append(np.log(seconds[id(one)] / seconds[id(other)]))
+    low, high = t_interval(logs)
+    return float(np.exp(np.mean(logs))), float(np.exp(low)), float(np.exp(high))
+
+
+def against_pykeen(config: Config, dataset: Dataset, rounds: int, epochs_per_round: int) -> dict[str, Any]:
+    """nsbench and PyKEEN in turns, on a CPU: loss nssa, filtered basic sampler, the same width, batch and negatives.
+
+    PyKEEN evaluates with the best of the batch sizes 32, 256 and 1024.
+    """
+    peer = _PyKEEN(config, dataset)
+    device = torch.device("cpu")
+    trainer = Trainer(config, dataset, device)
+    rank = evaluation(trainer, dataset)
+    next(epochs(trainer, 1))
+    peer.epochs(1)
+    rank()
+    sizes = {size: peer.evaluate(size) for size in (32, 256, 1024)}
+    best = min(sizes, key=lambda size: sizes[size])
+    ours_train, ours_rank, their_train, their_rank = [], [], [], []
+    for _ in range(rounds):
+        ours_train.append(statistics.median(epochs(trainer, epochs_per_round)))
+        their_train.append(statistics.median(peer.epochs(epochs_per_round + 1)[1:]))  # each call warms up anew
+        ours_rank.append(rank())
+        their_rank.append(peer.evaluate(best))
+    return {
+        "train": Timing(tuple(ours_train)), "evaluate": Timing(tuple(ours_rank)),
+        "pykeen_train": Timing(tuple(their_train)), "pykeen_evaluate": Timing(tuple(their_rank)),
+        "pykeen_batch": best,
+        "train_ratios": [b / a for a, b in zip(ours_train, their_train)],
+        "evaluate_ratios": [b / a for a, b in zip(ours_rank, their_rank)],
+    }  # fmt: skip
+
+
+def report(configs: list[Config], baseline: str, rounds: int, pairs: int, peers: bool,
+           say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """One row per configuration, as soon as it is measured; against PyKEEN, or against the baseline sampler."""
+    device = pick_device("auto")
+    for config in configs:
+        dataset = dataset_of(config)
+        say(f"measuring {config.cell} ({rounds} rounds{' beside PyKEEN' if peers else ''})")
+        found = measure(config, dataset, device, rounds, epochs_per_round=3)
+        row: dict[str, Any] = {
+            "sampler": config.sampler, "kge": config.kge, "dataset": config.dataset, "entities": dataset.num_entities,
+            "epoch": str(found["train"]), "evaluation": str(found["evaluate"]),
+            "negatives/s": f"{len(dataset.train) * config.protocol.negatives / found['train'].median:,.0f}",
+            "peak memory": f"{found['memory'] / 2**20:.0f} MiB",
+        }  # fmt: skip
+        if peers:
+            both = against_pykeen(config, dataset, rounds, epochs_per_round=3)
+            row |= {"PyKEEN epoch": str(both["pykeen_train"]),
+                    "PyKEEN evaluation": f"{both['pykeen_evaluate']} (batch {both['pykeen_batch']})",
+                    "training": _times(both["train_ratios"]), "ranking": _times(both["evaluate_ratios"])}  # fmt: skip
+        elif config.sampler != baseline:
+            mean, low, high = ratio(config, dataclasses.replace(config, **_as_sampler(baseline)), dataset, device, pairs)
+            row[f"against {baseline}"] = f"{mean:.3f} (95 % {low:.3f}-{high:.3f}, {pairs} pairs)"
+        yield row
+
+
+def _as_sampler(name: str) -> dict[str, Any]:
+    return {"sampler": name, "variant": "recommended", "sampler_options": SAMPLERS.get(name).Options()}
+
+
+def _times(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):.1f}x ({min(ratios):.1f}-{max(ratios):.1f})"
+
+
+class _PyKEEN:
+    """PyKEEN's own trainer and evaluator on our triples."""
+
+    def __init__(self, config: Config, dataset: Dataset) -> None:
+        try:
+            from pykeen.evaluation import RankBasedEvaluator
+            from pykeen.losses import NSSALoss
+            from pykeen.models import DistMult, RotatE, TransE
+            from pykeen.training import SLCWATrainingLoop
+            from pykeen.triples import CoreTriplesFactory
+        except ImportError:
+            raise Misuse("PyKEEN is not installed; pip install 'nsbench[peers]'") from None
+        models = {"transe": (TransE, {"scoring_fct_norm": 1}), "distmult": (DistMult, {}), "rotate": (RotatE, {})}
+        if config.kge not in models:
+            raise Misuse(f"no PyKEEN model stands beside '{config.kge}'; use transe, distmult or rotate")
+
+        def factory(triples: torch.Tensor) -> Any:
+            return CoreTriplesFactory(triples, dataset.num_entities, dataset.num_relations)
+
+        self.train, self.test = factory(dataset.train), dataset.test
+        self.filter = [dataset.train, dataset.valid]
+        protocol = config.protocol
+        model, extra = models[config.kge]
+        self.model = model(triples_factory=self.train, embedding_dim=protocol.width, random_seed=config.seed,
+                           loss=NSSALoss(margin=protocol.margin), **extra)  # fmt: skip
+        self.model.to("cpu")
+        self.batch = protocol.batch
+        self.loop = SLCWATrainingLoop(
+            model=self.model,
+            triples_factory=self.train,
+            optimizer=torch.optim.Adam(self.model.parameters(), lr=protocol.learning_rate),
+            negative_sampler="basic",
+            negative_sampler_kwargs={"num_negs_per_pos": protocol.negatives, "filtered": True},
+        )
+        self.evaluator = RankBasedEvaluator(filtered=True)
+
+    def epochs(self, count: int) -> list[float]:
+        from pykeen.training.callbacks import TrainingCallback
+
+        marks = [time.perf_counter()]
+
+        class Mark(TrainingCallback):
+            def post_epoch(self, *_: Any, **__: Any) -> None:
+                marks.append(time.perf_counter())
+
+        self.loop.train(self.train, num_epochs=count, batch_size=self.batch, use_tqdm=False, callbacks=[Mark()])
+        return [b - a for a, b in zip(marks, marks[1:])]
+
+    def evaluate(self, batch_size: int) -> float:
+        began = time.perf_counter()
+        self.evaluator.evaluate(self.model, self.test, additional_filter_triples=self.filter, batch_size=batch_size,
+                                use_tqdm=False)  # fmt: skip
+        return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
