@@ -122,7 +122,7 @@ def against_pykeen(config: Config, dataset: Dataset, rounds: int, epochs_per_rou
     }  # fmt: skip
 
 
-def report(configs: list[Config], baseline: str, rounds: int, pairs: int, peers: bool,
+def report(configs: list[Config], baseline: str, rounds: int, pairs: int, peers: bool, profile: bool,
            say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     """One row per configuration, as soon as it is measured; against PyKEEN, or against the baseline sampler."""
     device = pick_device("auto")
@@ -144,7 +144,24 @@ def report(configs: list[Config], baseline: str, rounds: int, pairs: int, peers:
         elif config.sampler != baseline:
             mean, low, high = ratio(config, dataclasses.replace(config, **_as_sampler(baseline)), dataset, device, pairs)
             row[f"against {baseline}"] = f"{mean:.3f} (95 % {low:.3f}-{high:.3f}, {pairs} pairs)"
+        if profile:
+            row |= _profile(Trainer(config, dataset, device))
         yield row
+
+
+def _profile(trainer: Trainer, steps: int = 20, shown: int = 10) -> dict[str, Any]:
+    """The operators that take the most of a step, in per cent of it."""
+    from torch.profiler import ProfilerActivity
+
+    next(epochs(trainer, 1))
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (trainer.device.type == "cuda")
+    with torch.profiler.profile(activities=activities) as record:
+        for _ in range(steps):
+            trainer.step()
+        _wait(trainer.device)
+    spent = sorted(((e.self_cpu_time_total, e.key) for e in record.key_averages()), reverse=True)
+    total = sum(seconds for seconds, _ in spent)
+    return {f"  {100 * seconds / total:4.1f} %": key for seconds, key in spent[:shown]}
 
 
 def _as_sampler(name: str) -> dict[str, Any]:

@@ -174,15 +174,19 @@ def carry_out(configs: list[Config], store: Path, device: str, **how: Any) -> li
     told: set[str] = set()
     with Display(sum(missing)) as display, stop_signal() as stopping:
         for i, config in enumerate(configs):
-            if (line := f"{described(config)}; on {where}") not in told:
-                told.add(line)
-                display.say(line)
+
+            def hear(event: dict[str, Any], line: str = f"{described(config)}; on {where}") -> None:
+                if event["stage"] == "set-up" and line not in told:
+                    told.add(line)
+                    display.say(line)
+                display.hear(event)
+
             if missing[i]:
                 display.begin(config.cell, sum(missing[i:]))
             try:
                 if missing[i] and i and stopping():  # heard while the run before this one was writing its result
                     raise Interrupted(str(store))
-                result = campaign.carry_out(config, store, device=device, notify=display.hear, stopping=stopping, **how)
+                result = campaign.carry_out(config, store, device=device, notify=hear, stopping=stopping, **how)
             except Interrupted as stop:
                 display.say(f"stopped; the same command goes on from {stop}")
                 raise click.exceptions.Exit(130) from None
@@ -363,8 +367,8 @@ def fetch(datasets: tuple[str, ...], parts: str, mirror: str | None) -> None:
     chosen = words(parts)
     unknown = [part for part in chosen if part not in fetching.PARTS]
     if unknown:
-        near = suggest(unknown[0], fetching.PARTS)
-        raise Misuse(f"there is no part '{unknown[0]}'{near or ';'} the parts are {', '.join(fetching.PARTS)}")
+        near = suggest(unknown[0], fetching.PARTS) or f"; there are {', '.join(fetching.PARTS)}"
+        raise Misuse(f"unknown part '{unknown[0]}'{near}")
     for dataset in datasets:
         with counting(f"fetching {dataset}", "bytes") as progress:
             folder = fetching.fetch(dataset, parts=chosen, mirror=mirror, progress=progress)
@@ -392,7 +396,8 @@ def import_features(dataset: str, file: Path, modality: str) -> None:
 
     kept = features.import_features(dataset, file, modality)
     shape = " x ".join(map(str, kept.shape))
-    click.echo(f"{modality} features [{shape}] of {dataset} are in {kept.path}; {kept.absent} entities have none")
+    empty = f"{kept.absent} of {kept.shape[0]} rows are empty"
+    click.echo(f"{modality} features [{shape}] of {dataset} are in {kept.path}; {empty}")
     if kept.unknown:
         click.echo(f"{kept.unknown} entries of the file belong to no entity of {dataset} and were left out")
 
@@ -407,6 +412,39 @@ def encode_names(dataset: str) -> None:
     with counting(f"encoding the names of {dataset}", "names") as progress:
         path = features.encode_names(dataset, progress=progress)
     click.echo(f"the encoded names of {dataset} are in {path}; use them with --features names")
+
+
+@cli.command()
+@click.option("--sampler", default="uniform", show_default=True, help="One or several, comma-separated.")
+@click.option("--kge", default="transe,distmult,rotate", show_default=True, help="One or several models.")
+@click.option("--dataset", default="mkg_y", show_default=True, help="One or several; planted:1k,planted:10k for growth.")
+@click.option("--protocol", default="nsbench", show_default=True, help="Width, batch and negatives come from it.")
+@click.option("--baseline", default="uniform", show_default=True, help="Other samplers are measured against this one.")
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Alternations.")
+@click.option("--pairs", type=click.IntRange(min=2), default=20, show_default=True, help="Interleaved epochs of two.")
+@click.option("--peers", is_flag=True, help="Measure PyKEEN in turns with nsbench (extra `peers`).")
+@click.option("--profile", is_flag=True, help="Where the time of a step goes, too.")
+@set_option
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+def bench(sampler: str, kge: str, dataset: str, protocol: str, baseline: str, rounds: int, pairs: int, peers: bool,
+          profile: bool, settings: tuple[str, ...], threads: int | None) -> None:  # fmt: skip
+    """Seconds per epoch, negatives per second, evaluation time and peak memory; ratios against uniform or PyKEEN.
+
+    \b
+    nsbench bench --peers --threads 2
+    nsbench bench --sampler bernoulli --kge transe
+    nsbench bench --kge transe --dataset planted:1k,planted:10k,planted:100k
+    """
+    from nsbench import bench as benchmark
+    from nsbench import campaign
+
+    if threads is not None:
+        set_threads(threads)
+    configs = campaign.plan(words(sampler), words(kge), words(dataset), [0], protocol=protocol, settings=list(settings))
+    for row in benchmark.report(configs, baseline, rounds, pairs, peers, profile, lambda text: click.echo(text, err=True)):
+        for name, value in row.items():
+            click.echo(f"{name:<18} {value}")
+        click.echo()
 
 
 @cli.command()

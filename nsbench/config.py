@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import re
@@ -182,6 +181,9 @@ def _check_needs(config: Config, dataset: Dataset | None = None) -> None:
         provided.add(Need.SIDE)
     if dataset is None or dataset.features:
         provided.add(Need.FEATURES)
+    sampler = SAMPLERS.get(config.sampler)
+    if Need.LIVE in sampler.requires and not getattr(sampler, "coupled", True):
+        raise Misuse(f"sampler '{config.sampler}' declares Need.LIVE, so its feedback joins the model's loss: set coupled = True")
     components = [("sampler", config.sampler, SAMPLERS)] + [("auxiliary loss", name, AUXILIARIES) for name in config.aux]
     for kind, name, registry in components:
         for need in missing_needs(registry.get(name).requires, provided):
@@ -226,11 +228,10 @@ def name_of(protocol: str) -> str:
     return Path(protocol).stem if protocol.endswith(".toml") else protocol
 
 
-@functools.cache
 def _read(name: str) -> str:
     if name.endswith(".toml"):
         if not Path(name).is_file():
-            raise Misuse(f"no protocol file {name}")
+            raise Misuse(f"no protocol file {name}; give the path of a TOML file, or one of {', '.join(protocol_names())}")
         return Path(name).read_text()
     if name not in protocol_names():
         near = suggest(name, protocol_names()) or f"; there are {', '.join(protocol_names())}"

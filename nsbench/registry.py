@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
 import pkgutil
 import sys
 import types
@@ -35,7 +36,6 @@ class Registry:
         self.package = package
         self.bases = bases  # contracts in nsbench.contracts, named because importing them loads torch; none: a function
         self._found: dict[str, Any] = {}
-        self._files: dict[str, Any] = {}  # components that came as path/to/file.py:Class
         self._complete = False
 
     def register(self, name: str) -> Callable[[C], C]:
@@ -54,9 +54,7 @@ class Registry:
     def get(self, name: str) -> Any:
         """The component called `name`, or given as `path/to/file.py:Class`."""
         if ".py:" in name:
-            if name not in self._files:
-                self._files[name] = self._from_file(name)
-            return self._files[name]
+            return self._from_file(name)
         if name not in self._found:
             self._load_all()
         if name in self._found:
@@ -96,19 +94,22 @@ class Registry:
         path = Path(file)
         if not path.is_file():
             raise Misuse(f"no file {file} for {self.kind} '{name}'; give a path as ./mine.py:Class")
-        place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # two files may have one stem
-        spec = importlib.util.spec_from_file_location(f"nsbench_file_{path.stem}_{place}", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            del sys.modules[spec.name]
-            raise Misuse(f"{file} cannot be loaded ({type(error).__name__}: {error}); mend the file") from error
+        known_by = hashlib.sha256(str(path.resolve()).encode() + path.read_bytes()).hexdigest()[:12]
+        module_name = f"nsbench_file_{path.stem}_{known_by}"  # a file that was edited is loaded again
+        if module_name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(module_name, path)
+            assert spec is not None
+            assert spec.loader is not None
+            sys.modules[module_name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
+            try:
+                spec.loader.exec_module(sys.modules[module_name])
+            except Exception as error:
+                del sys.modules[module_name]
+                raise Misuse(f"{file} cannot be loaded ({type(error).__name__}: {error}); mend the file") from error
+        module = sys.modules[module_name]
         component = getattr(module, attribute, None)
         if component is None:
-            raise Misuse(f"{file} defines no '{attribute}'")
+            raise Misuse(f"{file} defines no '{attribute}'{suggest(attribute, vars(module)) or '; name one of its classes'}")
         self._check(name, component)
         component.nsbench_file = str(path.resolve())
         return component
@@ -159,10 +160,10 @@ def _convert(value: Any, hint: Any, rule: Mapping[str, Any], label: str) -> Any:
             value = kind(value)
         if not isinstance(value, kind):
             raise TypeError
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         raise Misuse(f"{label} must be {_article(kind)}, not '{value}'") from None
-    if isinstance(value, float) and value != value:
-        raise Misuse(f"{label} must be a number, not nan")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Misuse(f"{label} must be a finite number, not {value}")
     if rule.get("minimum") is not None and value < rule["minimum"]:
         raise Misuse(f"{label} must be at least {rule['minimum']:g}, not {value:g}")
     if rule.get("choices") and value not in rule["choices"]:

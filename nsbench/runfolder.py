@@ -49,11 +49,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = open(self.path / "lock", "w")  # noqa: SIM115 (held below)
         with lock:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    raise Misuse(f"another process is working on {self.path}; wait for it or stop it") from None
+            if fcntl is not None and not self._locked(lock):
+                raise Misuse(f"another process is working on {self.path}; wait for it or stop it")
             for leftover in self.path.glob("*.tmp"):  # of a process that was killed while writing
                 leftover.unlink()
             try:
@@ -61,11 +58,20 @@ class RunFolder:
             except Misuse:  # refused while it was being set up: a refusal leaves nothing behind
                 if made:
                     self.remove("config.json")
-                    self.remove("lock")
-                    with contextlib.suppress(OSError):  # there is something to keep
-                        self.path.rmdir()
                 raise
-            self.remove("lock")
+            finally:
+                with contextlib.suppress(OSError):
+                    self.remove("lock")
+                    if made:
+                        self.path.rmdir()  # refuses where there is something to keep
+
+    def _locked(self, lock: IO[str]) -> bool:
+        """Take the lock, unless another process has it, or had it and has removed the file that we opened."""
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(os.fstat(lock.fileno()), os.stat(self.path / "lock"))
+        except OSError:
+            return False
 
     def write(self, name: str, save: Callable[[IO[bytes]], Any]) -> None:
         """Call `save` with a binary file; afterwards the folder has the old file or the new one, never half of it."""
@@ -110,7 +116,7 @@ def _explained(path: Path) -> Iterator[None]:
         raise RunFailed(f"cannot write {path}: {error.strerror}; choose another store with --runs") from None
     except RuntimeError as error:  # torch.save reports a failed write so
         if "unexpected pos" in str(error) or "write" in str(error):
-            raise RunFailed(f"cannot write {path}: no space left; free some and repeat the command") from None
+            raise RunFailed(f"no space left for {path}; free some and repeat the command, it goes on from here") from None
         raise
 
 

@@ -64,8 +64,8 @@ def execute(config: Config, dataset: Dataset, store: Path, *, device: str = "aut
     with folder.claimed():
         if folder.complete:  # by a process that has just let go of the folder
             return _as_it_is(folder, save_model)
-        notify({"stage": "set-up", "folder": str(folder.path)})
         saved = read_checkpoint(folder)
+        notify({"stage": "set-up", "folder": str(folder.path)})
         folder.write_json("config.json", record)
         if saved is not None:  # bit-identical ranks need the same thread count and kernels
             torch.set_num_threads(saved["threads"])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nsbench.config import Config
-from nsbench.contracts import Dataset, Negatives, Need, Objective, Positives, Sampler, Setting
+from nsbench.contracts import Dataset, Need, Negatives, Objective, Positives, Sampler, Setting
 from nsbench.graph import TrainGraph
 from nsbench.losses import block_loss, importance_of
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS
@@ -108,6 +108,8 @@ class Trainer:
             drawn = sampler.sample(positives, view)
             phase = sampler.phase(view)
         blocks = [drawn] if isinstance(drawn, Negatives) else drawn
+        for block in blocks:
+            block.check(len(positives))
         importance = None if self.importance is None else self.importance[positives.rows]
         with torch.set_grad_enabled(phase != "sampler"):
             scores = [scoring.block(positives, block) for block in blocks]
@@ -132,6 +134,8 @@ class Trainer:
         elif own is not None:
             with self.sampler_clock:
                 own.backward()
+            if sampler.coupled:  # in a sampler phase, feedback through a live view reaches the model too
+                self.model_adam.zero_grad(set_to_none=True)
         if self.sampler_adam is not None and phase != "model":
             with self.sampler_clock:
                 self.sampler_adam.step()

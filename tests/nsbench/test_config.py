@@ -1,0 +1,239 @@
+"""Configuration: strict, resolved per cell, and the identity of a run."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from nsbench.config import Protocol, check_features, configure, protocol_names, read_protocol, resolve_protocol
+from nsbench.contracts import Need, Sampler
+from nsbench.errors import Misuse
+from nsbench.registry import AUXILIARIES, SAMPLERS, option
+from nsbench.testing import registered, toy
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    size: int = option(5, "how many", minimum=1)
+    mode: str = option("a", "which", choices=("a", "b"))
+
+
+class Optioned(Sampler):
+    Options = Options
+    variants = {"paper": {"size": 9}}
+
+
+@pytest.fixture(autouse=True)
+def _optioned():
+    with registered(SAMPLERS, "optioned", Optioned):
+        yield
+
+
+def config(sampler="optioned", kge="transe", *settings, **how):
+    how = {"dataset": "toy", "protocol": "quick", **how}
+    return configure(sampler, kge, settings=settings, **how)
+
+
+def identity(sampler="optioned", kge="transe", *settings, data=None, **how):
+    return config(sampler, kge, *settings, **how).record(data or toy())["id"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["sampler.sise=3"], "unknown option sampler.sise; did you mean 'size'?"),
+        (["kge.nrom=2"], "unknown option kge.nrom; did you mean 'norm'?"),
+        (["fusion.x=1"], "unknown option fusion.x; it has no options"),
+        (["protocol.stepps=3"], "unknown option protocol.stepps; did you mean 'steps'?"),
+        (["sampler.size=0"], "sampler.size must be at least 1, not 0"),
+        (["sampler.mode=c"], "sampler.mode must be one of a, b, not 'c'"),
+        (["protocol.sides=both"], "protocol.sides must be one of per_row, per_slot, alternate, not 'both'"),
+        (["protocol.name=mine"], "protocol.name and protocol.version cannot be set; name another protocol with --protocol"),
+        (["sampler.variant=papre"], "optioned has no variant 'papre'; it has recommended, paper"),
+        (["aux.nothing=-1"], "aux.nothing must be a finite number of at least 0, not -1"),
+        (["aux.nothing=much"], "aux.nothing must be a number, not 'much'"),
+        (["aux.nothing.x=1"], "aux.nothing has options but no weight; add --set aux.nothing=1"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_in_words(settings, words):
+    with pytest.raises(Misuse) as error:
+        config("optioned", "transe", *settings)
+    assert str(error.value) == words
+
+
+@pytest.mark.parametrize("text", ["size=3", "sampler.size", "nonsense.size=3", "sampler size=3", ""])
+def test_a_setting_has_group_name_and_value(text):
+    with pytest.raises(Misuse, match=r"--set takes GROUP\.NAME=VALUE"):
+        config("optioned", "transe", text)
+
+
+def test_unknown_names_and_a_negative_seed():
+    with pytest.raises(Misuse, match="unknown sampler 'unifrom'; did you mean 'uniform'"):
+        config("unifrom")
+    with pytest.raises(Misuse, match="unknown model 'trans'; did you mean 'transe'"):
+        config("uniform", "trans")
+    with pytest.raises(Misuse, match="unknown protocol 'quik'; did you mean 'quick'"):
+        config(protocol="quik")
+    with pytest.raises(Misuse, match="seed must be at least 0"):
+        config(seed=-1)
+    with pytest.raises(Misuse, match="unknown auxiliary loss"):
+        config("optioned", "transe", "aux.nothing=1")
+
+
+def test_a_variant_sets_options_and_a_setting_wins():
+    assert config().sampler_options == Options()
+    assert config("optioned", "transe", "sampler.variant=paper").sampler_options == Options(size=9)
+    both = config("optioned", "transe", "sampler.variant=paper", "sampler.size=2", "sampler.mode=b")
+    assert both.sampler_options == Options(2, "b")
+    assert both.variant == "paper"
+
+
+def test_every_shipped_protocol_resolves_for_every_cell():
+    assert {"nsbench", "cpu", "quick", "mmrns-2022"} <= set(protocol_names())
+    for name in protocol_names():
+        for kge in ("transe", "distmult", "rotate"):
+            for dataset in ("mkg_y", "mkg_w", "db15k", "planted:small"):
+                found = resolve_protocol(name, kge, dataset, {})
+                assert found.name == name
+                for field in dataclasses.fields(Protocol):
+                    assert not isinstance(getattr(found, field.name), dict)
+
+
+def write(folder, name, text):
+    path = folder / f"{name}.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_protocol_extends_another_and_the_most_specific_value_wins(tmp_path):
+    margins = '[margin]\ndefault = 1.0\ntranse = 2.0\ndistmult = 2.5\ntoy = 3.0\n"transe/toy" = 4.0\n'
+    base = write(tmp_path, "base", f"steps = 10\nbatch = 3\n{margins}")
+    mine = write(tmp_path, "mine", f'extends = "{base}"\nsteps = 20\n')
+    assert read_protocol(mine)["batch"] == 3
+    assert "extends" not in read_protocol(mine)
+
+    def margin(kge, dataset):
+        return resolve_protocol(mine, kge, dataset, {}).margin
+
+    assert [margin(kge, "toy") for kge in ("transe", "distmult", "rotate")] == [4.0, 3.0, 3.0]
+    assert [margin(kge, "other") for kge in ("transe", "distmult", "rotate")] == [2.0, 2.5, 1.0]
+    found = resolve_protocol(mine, "transe", "toy", {"margin": "9"})
+    assert (found.name, found.steps, found.batch, found.margin) == ("mine", 20, 3, 9.0)
+
+
+def test_protocol_files_that_cannot_be_used(tmp_path):
+    with pytest.raises(Misuse, match="no protocol file"):
+        config(protocol=str(tmp_path / "none.toml"))
+    with pytest.raises(Misuse, match="is not TOML"):
+        config(protocol=write(tmp_path, "broken", "steps ="))
+    with pytest.raises(Misuse, match=r"unknown option protocol\.stepz"):
+        config(protocol=write(tmp_path, "odd", "stepz = 3"))
+
+
+class Picky(Sampler):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("need", "settings", "words"),
+    [
+        (Need.VIEWS, [], "needs two views of an entity"),
+        (Need.GRAM, [], "closed form, which 'transe' is not"),
+        (Need.SIDE, ["protocol.sides=alternate"], "which protocol 'quick' fixes"),
+    ],
+)
+def test_an_impossible_pair_is_refused_while_the_configuration_is_made(need, settings, words):
+    class Needs(Picky):
+        requires = frozenset({need})
+
+    with registered(SAMPLERS, "needs", Needs), pytest.raises(Misuse, match=words):
+        config("needs", "transe", *settings)
+
+
+def test_missing_features_are_refused_once_the_data_is_there():
+    class Needs(Picky):
+        requires = frozenset({Need.FEATURES})
+
+    with registered(SAMPLERS, "needs", Needs):
+        made = config("needs")
+        assert made.wants_features
+        check_features(made, toy(features=True))
+        with pytest.raises(Misuse, match="needs features and 'toy' has none"):
+            check_features(made, toy())
+    assert not config().wants_features
+
+
+def test_the_identity_is_stable():
+    assert identity() == identity()
+    assert len(identity()) == 8
+    assert int(identity(), 16) >= 0
+
+
+def test_the_identity_does_not_depend_on_spelling_out_defaults():
+    spelled = ["sampler.size=5", "sampler.variant=recommended", "kge.norm=1", "protocol.steps=400", "protocol.margin=3"]
+    assert identity("optioned", "transe", *spelled) == identity()
+    assert identity(fusion="none", features="none", split="released") == identity()
+    assert config("optioned", "transe", *spelled).changed == {}
+
+
+CHANGES = {
+    "sampler": lambda: identity("uniform"),
+    "model": lambda: identity("optioned", "distmult"),
+    "seed": lambda: identity(seed=1),
+    "sampler option": lambda: identity("optioned", "transe", "sampler.size=6"),
+    "model option": lambda: identity("optioned", "transe", "kge.norm=2"),
+    "protocol value": lambda: identity("optioned", "transe", "protocol.steps=401"),
+    "protocol": lambda: identity(protocol="cpu"),
+    "variant": lambda: identity("optioned", "transe", "sampler.variant=paper"),
+    "training data": lambda: identity(data=dataclasses.replace(toy(), train=toy().train[1:])),
+    "test data": lambda: identity(data=dataclasses.replace(toy(), test=toy().test[1:])),
+    "filter": lambda: identity(data=dataclasses.replace(toy(), extra_known=torch.tensor([[0, 0, 9]]))),
+    "features": lambda: identity(data=toy(features=True)),
+}
+
+
+def test_the_identity_changes_with_everything_that_can_change_the_result():
+    found = {name: change() for name, change in CHANGES.items()}
+    assert len({identity(), *found.values()}) == len(found) + 1, found
+
+
+def test_the_identity_changes_with_a_version(monkeypatch):
+    before = identity()
+    monkeypatch.setattr(Optioned, "version", 2)
+    assert identity() != before
+
+
+def test_the_identity_of_a_file_plugin_follows_its_source_not_its_place(tmp_path):
+    text = "from nsbench.contracts import Sampler\nclass Mine(Sampler):\n    pass\n"
+    made = {}
+    for folder, source in (("a", text), ("b", text), ("c", text + "# changed\n")):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "mine.py"
+        path.write_text(source)
+        made[folder] = identity(f"{path}:Mine")
+    assert made["a"] == made["b"]
+    assert made["a"] != made["c"]
+
+
+def test_an_auxiliary_loss_and_its_weight_belong_to_the_identity():
+    from nsbench.contracts import Auxiliary
+
+    class Extra(Auxiliary):
+        pass
+
+    with registered(AUXILIARIES, "extra", Extra):
+        with_extra = [identity("optioned", "transe", f"aux.extra={weight}") for weight in (0.5, 1)]
+    assert len({identity(), *with_extra}) == 3
+
+
+def test_the_record_says_what_was_changed_and_chosen():
+    made = config("optioned", "transe", "sampler.size=6", "protocol.steps=7", seed=4).record(toy())
+    assert made["changed"] == {"steps": 7}
+    assert made["options"]["sampler"] == {"size": 6}
+    assert made["protocol"]["steps"] == 7
+    assert (made["seed"], made["dataset"], made["features"]) == (4, "toy", "none")
+
+
+def test_the_cell_is_readable():
+    assert config(seed=3).cell == "optioned-transe-toy-s3"
+    assert config("uniform", "rotate", dataset="planted:small").cell == "uniform-rotate-planted_small-s0"

@@ -1,0 +1,77 @@
+"""specs/classic_samplers.md, section 2, Tests."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nsbench.graph import TrainGraph
+from nsbench.samplers.bernoulli import head_probability
+from nsbench.testing import assert_contract, check_sampler, toy
+
+TRIPLE = st.tuples(st.integers(0, 7), st.integers(0, 2), st.integers(0, 7))
+
+
+@pytest.mark.parametrize("kge", ["transe", "distmult", "rotate"])
+def test_contract(kge):
+    assert_contract("bernoulli", kge, device="cpu")
+
+
+def test_the_battery_knows_that_it_chooses_the_side_itself():
+    assert {f.rule for f in check_sampler("bernoulli", device="cpu") if f.passed is None} == {"fixed side", "host sync"}
+
+
+def by_sets(triples, relation):
+    """tph / (tph + hpt) from dictionaries of sets of Python ints, as the paper words it."""
+    tails, heads = {}, {}
+    for h, r, t in triples:
+        if r == relation:
+            tails.setdefault(h, set()).add(t)
+            heads.setdefault(t, set()).add(h)
+    if not tails:
+        return 0.5
+    tph = sum(map(len, tails.values())) / len(tails)
+    hpt = sum(map(len, heads.values())) / len(heads)
+    return tph / (tph + hpt)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(TRIPLE, min_size=1, max_size=30))
+def test_probability_is_the_papers_and_the_closed_form(triples):
+    p = head_probability(TrainGraph(torch.tensor(triples), 8, 4)).tolist()
+    for relation in range(4):  # the last is never in train
+        assert p[relation] == pytest.approx(by_sets(triples, relation), abs=1e-6)
+        heads = {h for h, r, _ in triples if r == relation}
+        tails = {t for _, r, t in triples if r == relation}
+        if heads:
+            assert p[relation] == pytest.approx(len(tails) / (len(heads) + len(tails)), abs=1e-6)
+
+
+def test_one_to_four_gives_four_fifths_and_an_unseen_relation_one_half():
+    data = toy()
+    p = head_probability(TrainGraph(data.train, 40, 5))
+    assert p[1].item() == pytest.approx(0.8)
+    assert p[2].item() == pytest.approx(2 / 36)  # 34 heads, 2 tails: the tail is replaced
+    assert p[3].item() == pytest.approx(0.5)
+    assert p[4].item() == 0.5
+
+
+@pytest.mark.parametrize("sides", ["per_row", "per_slot"])
+def test_heads_are_replaced_as_often_as_the_probability_says(trainer_on, draw, sides):
+    triples = toy().train.tolist()
+    trainer = trainer_on("bernoulli", triples, 40, 5, 4, f"protocol.sides={sides}")
+    p = head_probability(trainer.graph)
+    for relation in range(4):
+        row = next(i for i, triple in enumerate(triples) if triple[1] == relation)
+        _, block = draw(trainer, [row] * 100_000)
+        n, expected = block.side.numel(), p[relation].item()
+        assert abs(block.side.sum().item() - n * expected) < 4 * (n * expected * (1 - expected)) ** 0.5
+
+
+def test_no_known_positive(trainer_on, draw):
+    triples = toy().train.tolist()
+    known = set(map(tuple, triples))
+    trainer = trainer_on("bernoulli", triples, 40, 5, 100)
+    _, block = draw(trainer, range(len(triples)))
+    for (h, r, t), head, ids in zip(triples, block.side.tolist(), block.ids.tolist()):
+        assert not known & {(e, r, t) if head else (h, r, e) for e in ids}
