@@ -6,6 +6,7 @@ The machine is never quiet, so every comparison alternates its two sides within 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -78,7 +79,8 @@ def measure(config: Config, dataset: Dataset, device: torch.device, rounds: int,
             "memory": peak_memory(device), "memory_before": before}  # fmt: skip
 
 
-def ratio(config: Config, baseline: Config, dataset: Dataset, device: torch.device, pairs: int) -> tuple[float, float, float]:
+def ratio(config: Config, baseline: Config, dataset: Dataset, device: torch.device,
+          pairs: int) -> tuple[float, float, float]:  # fmt: skip
     """Geometric mean of (epoch of config / epoch of baseline) over interleaved pairs, with its 95 % t interval."""
     one, other = Trainer(config, dataset, device), Trainer(baseline, dataset, device)
     for trainer in (one, other):
@@ -218,7 +220,7 @@ class _PyKEEN:
                 marks.append(time.perf_counter())
 
         self.loop.train(self.train, num_epochs=count, batch_size=self.batch, use_tqdm=False, callbacks=[Mark()])
-        return [b - a for a, b in zip(marks, marks[1:])]
+        return [b - a for a, b in itertools.pairwise(marks)]
 
     def evaluate(self, batch_size: int) -> float:
         began = time.perf_counter()

@@ -183,7 +183,7 @@ def _check_needs(config: Config, dataset: Dataset | None = None) -> None:
         provided.add(Need.FEATURES)
     sampler = SAMPLERS.get(config.sampler)
     if Need.LIVE in sampler.requires and not getattr(sampler, "coupled", True):
-        raise Misuse(f"sampler '{config.sampler}' declares Need.LIVE, so its feedback joins the model's loss: set coupled = True")
+        raise Misuse(f"sampler '{config.sampler}' declares Need.LIVE, so its feedback joins the loss: set coupled = True")
     components = [("sampler", config.sampler, SAMPLERS)] + [("auxiliary loss", name, AUXILIARIES) for name in config.aux]
     for kind, name, registry in components:
         for need in missing_needs(registry.get(name).requires, provided):

@@ -1,4 +1,4 @@
-"""Penalties on whole tables, by their gradients alone: the value is never used, and autograd would pass over memory six times."""
+"""Penalties on whole tables, by their gradients alone: nobody uses the value, and autograd's way is six passes over memory."""
 
 from __future__ import annotations
 

@@ -1,0 +1,351 @@
+"""What wrong input gets: one sentence that starts with `Error:`, an exit code, and nothing changed on disk.
+
+`python tests/nsbench/test_bad_input.py` prints the table with the sentences as they come out.
+"""
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import nsbench.cli
+from nsbench import campaign
+
+MISUSE, FAILED = 2, 1
+RUN = "run --protocol quick --set protocol.batch=2 --set protocol.steps=2 --set protocol.width=4 --device cpu"
+PLANTED = "run --protocol quick --dataset planted:small --device cpu"
+
+
+@dataclass(frozen=True)
+class Case:
+    """`prepare` spoils the folder, in which the command then runs; `{graph}` in it is the user's own graph."""
+
+    name: str
+    command: str
+    expected: str  # a regular expression found in the sentence
+    code: int = MISUSE
+    prepare: Callable[[Path], None] = lambda folder: None
+
+
+def edit(name: str, text: str | bytes) -> Callable[[Path], None]:
+    """Give a file of the graph another content."""
+    content = text if isinstance(text, bytes) else text.encode()
+    return lambda folder: (folder / "graph" / name).write_bytes(content) and None
+
+
+def write(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text) and None
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "graph" / name).unlink()
+
+
+def tensor(value: Any, name: str = "mine.pth") -> Callable[[Path], None]:
+    return lambda folder: torch.save(value, folder / name)
+
+
+def array(value: np.ndarray) -> Callable[[Path], None]:
+    return lambda folder: np.save(folder / "mine.npy", value, allow_pickle=True)
+
+
+class Payload:
+    """Unpickled by the ordinary unpickler, it would make a folder `executed`."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("executed",)
+
+
+def finished(*settings: str, seed: int = 0) -> Callable[[Path], None]:
+    """A complete run in the store."""
+
+    def prepare(folder: Path) -> None:
+        chosen = ["protocol.steps=2", "protocol.width=4", *settings]
+        (config,) = campaign.plan(["uniform"], ["transe"], ["planted:small"], [seed], protocol="quick", settings=chosen)
+        campaign.carry_out(config, folder / "runs", device="cpu")
+
+    return prepare
+
+
+def both(*steps: Callable[[Path], None]) -> Callable[[Path], None]:
+    return lambda folder: [step(folder) for step in steps] and None
+
+
+def damaged(file: str) -> Callable[[Path], None]:
+    """A complete run of which one file is cut in half."""
+
+    def prepare(folder: Path) -> None:
+        finished()(folder)
+        (path,) = (folder / "runs").glob(f"*/{file}")
+        path.write_bytes(path.read_bytes()[:100])
+
+    return prepare
+
+
+def damaged_checkpoint(folder: Path) -> None:
+    (config,) = campaign.plan(["uniform"], ["transe"], ["planted:small"], [0], protocol="quick")
+    run = campaign.folder_of(config, folder / "runs")
+    run.path.mkdir(parents=True)
+    (run.path / "checkpoint.pt").write_bytes(b"no checkpoint")
+
+
+def truncated(folder: Path) -> None:
+    file = folder / "graph" / "train2id.txt"
+    file.write_bytes(file.read_bytes()[:-6])
+
+
+IMPORT = "data import-features {graph} mine.{0} --modality visual"
+TINY = PLANTED + " --set protocol.steps=2 --set protocol.width=4"
+PLUGIN = PLANTED + " --sampler ./mine.py:Mine"
+ON_GRAPH = RUN + " --dataset {graph}"
+
+RAISING = """from nsbench.contracts import Sampler
+class Mine(Sampler):
+    def sample(self, positives, view):
+        raise ValueError('not\\n today')
+"""
+
+CASES = [
+    # files of a graph
+    Case("truncated file", ON_GRAPH, "is truncated: line 1 announces 6 lines and 5 follow; get the whole file",
+         prepare=truncated),
+    Case("wrong count line", ON_GRAPH, "line 1, announces 1 lines but 2 follow",
+         prepare=edit("test2id.txt", "1\n0 1 0\n1 2 0\n")),
+    Case("count line missing", ON_GRAPH, "line 1, must be the number of lines",
+         prepare=edit("test2id.txt", "0 1 0\n1 2 0\n")),
+    Case("entity id out of range", ON_GRAPH, r"line 2: entity id 5 is out of range",
+         prepare=edit("test2id.txt", "1\n0 5 0\n")),
+    Case("relation id out of range", ON_GRAPH, "relation id 2 is out of range",
+         prepare=edit("test2id.txt", "2\n0 1 2\n1 3 0\n")),
+    Case("negative id", ON_GRAPH, "entity id -1 is out of range", prepare=edit("valid2id.txt", "1\n-1 1 0\n")),
+    Case("id that is no number", ON_GRAPH, "line 2: 'x' is not an id", prepare=edit("valid2id.txt", "1\nx 1 0\n")),
+    Case("swapped columns", ON_GRAPH, "the columns look swapped", prepare=edit("test2id.txt", "2\n0 1 3\n1 0 4\n")),
+    Case("two columns", ON_GRAPH, "has 2 columns; write head, tail, relation", prepare=edit("test2id.txt", "1\n0 1\n")),
+    Case("duplicate test triples", ON_GRAPH, "line 3, repeats the triple of line 2",
+         prepare=edit("test2id.txt", "2\n0 2 0\n0 2 0\n")),
+    Case("duplicate entity id", ON_GRAPH, "id 0 is given twice", prepare=edit("entity2id.txt", "2\na 0\nb 0\n")),
+    Case("empty split", ON_GRAPH, "valid2id.txt holds no triple", prepare=edit("valid2id.txt", "0\n")),
+    Case("empty file", ON_GRAPH, "line 1, must be the number", prepare=edit("train2id.txt", "")),
+    Case("missing file", ON_GRAPH, "test2id.txt is missing", prepare=remove("test2id.txt")),
+    Case("not UTF-8", ON_GRAPH, "entity2id.txt is not UTF-8", prepare=edit("entity2id.txt", b"1\n\xff\xfe 0\n")),
+    Case("names of another number", ON_GRAPH, "has 1 lines for 5 ids", prepare=edit("entity_names.txt", "one\n")),
+    Case("folder without a graph", RUN + " --dataset ./empty", "empty holds no graph",
+         prepare=lambda f: (f / "empty").mkdir()),
+    Case("no such folder", RUN + " --dataset ./nowhere", "no dataset in files is called './nowhere'"),
+    # features
+    Case("features with NaN", IMPORT, "not finite in float32 for 1 entities, first for entity 0",
+         prepare=tensor(torch.tensor([[float("nan")]] + [[1.0]] * 4))),
+    Case("features of wrong length", IMPORT, r"mine\.pth .*\b4\b.*\b5\b", prepare=tensor(torch.ones(4, 2))),
+    Case("features of a wrong dtype", IMPORT, "mine.pth .*int64", prepare=tensor(torch.ones(5, 2, dtype=torch.int64))),
+    Case("features of a wrong shape", IMPORT, r"mine.pth", prepare=tensor(torch.ones(5))),
+    Case("features all zero", IMPORT, "holds only zeros", prepare=tensor(torch.zeros(5, 2))),
+    Case("a dictionary for features", IMPORT, "holds a dict, not a tensor",
+         prepare=tensor({"visual": torch.ones(5, 2)})),
+    Case("malicious pickle (.pth)", IMPORT, "reading it would run code or it is damaged", prepare=tensor(Payload())),
+    Case("malicious pickle (.npy)", IMPORT.replace("{0}", "npy"), "reading it would run code or it is damaged",
+         prepare=array(np.array([Payload()], dtype=object))),
+    Case("broken .h5", IMPORT.replace("{0}", "h5"), "is no readable .h5 file", prepare=write("mine.h5", "no HDF5")),
+    Case("unknown kind of file", IMPORT.replace("{0}", "csv"), "is of an unknown kind",
+         prepare=write("mine.csv", "1,2")),
+    Case("no feature file", IMPORT, "there is no feature file mine.pth"),
+    Case("bad name of a modality", IMPORT.replace("visual", "../up"), "cannot name a modality",
+         prepare=tensor(torch.ones(5, 2))),
+    Case("features out of a damaged .pth", "data audit {graph}", "it is damaged",
+         prepare=edit("graph-visual.pth", "no tensor")),
+    # names
+    Case("unknown sampler", PLANTED + " --sampler bernouli", "unknown sampler 'bernouli'; did you mean 'bernoulli'?"),
+    Case("unknown model", PLANTED + " --kge rotat", "unknown model 'rotat'; did you mean 'rotate'?"),
+    Case("unknown dataset", RUN + " --dataset mkgy", "unknown dataset 'mkgy'; did you mean 'mkg_y'?"),
+    Case("unknown protocol", PLANTED.replace("quick", "quik"), "unknown protocol 'quik'; did you mean 'quick'?"),
+    Case("unknown fusion", PLANTED + " --fusion nonne", "unknown fusion 'nonne'; did you mean 'none'?"),
+    Case("unknown option", PLANTED + " --samplr uniform", "unknown option --samplr; did you mean '--sampler'?"),
+    Case("unknown command", "rnu", "unknown command 'rnu'; did you mean 'run'?"),
+    Case("unknown data command", "data ftech", "unknown command 'ftech'; did you mean 'fetch'?"),
+    Case("unknown name to show", "show rotat", "nothing is called 'rotat'; did you mean 'rotate'?"),
+    Case("unknown part to fetch", "data fetch mkg_y --parts triple", "unknown part 'triple'; did you mean 'triples'?"),
+    Case("what cannot be fetched", "data fetch planted", "'planted' cannot be fetched"),
+    Case("missing argument", "show", "Missing argument 'NAME'"),
+    Case("missing value", PLANTED + " --sampler", "'--sampler' requires an argument"),
+    Case("an empty list", PLANTED + " --sampler ,", "an empty list of names"),
+    Case("planted of no size", RUN + " --dataset planted:banana", "unknown size 'planted:banana'; use small, null"),
+    Case("planted too small", RUN + " --dataset planted:3", "planted has 500 to 1000000 entities, not '3'"),
+    Case("argument of a public dataset", RUN + " --dataset mkg_y:5", "mkg_y takes no argument"),
+    Case("split of a generated dataset", PLANTED + " --split clean", "planted has no split 'clean'"),
+    # values
+    Case("protocol value that is unknown", PLANTED + " --set protocol.step=3",
+         "unknown option protocol.step; did you mean 'steps'?"),
+    Case("option that does not apply", PLANTED + " --set sampler.timesteps=3",
+         "unknown option sampler.timesteps; it has no options"),
+    Case("option of another model", PLANTED + " --set kge.phase=radians", "unknown option kge.phase"),
+    Case("value that is no choice", PLANTED + " --kge rotate --set kge.phase=x",
+         "kge.phase must be one of scaled, radians, not 'x'"),
+    Case("margin below zero", PLANTED + " --set protocol.margin=-1", "protocol.margin must be at least 0, not -1"),
+    Case("steps that are no number", PLANTED + " --set protocol.steps=many",
+         "protocol.steps must be a whole number, not 'many'"),
+    Case("no steps at all", PLANTED + " --set protocol.steps=0", "protocol.steps must be at least 1, not 0"),
+    Case("a value that is nan", PLANTED + " --set protocol.margin=nan", "protocol.margin must be a finite number, not nan"),
+    Case("batch larger than the data", PLANTED + " --set protocol.batch=9999", "the batch of 9999 is larger than the"),
+    Case("another variant", PLANTED + " --set sampler.variant=old", "uniform has no variant 'old'; it has recommended"),
+    Case("auxiliary loss that is unknown", PLANTED + " --set aux.magic=1", "unknown auxiliary loss 'magic'"),
+    Case("weight that is no number", PLANTED + " --set aux.magic=much", "aux.magic must be a number, not 'much'"),
+    Case("--set without a value", PLANTED + " --set protocol.steps", "--set takes GROUP.NAME=VALUE"),
+    Case("--set without a group", PLANTED + " --set steps=3", "--set takes GROUP.NAME=VALUE"),
+    Case("--set of an unknown group", PLANTED + " --set trainer.steps=3",
+         "with GROUP one of sampler, kge, fusion, protocol, aux"),
+    Case("seed below zero", PLANTED + " --seed -1", "Invalid value for '--seed'"),
+    Case("seed that is no number", PLANTED + " --seed one", "Invalid value for '--seed'"),
+    Case("seeds that are no numbers", PLANTED + " --seeds a,b", "--seeds takes a number"),
+    Case("no seeds", PLANTED + " --seeds 0", "--seeds must be at least 1, not 0"),
+    Case("a seed below zero among seeds", PLANTED + " --seeds 1,-2", "the seed must be at least 0, not -2"),
+    Case("seed and seeds", PLANTED + " --seed 1 --seeds 2", "give --seed or --seeds, not both"),
+    Case("unknown split", PLANTED + " --split dirty", "'dirty' is not one of 'clean', 'released'"),
+    Case("unknown features", PLANTED + " --features best", "'best' is not one of 'auto'"),
+    Case("unknown device", PLANTED.replace("cpu", "tpu9"), "unknown device 'tpu9'; use auto, cpu or cuda"),
+    Case("device that is not supported", PLANTED.replace("cpu", "meta"), "nsbench runs on cpu and cuda, not on 'meta'"),
+    Case("no threads", PLANTED + " --threads 0", "Invalid value for '--threads'"),
+    # plugins and protocols in files
+    Case("no plugin file", PLUGIN, "no file ./mine.py for sampler './mine.py:Mine'"),
+    Case("plugin without the class", PLUGIN, "./mine.py defines no 'Mine'", prepare=write("mine.py", "x = 1\n")),
+    Case("plugin of a wrong base class", PLUGIN, r"must be a subclass of nsbench\.contracts\.Sampler",
+         prepare=write("mine.py", "class Mine: pass\n")),
+    Case("plugin with a syntax error", PLUGIN, r"mine\.py cannot be loaded \(SyntaxError",
+         prepare=write("mine.py", "class Mine(:\n")),
+    Case("plugin with a failing import", PLUGIN,
+         r"cannot be loaded \(ModuleNotFoundError: No module named 'nothing_of_this_name'\)",
+         prepare=write("mine.py", "import nothing_of_this_name\n")),
+    Case("plugin that raises", PLUGIN, "ValueError: not today", FAILED, write("mine.py", RAISING)),
+    Case("protocol file that is not there", PLANTED.replace("quick", "./my.toml"), "no protocol file ./my.toml"),
+    Case("damaged protocol file", PLANTED.replace("quick", "./my.toml"), "my.toml is not TOML",
+         prepare=write("my.toml", "steps = \n")),
+    Case("unknown key in a protocol file", PLANTED.replace("quick", "./my.toml"),
+         "unknown option protocol.stepz; did you mean 'steps'?",
+         prepare=write("my.toml", "extends = 'quick'\nstepz = 3\n")),
+    Case("protocol that extends nothing", PLANTED.replace("quick", "./my.toml"),
+         "unknown protocol 'quik'; did you mean 'quick'?",
+         prepare=write("my.toml", "extends = 'quik'\n")),
+    Case("bernoulli where sides alternate", PLANTED + " --sampler bernoulli --set protocol.sides=alternate",
+         "sampler 'bernoulli' chooses the side itself, which protocol 'quick' fixes by alternating"),
+    # the store
+    Case("table of nothing", "table", "no complete run in runs; start with"),
+    Case("table of a damaged run", "table", "no complete run in runs .unfinished or damaged folders: 1",
+         prepare=damaged("result.json")),
+    Case("run that is damaged", TINY, "result.json is damaged; delete",
+         prepare=damaged("result.json")),
+    Case("table of mixed protocols", "table",
+         "the runs differ in changed.steps .2 in 1 runs, 3 in 1 runs.; keep one with the filter",
+         prepare=both(finished(), finished("protocol.steps=3", seed=1))),
+    Case("filter without a value", "table --where dataset", "--where takes NAME=VALUE, not 'dataset'",
+         prepare=finished()),
+    Case("filter by nothing known", "table --where color=red", "cannot filter by 'color'", prepare=finished()),
+    Case("filter that no run passes", "table --where dataset=mkg_w",
+         "no run has dataset=mkg_w; there is planted:small", prepare=finished()),
+    Case("baseline that is not there", "table --baseline dhns", "no row is the baseline 'dhns'", prepare=finished()),
+    Case("table into a folder that is not there", "table -o no/where.md", "cannot use no/where.md: No such file",
+         FAILED, finished()),
+    Case("model of a run that is over", TINY + " --save-model",
+         "its model was not kept; delete the folder", prepare=finished()),
+    Case("damaged checkpoint", PLANTED, "checkpoint.pt is damaged or of another version; delete it",
+         prepare=damaged_checkpoint),
+    Case("file in the way of the store", PLANTED + " --runs afile/runs",
+         "cannot write afile/runs/\\S+: Not a directory; choose another store",
+         FAILED, write("afile", "")),
+    # runs that fail
+    Case("scores that are not finite", PLANTED + " --kge distmult --set protocol.learning_rate=1e38", "not finite",
+         FAILED),
+    Case("more memory than there is", PLANTED + " --set protocol.width=100000000000", "out of memory; use a smaller",
+         FAILED),
+]  # fmt: skip
+
+
+def spoilt(case: Case, folder: Path) -> list[str]:
+    """Prepare a folder with a good graph, spoil it as the case says, and return the words of the command."""
+    graph = folder / "graph"
+    graph.mkdir()
+    for name, lines in {"entity2id": [f"e{i} {i}" for i in range(5)], "relation2id": ["r 0", "s 1"],
+                        "train2id": ["0 1 0", "1 2 0", "2 3 1", "3 0 1", "4 0 0", "2 4 1"], "valid2id": ["0 3 0"],
+                        "test2id": ["1 3 0", "4 1 1"]}.items():  # fmt: skip
+        (graph / f"{name}.txt").write_text("\n".join([str(len(lines)), *lines]) + "\n")
+    case.prepare(folder)
+    return [word.replace("{graph}", "graph").replace("{0}", "pth") for word in case.command.split()]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_wrong_input_gets_one_sentence(case: Case, command, tmp_path_factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path_factory.mktemp("wrong")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("NSBENCH_RUNS", "runs")
+    monkeypatch.setenv("NSBENCH_DATA", str(folder / "data"))
+    words = spoilt(case, folder)
+    before = contents(folder)
+    said = command(*words)
+    assert said.code == case.code, said.err
+    assert said.out == ""
+    *notices, sentence = said.err.splitlines()
+    assert re.search(case.expected, sentence), sentence
+    assert sentence.startswith("Error: ")
+    if case.code == MISUSE:
+        assert notices == []
+        assert contents(folder) == before
+    else:  # the run began and said so
+        assert not any(path.endswith(("result.json", ".tmp")) for path in set(contents(folder)) - set(before))
+    assert "Traceback" not in said.err
+    assert not (folder / "executed").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_without_a_device(command, store: Path) -> None:
+    said = command(*PLANTED.replace("cpu", "cuda").split())
+    assert (said.code, said.err) == (2, "Error: no CUDA device is available here; use --device cpu\n")
+    assert not store.exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a tmpfs")
+@pytest.mark.parametrize(("options", "expected"), [
+    ("size=16k", "no space left for"), ("ro", "cannot write .*: Read-only file system; choose another store with --runs"),
+])  # fmt: skip
+def test_a_full_and_a_read_only_disk(command, tmp_path: Path, options: str, expected: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(disk)], capture_output=True).returncode:
+        pytest.skip("a file system can be mounted by root only")
+    try:
+        said = command(*PLANTED.split(), "--runs", str(disk), "--checkpoint-every", "0")
+        assert not list(disk.rglob("*.tmp"))
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+    assert said.code == FAILED
+    assert re.match(f"Error: {expected}", said.err.splitlines()[-1])
+    assert "Traceback" not in said.err
+
+
+def print_table() -> None:
+    """Name, exit code and sentence of every case, as markdown."""
+    print("| input | exit code | sentence |\n|---|---|---|")
+    for case in CASES:
+        with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
+            os.environ |= {"NSBENCH_RUNS": "runs", "NSBENCH_DATA": "data"}
+            sys.argv = ["nsbench", *spoilt(case, Path(name))]
+            heard = io.StringIO()
+            with contextlib.redirect_stderr(heard), pytest.raises(SystemExit) as stop:
+                nsbench.cli.main()
+        sentence = heard.getvalue().splitlines()[-1].replace("|", "\\|")
+        print(f"| {case.name} | {stop.value.code} | {sentence} |")
+
+
+if __name__ == "__main__":
+    print_table()

@@ -1,0 +1,140 @@
+"""Which runs a plan has, and runs from Python."""
+
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nsbench
+from nsbench import campaign, cli
+from nsbench.campaign import Result
+from nsbench.errors import Misuse
+
+QUICK = {"protocol.steps": 4, "protocol.validate_every": 2, "protocol.width": 8}
+
+
+def test_run_from_python_returns_the_result(tmp_path: Path) -> None:
+    stages = []
+    result = nsbench.run("bernoulli", "distmult", "planted:small", protocol="quick", seed=3, options=QUICK, runs=tmp_path,
+                         device="cpu", notify=lambda event: stages.append(event["stage"]))  # fmt: skip
+    assert isinstance(result, Result)
+    assert result.folder.parent == tmp_path
+    assert result.folder.name.startswith("bernoulli-distmult-planted_small-s3-")
+    assert result.record["config"]["changed"] == {"steps": 4, "validate_every": 2, "width": 8}
+    assert result.test == result.record["test"]
+    assert 0 < result.valid["mrr"] < 1
+    arrays = result.ranks()
+    count = len(arrays["triples"])
+    assert arrays["ranks"].shape == (count, 2, 2)
+    assert arrays["ranks"].dtype == arrays["candidates"].dtype == np.int32
+    assert result.test["mrr"] == pytest.approx((1 / arrays["ranks"].mean(-1)).mean(), abs=1e-12)
+    assert list(dict.fromkeys(stages)) == ["set-up", "training", "validation", "ranking", "writing"]
+
+
+def test_the_store_loads_into_a_frame(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        nsbench.run(dataset="planted:small", protocol="quick", options=QUICK, runs=tmp_path, seed=seed)
+    frame = nsbench.results.load(tmp_path)
+    assert list(frame["seed"]) == [0, 1]
+    assert set(frame["dataset"]) == {"planted:small"}
+    for _, row in frame.iterrows():
+        assert row["mrr"] == Result(row["path"], row["result"]).test["mrr"]
+
+
+def test_the_store_is_where_one_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NSBENCH_RUNS", raising=False)
+    assert campaign.store_folder() == Path("runs")
+    monkeypatch.setenv("NSBENCH_RUNS", "/somewhere")
+    assert campaign.store_folder() == Path("/somewhere")
+    assert campaign.store_folder("here") == Path("here")
+
+
+def test_a_plan_has_every_combination_once_and_keeps_cells_together() -> None:
+    configs = campaign.plan(["uniform", "bernoulli"], ["transe", "rotate"], ["planted:small", "planted:500"], range(3),
+                            protocol="quick")  # fmt: skip
+    named = [(c.dataset, c.kge, c.seed, c.sampler) for c in configs]
+    assert len(named) == len(set(named)) == 2 * 2 * 2 * 3
+    assert named[:2] == [("planted:small", "transe", 0, "uniform"), ("planted:small", "transe", 0, "bernoulli")]
+    assert [c.dataset for c in configs] == ["planted:small"] * 12 + ["planted:500"] * 12
+
+
+def test_without_seeds_the_protocol_says_how_many() -> None:
+    configs = campaign.plan(["uniform"], ["transe"], ["planted:small"], None, protocol="quick")
+    assert [c.seed for c in configs] == [0, 1]
+
+
+def test_an_impossible_pair_anywhere_in_the_plan_stops_it_before_the_first_run(command, store: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    for split in ("train", "valid", "test"):
+        (small / f"{split}.tsv").write_text("a\tr\tb\n" if split == "train" else "b\tr\ta\n")
+    said = command("run", "--protocol", "quick", "--dataset", f"planted:small,{small}")
+    assert said.code == 2
+    assert "the batch of 256 is larger than the 1 training triples" in said.err
+    assert not store.exists()
+
+
+@pytest.mark.parametrize("text", ["5", "0,3,7", "3,3,1"])
+def test_seeds(text: str) -> None:
+    assert cli.parse_seeds(text) == {"5": [0, 1, 2, 3, 4], "0,3,7": [0, 3, 7], "3,3,1": [3, 1]}[text]
+
+
+def test_two_classes_of_one_file_and_two_files_of_one_name_are_different_runs(tmp_path: Path) -> None:
+    source = "from nsbench.contracts import Sampler\nclass A(Sampler): pass\nclass B(Sampler): pass\n"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one, two = tmp_path / "one" / "mine.py", tmp_path / "two" / "mine.py"
+    one.write_text(source)
+    two.write_text(source + "# changed\n")
+
+    def folder(sampler: str) -> str:
+        (config,) = campaign.plan([sampler], ["transe"], ["planted:small"], [0], protocol="quick")
+        return campaign.folder_of(config, tmp_path).path.name
+
+    assert len({folder(f"{one}:A"), folder(f"{one}:B"), folder(f"{two}:A")}) == 3
+    two.write_text(source)
+    assert folder(f"{one}:A") == folder(f"{two}:A")  # where the file lies does not matter
+    assert folder(f"{one}:A").startswith("A-transe-planted_small-s0-")
+
+
+def test_a_model_may_come_from_a_file_too(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(
+        "from nsbench.kge.transe import TransE\n\n\nclass Mine(TransE):\n    pass\n"
+    )
+    result = nsbench.run(kge=f"{tmp_path / 'model.py'}:Mine", dataset="planted:small", protocol="quick", options=QUICK,
+                         runs=tmp_path / "runs")  # fmt: skip
+    assert result.folder.name.startswith("uniform-Mine-planted_small-s0-")
+    same = nsbench.run(dataset="planted:small", protocol="quick", options=QUICK, runs=tmp_path / "runs")
+    assert same.folder != result.folder
+    assert np.array_equal(same.ranks()["ranks"], result.ranks()["ranks"])
+
+
+def test_a_plugin_with_options_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(inspect.cleandoc('''
+        """Keeps `share` of the draws on the tail."""
+
+        from __future__ import annotations
+
+        from dataclasses import dataclass
+
+        from nsbench.contracts import Negatives, Positives, Sampler
+        from nsbench.registry import option
+        from nsbench.view import View
+
+
+        class Mine(Sampler):
+            @dataclass(frozen=True)
+            class Options:
+                share: float = option(0.5, "of the negatives that replace the tail", minimum=0)
+
+            def sample(self, positives: Positives, view: View) -> Negatives:
+                side = view.draw_side(positives, p_head=1 - self.options.share)
+                return Negatives(side=side, ids=view.graph.draw(positives.key(side), self.k, view.rng))
+    '''))
+    name = f"{tmp_path / 'mine.py'}:Mine"
+    result = nsbench.run(name, dataset="planted:small", protocol="quick", options={**QUICK, "sampler.share": 0.9},
+                         runs=tmp_path / "runs")  # fmt: skip
+    assert result.record["config"]["options"]["sampler"] == {"share": 0.9}
+    with pytest.raises(Misuse, match=r"unknown option sampler\.shar; did you mean 'share'\?"):
+        nsbench.run(name, dataset="planted:small", protocol="quick", options={"sampler.shar": 1}, runs=tmp_path / "runs")

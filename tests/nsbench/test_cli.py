@@ -1,0 +1,272 @@
+"""What the command line prints, and how soon."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nsbench import cli, display
+from nsbench.results import comparison, tables
+
+TINY = ("--protocol", "quick", "--dataset", "planted:small", "--set", "protocol.steps=4", "--set", "protocol.width=8")
+
+
+def answer(checkout: Path, *arguments: str) -> tuple[float, str]:
+    """Seconds and output of a command in a process of its own."""
+    began = time.perf_counter()
+    said = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=checkout, timeout=60)
+    assert said.returncode == 0, said.stderr
+    return time.perf_counter() - began, said.stdout
+
+
+def test_help_answers_within_half_a_second(checkout: Path) -> None:
+    """The best of five: the machine may be busy."""
+    seconds = []
+    for _ in range(5):
+        took, text = answer(checkout, "-m", "nsbench", "--help")
+        seconds.append(took)
+        if took <= 0.5:
+            break
+    assert min(seconds) <= 0.5
+    assert all(f"\n  {name} " in text for name in ("run", "table", "list", "show", "demo", "data"))
+
+
+def test_the_command_line_imports_nothing_heavy(checkout: Path) -> None:
+    code = "import sys, nsbench, nsbench.cli, nsbench.results; print(*sys.modules)"
+    loaded = set(answer(checkout, "-c", code)[1].split())
+    assert "nsbench.cli" in loaded
+    assert not {"torch", "numpy", "pandas", "scipy", "rich", "safetensors", "tabulate"} & loaded
+
+
+def test_results_are_read_without_torch(checkout: Path, tmp_path: Path) -> None:
+    code = f"import sys, nsbench; nsbench.results.load({str(tmp_path)!r}); print(*sys.modules)"
+    loaded = set(answer(checkout, "-c", code)[1].split())
+    assert "pandas" in loaded
+    assert "torch" not in loaded
+
+
+def test_the_bare_command_names_three_to_try(command: Callable) -> None:
+    said = command()
+    assert (said.code, said.err) == (0, "")
+    assert re.findall(r"^  nsbench (\w+)", said.out, re.MULTILINE) == ["demo", "run", "list"]
+
+
+def test_list_names_everything_with_a_line_each(command: Callable) -> None:
+    said = command("list")
+    assert said.code == 0
+    lines = dict(re.findall(r"^  (\w[\w, -]*?)  +(\S.*)$", said.out, re.MULTILINE))
+    for name in ("uniform", "bernoulli", "transe", "distmult", "rotate", "none", "planted", "nsbench", "quick", "cpu"):
+        assert len(lines[name]) > 20, name
+    assert "Xu et al. 2022" in lines["db15k, mkg_w, mkg_y"]  # a sentence does not end at "al."
+    assert re.findall(r"^\w.*$", said.out, re.MULTILINE)[:3] == ["samplers", "models", "fusions"]
+
+
+def test_show_generates_options_from_their_declaration(command: Callable) -> None:
+    said = command("show", "rotate")
+    assert "model rotate (built-in)" in said.out
+    assert "Sun et al., ICLR 2019" in said.out
+    assert re.search(r"--set kge\.phase=scaled .* \(one of scaled, radians\)", said.out)
+    assert command("show", "uniform").out.rstrip().endswith("no options")
+    assert "width = 32" in command("show", "quick").out
+    near = command("show", "rotat")
+    assert (near.code, near.err) == (2, "Error: nothing is called 'rotat'; did you mean 'rotate'? (nsbench list)\n")
+
+
+def test_a_plugin_file_is_shown_like_the_rest(command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        '"""Draws twice."""\nfrom nsbench.contracts import Sampler\nclass Twice(Sampler):\n    variants = {"paper": {}}\n'
+    )
+    said = command("show", f"{tmp_path / 'mine.py'}:Twice")
+    assert said.code == 0, said.err
+    assert said.out.splitlines()[0] == f"sampler {tmp_path / 'mine.py'}:Twice ({tmp_path / 'mine.py'})"
+    assert "Draws twice." in said.out
+    assert "--set sampler.variant=paper   sets nothing" in said.out
+
+
+def test_a_run_says_what_it_uses_and_ends_with_its_figures(command: Callable, store: Path) -> None:
+    said = command("run", *TINY, "--device", "cpu", "--save-model")
+    assert said.code == 0
+    (folder,) = store.iterdir()
+    *row, last = said.out.splitlines()
+    assert re.match(rf"test  MRR [\d.]+  HITS@1 [\d.]+  HITS@3 [\d.]+  HITS@10 [\d.]+  MR \d+   \({folder}\)$", row[0])
+    assert last == "next: nsbench table"
+    assert re.match(
+        r"planted:small \(released split\): 800 entities, 28 relations, \d+/\d+/\d+ triples; no features; "
+        r"protocol quick; on cpu \(threads: \d+\)$",
+        said.err.splitlines()[0],
+    )
+    assert {file.name for file in folder.iterdir()} >= {"model.safetensors", "sampler.safetensors"}
+
+
+def test_lists_multiply_and_only_what_is_missing_runs(command: Callable, store: Path) -> None:
+    said = command("run", "--sampler", "uniform,bernoulli", "--kge", "transe,distmult", "--seeds", "2", *TINY)
+    assert said.code == 0
+    assert len(list(store.iterdir())) == 8
+    assert "left for the whole" in said.err
+    assert said.out == "next: nsbench table\n"
+    more = command("run", "--sampler", "uniform", "--kge", "transe,distmult", "--seeds", "0,1,7", *TINY)
+    assert len(list(store.iterdir())) == 10
+    assert "4 of 6 runs were already done" in more.err
+    assert len(re.findall(r"test MRR", more.err)) == 2
+
+
+def test_a_plan_runs_nothing(command: Callable, store: Path) -> None:
+    arguments = ["run", "--seeds", "2", *TINY, "--plan"]
+    first = command(*arguments)
+    assert re.findall(r"^\w+", first.out, re.MULTILINE) == ["missing", "missing"]
+    assert not store.exists()
+    assert command("run", "--seed", "1", *TINY).code == 0
+    (folder,) = store.iterdir()
+    assert re.findall(r"^(\w+) +(.*)$", command(*arguments).out, re.MULTILINE)[1] == ("done", str(folder))
+
+
+def test_without_a_terminal_lines_give_the_time_left(command: Callable, store: Path, monkeypatch) -> None:
+    monkeypatch.setattr(display, "QUIET_SECONDS", 0)
+    monkeypatch.setattr("nsbench.runner.time", FastClock())
+    said = command("run", *TINY, "--set", "protocol.validate_every=2")
+    cell = "uniform-transe-planted_small-s0"
+    assert re.search(rf"^{cell}: step 3/4  loss \d\.\d{{4}}  best valid MRR [\d.]+  \d+ s left$", said.err, re.MULTILINE)
+    assert re.search(rf"^{cell}: ranking test queries (\d+)/\1$", said.err, re.MULTILINE)
+
+
+class FastClock:
+    """A second passes at every reading, so that every step is reported."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1
+        return self.now
+
+
+def test_a_long_run_names_a_shorter_protocol(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    clock = iter([0.0, 0.0, 1.0, 2.0, 99.0, 99.0, 99.0, 99.0])
+    monkeypatch.setattr(display.time, "monotonic", lambda: next(clock))
+    listener = display.Display(1)
+    event = {"stage": "training", "step": 1, "steps": 6000, "seconds_left": 7200.0, "loss": 1.0, "valid_mrr": None}
+    listener.begin("a-run", 1)
+    for _ in range(3):
+        listener.hear(event)
+    said = [line for line in capsys.readouterr().err.splitlines() if "about" in line]
+    assert said == ["a-run: about 2 h 00 min; `--protocol cpu` takes a small share of that, `quick` seconds"]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3599.6, "1 h 00 min"),
+                                               (-3, "0 s"), (200, "3 min 20 s"), (7505, "2 h 05 min")])  # fmt: skip
+def test_durations(seconds: float, text: str) -> None:
+    assert display.duration(seconds) == text
+
+
+def test_the_table_of_a_store(command: Callable, store: Path, tmp_path: Path) -> None:
+    assert command("run", "--sampler", "uniform,bernoulli", *TINY).code == 0
+    plain = command("table")
+    assert plain.code == 0
+    assert re.search(r"transe +uniform +\S+", plain.out)
+    for form in ("md", "latex", "csv"):
+        assert command("table", "--format", form).out != plain.out
+    written = command("table", "--where", "sampler=uniform", "-o", str(tmp_path / "table.md"))
+    assert (written.code, written.out) == (0, "")
+    assert "bernoulli" not in (tmp_path / "table.md").read_text()
+    assert "| transe" in (tmp_path / "table.md").read_text()
+
+
+def test_the_table_offers_all_layouts_and_formats() -> None:
+    offered = {option.name: list(option.type.choices) for option in cli.table.params if hasattr(option.type, "choices")}
+    assert offered == {"layout": list(comparison.LAYOUTS), "fmt": list(tables.FORMS)}
+
+
+def test_the_demo_ends_in_a_table(command: Callable, tmp_path: Path, monkeypatch) -> None:
+    """Of one model and one seed; the whole takes half a minute."""
+    from nsbench import campaign
+
+    real = campaign.plan
+    asked = []
+
+    def smaller(samplers, models, datasets, seeds, *, protocol):
+        asked.append((*samplers, *models, len(list(seeds))))
+        return real(samplers, models, datasets, [0], protocol=protocol, settings=["protocol.steps=4"])
+
+    monkeypatch.setattr(campaign, "plan", smaller)
+    said = command("demo", "--runs", str(tmp_path / "demo"))
+    assert said.code == 0, said.err
+    assert {("uniform", "transe", 5), ("bernoulli", "rotate", 5)} <= set(asked)
+    assert re.search(r"^ *distmult +uniform ", said.out, re.MULTILINE)
+    assert said.out.splitlines()[-1].startswith("next: nsbench run ")
+
+
+# Data
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    folder = tmp_path / "graph"
+    folder.mkdir()
+    (folder / "train.tsv").write_text("ann\tknows\tbob\nbob\tknows\tcem\ncem\tlikes\tann\n")
+    (folder / "valid.tsv").write_text("ann\tlikes\tcem\n")
+    (folder / "test.tsv").write_text("bob\tlikes\tcem\nann\tknows\tbob\n")
+    return folder
+
+
+@pytest.fixture
+def no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NSBENCH_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def test_data_list_says_what_is_missing_and_how_to_get_it(command: Callable, no_data: Path) -> None:
+    said = command("data", "list")
+    assert said.code == 0
+    assert "mkg_y      not on this machine; nsbench data fetch mkg_y" in said.out
+    assert re.search(r"^planted +an embedded", said.out, re.MULTILINE)
+    folder = no_data / "MKG-Y"
+    (folder / "features").mkdir(parents=True)
+    for name in ("entity2id", "relation2id", "train2id", "valid2id", "test2id"):
+        (folder / f"{name}.txt").write_text("")
+    (folder / "features" / "visual.npy").write_bytes(b"")
+    assert f"mkg_y      {folder}; features: visual.npy" in command("data", "list").out
+
+
+def test_data_audit_counts(command: Callable, graph: Path) -> None:
+    said = command("data", "audit", str(graph))
+    assert said.code == 0
+    assert re.search(r"^entities +3$", said.out, re.MULTILINE)
+    assert re.search(r"^distinct test triples that are in train +1 of 2 \(50\.0%\)$", said.out, re.MULTILINE)
+
+
+def test_features_are_imported_and_then_used(command: Callable, graph: Path, tmp_path: Path) -> None:
+    torch.save(torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, 4.0]]), tmp_path / "mine.pth")
+    said = command("data", "import-features", str(graph), str(tmp_path / "mine.pth"), "--modality", "visual")
+    kept = graph / "features" / "visual.npy"
+    assert said.out == f"visual features [3 x 2] of {graph} are in {kept}; 1 of 3 rows are empty\n"
+    assert np.array_equal(np.load(kept), [[1, 2], [0, 0], [3, 4]])
+    assert "with visual features (official)     2 of 3 " in command("data", "audit", str(graph)).out
+
+
+def test_a_shared_triple_is_a_warning_of_one_line(command: Callable, graph: Path) -> None:
+    said = command("run", "--dataset", str(graph), "--protocol", "quick", "--set", "protocol.batch=2", "--set",
+                   "protocol.steps=2", "--set", "protocol.width=4")  # fmt: skip
+    assert said.code == 0
+    warned = [line for line in said.err.splitlines() if line.startswith("Warning: ")]
+    assert warned == [f"Warning: 1 of 2 triples of test.tsv are in train.tsv too; see 'nsbench data audit {graph}'"]
+
+
+def test_fetching_offline_names_the_files_and_the_place(command: Callable, no_data: Path, monkeypatch) -> None:
+    monkeypatch.setenv("NSBENCH_MIRROR", "http://127.0.0.1:9")
+    said = command("data", "fetch", "mkg_y", "--parts", "triples")
+    assert said.code == 2
+    assert re.match(r"Error: cannot fetch mkg_y: no network to \S+ .*; place entity2id\.txt, .* in \S+MKG-Y by", said.err)
+    assert said.err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(command: Callable, store: Path, monkeypatch) -> None:
+    for arguments in (["--debug", "show", "nothing"], ["show", "nothing", "--debug"]):
+        monkeypatch.setattr(sys, "argv", ["nsbench", *arguments])
+        with pytest.raises(cli.Misuse, match="nothing is called 'nothing'"):
+            cli.main()
