@@ -1,4 +1,4 @@
-"""Penalties on whole tables, by their gradients alone: nobody uses the value, and autograd's way is six passes over memory."""
+"""Penalties on whole tables, by their gradients alone: nobody uses the value, and autograd would take six passes."""
 
 from __future__ import annotations
 

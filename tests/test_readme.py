@@ -17,7 +17,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
 
 
-@pytest.fixture()
+@pytest.fixture
 def plugin(tmp_path: Path) -> str:
     (source,) = blocks("python")
     (tmp_path / "mine.py").write_text(source)

@@ -181,7 +181,7 @@ def test_options_are_read_from_texts_and_values(texts, expected):
         ({"size": "2.5"}, "sampler.size must be a whole number, not '2.5'"),
         ({"size": "0"}, "sampler.size must be at least 1, not 0"),
         ({"rate": "fast"}, "sampler.rate must be a number, not 'fast'"),
-        ({"rate": "nan"}, "sampler.rate must be a number, not nan"),
+        ({"rate": "nan"}, "sampler.rate must be a finite number, not nan"),
         ({"rate": "-0.1"}, "sampler.rate must be at least 0, not -0.1"),
         ({"mode": "c"}, "sampler.mode must be one of a, b, not 'c'"),
         ({"exact": "perhaps"}, "sampler.exact must be true or false, not 'perhaps'"),

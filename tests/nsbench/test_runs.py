@@ -455,3 +455,11 @@ def test_the_saved_model_has_the_recorded_ranks(tmp_path: Path, formula: Callabl
 def environment() -> dict[str, str]:
     """For subprocesses that import nsbench from wherever this process has it."""
     return {**os.environ, "PYTHONPATH": str(Path(runner.__file__).parent.parent)}
+
+
+def test_what_a_killed_write_left_is_swept(store):
+    folder = RunFolder(store / "one")
+    folder.path.mkdir(parents=True)
+    (folder.path / "ranks.npz.tmp").write_bytes(b"half")
+    with folder.claimed():
+        assert not (folder.path / "ranks.npz.tmp").exists()
