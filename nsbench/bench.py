@@ -98,7 +98,7 @@ def ratio(config: Config, baseline: Config, dataset: Dataset, device: torch.devi
 def against_pykeen(config: Config, dataset: Dataset, rounds: int, epochs_per_round: int) -> dict[str, Any]:
     """nsbench and PyKEEN in turns, on a CPU: loss nssa, filtered basic sampler, the same width, batch and negatives.
 
-    PyKEEN evaluates with the best of the batch sizes 32, 256 and 1024.
+    PyKEEN evaluates with the best of the batch sizes 32, 256 and 1024, chosen on every fifth test triple.
     """
     peer = _PyKEEN(config, dataset)
     device = torch.device("cpu")
@@ -107,7 +107,7 @@ def against_pykeen(config: Config, dataset: Dataset, rounds: int, epochs_per_rou
     next(epochs(trainer, 1))
     peer.epochs(1)
     rank()
-    sizes = {size: peer.evaluate(size) for size in (32, 256, 1024)}
+    sizes = {size: peer.evaluate(size, share=5) for size in (32, 256, 1024)}
     best = min(sizes, key=lambda size: sizes[size])
     ours_train, ours_rank, their_train, their_rank = [], [], [], []
     for _ in range(rounds):
@@ -222,9 +222,10 @@ class _PyKEEN:
         self.loop.train(self.train, num_epochs=count, batch_size=self.batch, use_tqdm=False, callbacks=[Mark()])
         return [b - a for a, b in itertools.pairwise(marks)]
 
-    def evaluate(self, batch_size: int) -> float:
+    def evaluate(self, batch_size: int, share: int = 1) -> float:
+        """Seconds to rank every `share`-th test triple, both sides, filtered."""
         began = time.perf_counter()
-        self.evaluator.evaluate(self.model, self.test, additional_filter_triples=self.filter, batch_size=batch_size,
+        self.evaluator.evaluate(self.model, self.test[::share], additional_filter_triples=self.filter, batch_size=batch_size,
                                 use_tqdm=False)  # fmt: skip
         return time.perf_counter() - began
 

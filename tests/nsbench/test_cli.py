@@ -1,9 +1,9 @@
 """What the command line prints, and how soon."""
 
+import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,36 +17,35 @@ from nsbench.results import comparison, tables
 TINY = ("--protocol", "quick", "--dataset", "planted:small", "--set", "protocol.steps=4", "--set", "protocol.width=8")
 
 
-def answer(checkout: Path, *arguments: str) -> tuple[float, str]:
-    """Seconds and output of a command in a process of its own."""
-    began = time.perf_counter()
+def answer(checkout: Path, *arguments: str) -> str:
+    """Output of a command in a process of its own."""
     said = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=checkout, timeout=60)
     assert said.returncode == 0, said.stderr
-    return time.perf_counter() - began, said.stdout
+    return said.stdout
 
 
 def test_help_answers_within_half_a_second(checkout: Path) -> None:
-    """The best of five: the machine may be busy."""
+    """In seconds of the processor, best of three: the machine may be busy, and wall time would be its business."""
     seconds = []
-    for _ in range(5):
-        took, text = answer(checkout, "-m", "nsbench", "--help")
-        seconds.append(took)
-        if took <= 0.5:
-            break
-    assert min(seconds) <= 0.5
-    assert all(f"\n  {name} " in text for name in ("run", "table", "list", "show", "demo", "data"))
+    for _ in range(3):
+        before = os.times()
+        text = answer(checkout, "-m", "nsbench", "--help")
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert 0 < min(seconds) <= 0.5
+    assert all(f"\n  {name} " in text for name in ("run", "table", "list", "show", "demo", "bench", "data"))
 
 
 def test_the_command_line_imports_nothing_heavy(checkout: Path) -> None:
     code = "import sys, nsbench, nsbench.cli, nsbench.results; print(*sys.modules)"
-    loaded = set(answer(checkout, "-c", code)[1].split())
+    loaded = set(answer(checkout, "-c", code).split())
     assert "nsbench.cli" in loaded
     assert not {"torch", "numpy", "pandas", "scipy", "rich", "safetensors", "tabulate"} & loaded
 
 
 def test_results_are_read_without_torch(checkout: Path, tmp_path: Path) -> None:
     code = f"import sys, nsbench; nsbench.results.load({str(tmp_path)!r}); print(*sys.modules)"
-    loaded = set(answer(checkout, "-c", code)[1].split())
+    loaded = set(answer(checkout, "-c", code).split())
     assert "pandas" in loaded
     assert "torch" not in loaded
 
