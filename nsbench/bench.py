@@ -103,6 +103,7 @@ def against_pykeen(config: Config, dataset: Dataset, rounds: int, epochs_per_rou
     peer = _PyKEEN(config, dataset)
     device = torch.device("cpu")
     trainer = Trainer(config, dataset, device)
+    trainer.pretrain()
     rank = evaluation(trainer, dataset)
     next(epochs(trainer, 1))
     peer.epochs(1)
@@ -155,6 +156,7 @@ def _profile(trainer: Trainer, steps: int = 20, shown: int = 10) -> dict[str, An
     """The operators that take the most of a step, in per cent of it."""
     from torch.profiler import ProfilerActivity
 
+    trainer.pretrain()
     next(epochs(trainer, 1))
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (trainer.device.type == "cuda")
     with torch.profiler.profile(activities=activities) as record:

@@ -41,13 +41,16 @@ class NonPositives:
         free = self.free[key]
         # float64: float32 cannot address every rank once there are 2**24, and is uneven well before
         u = torch.rand(len(key), k, generator=rng, device=key.device, dtype=torch.float64)
-        u = (u.mul_(free).long()).clamp_(max=free - 1).clamp_(min=0)
+        return self.at(key, (u.mul_(free).long()).clamp_(max=free - 1).clamp_(min=0))
+
+    def at(self, key: Tensor, u: Tensor) -> Tensor:
+        """[B, k] the candidate that u [B, k] others precede, for key [B, 1] or [B, k]; 0 <= u < free[key]."""
         passed = torch.searchsorted(self.survivors_before, key * self.stride + u, right=True) - self.first[key]
         rank = (u + passed).clamp_(max=self.stride - 2)  # past the end only where nothing is free
         if self.members is None:
             return rank
         assert self.start is not None
-        return self.members[self.start[key] + rank.clamp_(max=len(self.members) - 1)]
+        return self.members[self.start[key] + rank.clamp_(max=len(self.members) - 1)].long()  # int32 saves memory
 
 
 class TrainGraph:
@@ -67,7 +70,8 @@ class TrainGraph:
 
         tail_key, head_key = self._keys(h, r, t)
         size = torch.full((self.num_keys + 1,), num_entities, device=self.device)
-        self.non_positives = NonPositives(torch.cat([tail_key, head_key]), torch.cat([t, h]), size)
+        self._answered, self._answer = torch.cat([tail_key, head_key]), torch.cat([t, h])  # each distinct fact, both ways
+        self.non_positives = NonPositives(self._answered, self._answer, size)
         self.any_key_full = bool((self.non_positives.free <= 0).any())  # a query that every entity answers
 
         self.key_tail, self.key_head = self._keys(*self.triples.unbind(1))  # [n] each
@@ -85,6 +89,18 @@ class TrainGraph:
         """The batch of training triples at `rows` [B]."""
         return Positives(self.triples[rows], rows, self.key_head[rows], self.key_tail[rows], side)
 
+    def queries(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Anchor, relation and side, [keys] each, of every query that has a training answer."""
+        n, relations = self.num_entities, self.num_relations
+        anchor = torch.cat([self._tail_codes // relations, self._head_codes % n])
+        relation = torch.cat([self._tail_codes % relations, self._head_codes // n])
+        side = torch.arange(self.num_keys, device=self.device) >= self.num_tail_keys
+        return anchor, relation, side
+
+    def answered(self) -> tuple[Tensor, Tensor]:
+        """Keys and entities, [P] each: every query with each of its training answers, once."""
+        return self._answered, self._answer
+
     def draw(self, key: Tensor, k: int, rng: torch.Generator) -> Tensor:
         """[B, k] entities, uniform over those that do not answer the query `key` [B] or [B, k] in train."""
         return self.non_positives.draw(key, k, rng)
@@ -101,6 +117,19 @@ class TrainGraph:
         code = (h * self.num_relations + r) * self.num_entities + t
         at = torch.searchsorted(self.codes, code).clamp_(max=len(self.codes) - 1)
         return self.codes[at] == code
+
+    def answers(self, key: Tensor) -> Tensor:
+        """bool [B, N]: which entities answer the query `key` [B] in train.
+
+        Every training answer is written to its query's row of a table that holds the asked queries alone, and the others'
+        to a last row: shapes do not depend on the data, and nothing is stored between calls.
+        """
+        asked = torch.arange(len(key), device=key.device)
+        row = torch.full((self.num_keys + 1,), len(key), device=key.device)
+        row.scatter_reduce_(0, key, asked, "amin")  # a query that is asked twice is written once
+        table = torch.zeros(len(key) + 1, self.num_entities, dtype=torch.bool, device=key.device)
+        table.view(-1).index_fill_(0, row[self._answered] * self.num_entities + self._answer, True)
+        return table.index_select(0, row[key])
 
     def key_of(self, anchor: Tensor, relation: Tensor, side: Tensor) -> Tensor:
         """Keys of arbitrary queries; those without a training answer share the last key."""

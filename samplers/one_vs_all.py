@@ -1,0 +1,63 @@
+"""One-versus-all: every entity is compared with the positive, no negative is drawn. The reference row of a table.
+
+loss=softmax, for each of the two queries of (h, r, t), is the cross-entropy of the true entity among all of them (Lacroix et
+al., ICML 2018): -log of exp s(t) / sum_e exp s(e), averaged over the batch and the two sides. loss=logistic is
+-log sigmoid s(t) / 2 - mean_e log sigmoid(-s(e)) / 2, mean over the negatives e: the expectation of the benchmark's own
+loss under `uniform`, so its distance to that row is what the sampling noise costs.
+
+`recommended` leaves the other known answers of a query out, as every filtered sampler does; the published loss counts
+them as negatives (variant `paper`). It also asks for heads through reciprocal relations, here through the model's own
+head query. Both sides enter at every step, whatever the protocol says about sides. Subsampling weights and the
+self-adversarial temperature do not apply. Answers are known from train alone.
+Cost per step: 2 B N scores; memory: five to six [B, N] float tensors (300 MiB at B = 1024, N = 15000).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nsbench.contracts import Objective, Positives
+from nsbench.registry import SAMPLERS, option
+from nsbench.scoring import Scoring
+from nsbench.view import View
+
+
+@SAMPLERS.register("one_vs_all")
+class OneVsAll(Objective):
+    @dataclass(frozen=True)
+    class Options:
+        loss: str = option("softmax", "softmax over all entities, or logistic on each", choices=("softmax", "logistic"))
+        filtered: bool = option(True, "leave the other known answers of a query out")
+
+    variants = {"paper": {"filtered": False}}
+
+    def loss(self, positives: Positives, scoring: Scoring, view: View) -> Tensor:
+        """Mean over the batch and both sides."""
+        head = torch.ones_like(positives.h, dtype=torch.bool)
+        return (self._one_side(positives, head, scoring, view) + self._one_side(positives, ~head, scoring, view)) / 2
+
+    def _one_side(self, positives: Positives, side: Tensor, scoring: Scoring, view: View) -> Tensor:
+        score = scoring.all(positives.anchor(side), positives.r, side)  # [B, N]
+        answer = positives.answer(side)
+        if self.options.filtered:
+            known = view.graph.answers(positives.key(side))
+        else:
+            known = torch.zeros_like(score, dtype=torch.bool).scatter_(1, answer.unsqueeze(1), True)
+        return (softmax_loss if self.options.loss == "softmax" else logistic_loss)(score, answer, known)
+
+
+def softmax_loss(score: Tensor, answer: Tensor, known: Tensor) -> Tensor:
+    """Mean cross-entropy of answer [B] under score [B, N], among itself and the entities that are not `known` [B, N]."""
+    others = known.scatter(1, answer.unsqueeze(1), False)
+    return F.cross_entropy(score.masked_fill(others, -torch.inf), answer)
+
+
+def logistic_loss(score: Tensor, answer: Tensor, known: Tensor) -> Tensor:
+    """Half of the positive term plus half of the mean negative term, as nsbench.losses; a row without negatives has none."""
+    positive = F.softplus(-score.gather(1, answer.unsqueeze(1))).mean()
+    negative = F.softplus(score).masked_fill(known, 0.0).sum(1) / (~known).sum(1).clamp(min=1)
+    return (positive + negative.mean()) / 2
