@@ -328,6 +328,24 @@ def option_lines(component: Any, kind: str, name: str) -> list[str]:
     return ["\noptions", *lines] if lines else ["\nno options"]
 
 
+@cli.command()
+@click.argument("sampler")
+@click.option("--kge", default="transe,distmult,rotate", show_default=True, help="One or several models to check it with.")
+def check(sampler: str, kge: str) -> None:
+    """Hold SAMPLER (a name, or ./mine.py:Class) to the rules that every built-in sampler keeps."""
+    from nsbench.testing import check_sampler
+
+    broken = 0
+    for model in words(kge):
+        click.secho(f"{sampler} with {model}", bold=True)
+        for finding in check_sampler(sampler, model):
+            mark = {True: "kept", False: "BROKEN", None: "-"}[finding.passed]
+            click.echo(f"  {mark:<7} {finding.rule:<11} {finding.words}")
+            broken += finding.passed is False
+    if broken:
+        raise RunFailed(f"{broken} rules are broken; mend the sampler and repeat the command")
+
+
 @cli.group(cls=Commands, no_args_is_help=False)
 def data() -> None:
     """List, fetch and audit datasets; bring features."""

@@ -13,6 +13,7 @@ import torch
 
 from nsbench import cli, display
 from nsbench.results import comparison, tables
+from nsbench.testing import SAMPLER_RULES
 
 TINY = ("--protocol", "quick", "--dataset", "planted:small", "--set", "protocol.steps=4", "--set", "protocol.width=8")
 
@@ -269,3 +270,21 @@ def test_debug_shows_the_traceback_wherever_it_stands(command: Callable, store: 
         monkeypatch.setattr(sys, "argv", ["nsbench", *arguments])
         with pytest.raises(cli.Misuse, match="nothing is called 'nothing'"):
             cli.main()
+
+
+def test_check_prints_every_rule_and_fails_on_a_broken_sampler(command: Callable, tmp_path: Path) -> None:
+    kept = command("check", "uniform", "--kge", "transe")
+    assert kept.code == 0
+    assert all(f" {rule}" in kept.out for rule in SAMPLER_RULES)
+    assert "BROKEN" not in kept.out
+    (tmp_path / "bad.py").write_text(
+        "import torch\nfrom nsbench.contracts import Negatives, Sampler\n\n\n"
+        "class Bad(Sampler):\n"
+        "    def sample(self, positives, view):\n"
+        "        side = view.draw_side(positives)\n"
+        "        return Negatives(side=side, ids=torch.randint(view.graph.num_entities, (len(positives), self.k)))\n"
+    )
+    broken = command("check", f"{tmp_path / 'bad.py'}:Bad", "--kge", "transe")
+    assert broken.code == 1
+    assert "BROKEN  generator" in broken.out
+    assert "mend the sampler" in broken.err
