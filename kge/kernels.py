@@ -55,6 +55,11 @@ def use(choice: Choice) -> None:
     _library()
 
 
+def chosen() -> Choice:
+    """What `use` or NSBENCH_KERNELS asked for."""
+    return _chosen or _checked(os.environ.get("NSBENCH_KERNELS", "auto"))
+
+
 def name() -> Literal["native", "eager"]:
     """Which kernels serve float32 tensors on the CPU; for the run record."""
     return "eager" if _library() is None else "native"
@@ -111,6 +116,8 @@ def rank_counts(scores: Tensor, row: Tensor, answer: Tensor) -> tuple[Tensor, Te
     scores [Q, N]; row and answer int64 [T]. The answer itself is among the equal. RunFailed when a score in one of these
     rows is not finite (on a GPU the check waits for the device).
     """
+    if row.dtype != torch.int64 or answer.dtype != torch.int64 or row.shape != answer.shape or row.dim() != 1:
+        raise ValueError(f"row and answer must be int64 [T] alike, not {list(row.shape)} and {list(answer.shape)}")
     library = _library(scores)
     if library is None:
         return _eager_rank_counts(scores, row, answer)
@@ -224,7 +231,8 @@ def _eager_gradients(similarity: Formula, q: Tensor, table: Tensor, ids: Tensor,
 def _eager_all_pairs(similarity: Formula, q: Tensor, table: Tensor, scale: Tensor | None, learns: bool) -> Tensor:
     if similarity.kind == "dot":
         return (q if scale is None else q * scale) @ table.T
-    if scale is None and similarity.kind in ("l1", "l2"):
+    if scale is None and similarity.kind in ("l1", "l2") and (not learns or q.device.type == "cpu"):
+        # On a GPU the gradient of cdist would build [Q, N, D].
         p = 1.0 if similarity.kind == "l1" else 2.0
         return similarity.margin - torch.cdist(q, table, p=p, compute_mode="donot_use_mm_for_euclid_dist")
 
@@ -287,7 +295,7 @@ def _at(x: Tensor | None) -> int | None:
 
 def _checked(choice: str) -> str:
     if choice not in ("auto", "native", "eager"):
-        raise Misuse(f"kernels must be auto, native or eager, not '{choice}' (--set, or NSBENCH_KERNELS)")
+        raise Misuse(f"kernels must be auto, native or eager, not '{choice}' (NSBENCH_KERNELS)")
     return choice
 
 
@@ -295,7 +303,7 @@ def _library(*tensors: Tensor) -> ctypes.CDLL | None:
     """The native kernels if they are wanted, can be had and serve these tensors."""
     if any(x.dtype != torch.float32 or x.device.type != "cpu" for x in tensors):
         return None
-    choice = _chosen or _checked(os.environ.get("NSBENCH_KERNELS", "auto"))
+    choice = chosen()
     if choice == "eager":
         return None
     library = _compiled()

@@ -128,7 +128,7 @@ def against_pykeen(config: Config, dataset: Dataset, rounds: int, epochs_per_rou
 def report(configs: list[Config], baseline: str, rounds: int, pairs: int, peers: bool, profile: bool,
            say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     """One row per configuration, as soon as it is measured; against PyKEEN, or against the baseline sampler."""
-    device = pick_device("auto")
+    device = pick_device("cpu" if peers else "auto")
     for config in configs:
         dataset = dataset_of(config)
         say(f"measuring {config.cell} ({rounds} rounds{' beside PyKEEN' if peers else ''})")
@@ -137,7 +137,8 @@ def report(configs: list[Config], baseline: str, rounds: int, pairs: int, peers:
             "sampler": config.sampler, "kge": config.kge, "dataset": config.dataset, "entities": dataset.num_entities,
             "epoch": str(found["train"]), "evaluation": str(found["evaluate"]),
             "negatives/s": f"{len(dataset.train) * config.protocol.negatives / found['train'].median:,.0f}",
-            "peak memory": f"{found['memory'] / 2**20:.0f} MiB",
+            "step": f"{1000 * found['train'].median * config.protocol.batch / len(dataset.train):.2f} ms",
+            "peak memory": f"{found['memory'] / 2**20:.0f} MiB ({found['memory_before'] / 2**20:.0f} before the run)",
         }  # fmt: skip
         if peers:
             both = against_pykeen(config, dataset, rounds, epochs_per_round=3)
@@ -163,9 +164,10 @@ def _profile(trainer: Trainer, steps: int = 20, shown: int = 10) -> dict[str, An
         for _ in range(steps):
             trainer.step()
         _wait(trainer.device)
-    spent = sorted(((e.self_cpu_time_total, e.key) for e in record.key_averages()), reverse=True)
+    where = "self_device_time_total" if trainer.device.type == "cuda" else "self_cpu_time_total"
+    spent = sorted(((getattr(e, where), e.key) for e in record.key_averages()), reverse=True)
     total = sum(seconds for seconds, _ in spent)
-    return {f"  {100 * seconds / total:4.1f} %": key for seconds, key in spent[:shown]}
+    return {f"  {key}": f"{100 * seconds / total:.1f} %" for seconds, key in spent[:shown]}
 
 
 def _as_sampler(name: str) -> dict[str, Any]:

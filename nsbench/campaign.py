@@ -55,6 +55,7 @@ def run(sampler: str = "uniform", kge: str = "transe", dataset: str = "mkg_y", *
     `options` are what `--set` takes: {"protocol.steps": 100, "sampler.variant": "paper"}. Raises nsbench.errors.Misuse
     for a configuration that cannot work and RunFailed for a run that could not be carried to its end.
     """
+    _loaded.cache_clear()  # a folder may have changed since the last call
     settings = [f"{key}={value}" for key, value in (options or {}).items()]
     config = configure(sampler, kge, dataset, protocol=protocol, seed=seed, fusion=fusion, split=split,
                        features=features, settings=settings)

@@ -171,6 +171,7 @@ def carry_out(configs: list[Config], store: Path, device: str, **how: Any) -> li
     where = "cuda" if target.type == "cuda" else f"cpu (threads: {get_threads()})"
     missing = [not campaign.folder_of(config, store).complete for config in configs]  # every pair is checked first
     results: list[Result] = []
+    failed: list[str] = []
     told: set[str] = set()
     with Display(sum(missing)) as display, stop_signal() as stopping:
         for i, config in enumerate(configs):
@@ -190,6 +191,12 @@ def carry_out(configs: list[Config], store: Path, device: str, **how: Any) -> li
             except Interrupted as stop:
                 display.say(f"stopped; the same command goes on from {stop}")
                 raise click.exceptions.Exit(130) from None
+            except RunFailed as failure:
+                if len(configs) == 1:
+                    raise
+                failed.append(config.cell)
+                display.end(f"{config.cell}: failed: {failure}")
+                continue
             results.append(result)
             if missing[i]:
                 cost = duration(result.record["cost"]["seconds"])
@@ -199,6 +206,8 @@ def carry_out(configs: list[Config], store: Path, device: str, **how: Any) -> li
             display.say(f"already done, nothing to do: {results[0].folder}")
         elif already:
             display.say(f"{already} of {len(configs)} runs were already done")
+    if failed:
+        raise RunFailed(f"{len(failed)} of {len(configs)} runs failed ({', '.join(failed)}); the others are done")
     return results
 
 
@@ -485,7 +494,7 @@ def demo(runs: Path | None, device: str, threads: int) -> None:
         except Misuse as reason:
             click.echo(f"left out: {reason}", err=True)
     carry_out(configs, store, device)
-    tables.show(tables.comparison(store))
+    tables.show(tables.comparison(store, where={"protocol": "quick", "dataset": "planted:small"}))
     click.echo(f"The data are generated and the protocol takes seconds: no claim about real graphs. Runs are in {store}")
     click.echo("next: nsbench run --sampler uniform,bernoulli --kge transe --dataset mkg_y --protocol cpu --seeds 5")
 

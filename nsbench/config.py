@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nsbench.contracts import Dataset, Need, missing_needs
+from nsbench.contracts import Dataset, Need, Objective, missing_needs
 from nsbench.errors import Misuse
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS, build_options, option, suggest
 
@@ -24,7 +24,7 @@ class Protocol:
     """Everything that is equal for all samplers of a cell."""
 
     name: str = option("", "name of the protocol")
-    version: int = option(1, "raised whenever a value changes", minimum=1)
+    version: int = option(1, "raised whenever a value, or what the trainer makes of it, changes", minimum=1)
     steps: int = option(6000, "training steps", minimum=1)
     batch: int = option(1024, "positives per step", minimum=1)
     negatives: int = option(20, "negatives per positive", minimum=1)
@@ -33,8 +33,8 @@ class Protocol:
     decay_at: float = option(0.5, "share of the steps after which the learning rate drops", minimum=0)
     decay_factor: float = option(0.1, "what it is multiplied by then", minimum=0)
     sides: str = option("per_row", "granularity of the side draw", choices=("per_row", "per_slot", "alternate"))
-    subsampling: bool = option(True, "weight triples by 1/sqrt(frequency)")
-    validate_every: int = option(300, "steps between validations", minimum=1)
+    subsampling: bool = option(False, "weight triples by 1/sqrt(frequency)")
+    validate_every: int = option(200, "steps between validations", minimum=1)
     selection: str = option("best", "tested model: of the best validation MRR, or the last", choices=("best", "last"))
     patience: int = option(0, "validations without a better MRR before stopping; 0: never", minimum=0)
     seeds: int = option(5, "runs per cell", minimum=1)
@@ -107,6 +107,8 @@ class Config:
             "sources": self._sources(),
             "seed": self.seed,
         }
+        if issubclass(SAMPLERS.get(self.sampler), Objective):
+            record["own_loss"] = True
         return record | {"id": run_id(record)}
 
     def _sources(self) -> dict[str, str]:
@@ -211,8 +213,10 @@ def resolve_protocol(name: str, kge: str, dataset: str, changes: Mapping[str, An
     for key in PER_CELL:
         table = values.get(key)
         if isinstance(table, Mapping):
-            best = [f"{kge}/{dataset}", dataset, kge, "default"]
-            values[key] = next(table[k] for k in best if k in table)
+            best = [k for k in (f"{kge}/{dataset}", dataset, kge, "default") if k in table]
+            if not best:
+                raise Misuse(f"protocol {name} has no {key} for {kge} on {dataset}; add a default to its [{key}]")
+            values[key] = table[best[0]]
     if "name" in changes or "version" in changes:
         raise Misuse("protocol.name and protocol.version cannot be set; name another protocol with --protocol")
     return build_options(Protocol, {**values, "name": name_of(name), **changes}, "protocol")
@@ -239,14 +243,25 @@ def _read(name: str) -> str:
     return (resources.files("nsbench") / "protocols" / f"{name}.toml").read_text()
 
 
-def read_protocol(name: str) -> dict[str, Any]:
+def read_protocol(name: str, _extended: tuple[str, ...] = ()) -> dict[str, Any]:
     """The values of a protocol in the package, or of a TOML file, over those that it extends."""
     try:
         values = tomllib.loads(_read(name))
     except tomllib.TOMLDecodeError as error:
         raise Misuse(f"protocol {name} is not TOML: {error}") from None
     base = values.pop("extends", None)
-    return {**read_protocol(base), **values} if base else values
+    if base is None:
+        return values
+    if base in (name, *_extended):
+        raise Misuse(f"protocol {name} extends itself through {base}; name another one there")
+    inherited = read_protocol(base, (*_extended, name))
+    tables = {key: {**_table(inherited.get(key)), **value} for key, value in values.items() if isinstance(value, dict)}
+    return {**inherited, **values, **tables}
+
+
+def _table(value: Any) -> dict[str, Any]:
+    """A per-cell value of a protocol as a table."""
+    return value if isinstance(value, dict) else {} if value is None else {"default": value}
 
 
 GROUPS = ("sampler", "kge", "fusion", "protocol", "aux")

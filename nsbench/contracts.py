@@ -259,6 +259,10 @@ class Sampler(nn.Module):
     def pretrain(self, view: View) -> None:
         """Once before step 0; its time is charged to the sampler."""
 
+    def describe(self) -> dict[str, float]:
+        """What a reader of the result should know of the draws (row sizes, fallbacks); called once, after training."""
+        return {}
+
 
 class Objective(nn.Module):
     """Replaces sampling: a loss of its own over the positives (NS-KGE, 1-vs-all). Chosen like a sampler."""

@@ -30,7 +30,8 @@ class Ranking:
         self.triples = triples
         self.num_entities = num_entities
         budget = chunk_bytes or (CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK)
-        self.chunk = max(1, budget // (4 * num_entities))  # queries at a time
+        fewest = 64 if chunk_bytes is None else 1  # a handful of queries at a time would read a large table too often
+        self.chunk = max(fewest, budget // (4 * num_entities))
         ranked, facts = triples.to(self.device), known.to(self.device)
         self.sides = [_Side(ranked, facts, num_entities, num_relations, head) for head in (True, False)]
 
@@ -102,12 +103,15 @@ class _Side:
 
 
 def categories(graph: TrainGraph, threshold: float = 1.5) -> list[str]:
-    """Cardinality of each relation in train, [R]: many where the mean tails per head (heads per tail) passes 1.5."""
+    """Cardinality of each relation in train, [R]: `n` where the mean heads per tail (tails per head) is 1.5 or more.
+
+    Bordes et al., NeurIPS 2013, section 4.3.
+    """
     facts = torch.bincount((graph.codes // graph.num_entities) % graph.num_relations, minlength=graph.num_relations)
     tails_per_head = (facts / graph.heads_of.clamp(min=1)).tolist()
     heads_per_tail = (facts / graph.tails_of.clamp(min=1)).tolist()
     return [
-        f"{'n' if heads > threshold else '1'}-{'n' if tails > threshold else '1'}"
+        f"{'n' if heads >= threshold else '1'}-{'n' if tails >= threshold else '1'}"
         for heads, tails in zip(heads_per_tail, tails_per_head)
     ]
 

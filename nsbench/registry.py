@@ -71,12 +71,16 @@ class Registry:
         module = component.__module__
         return "built-in" if module.startswith(self.package + ".") else _origin(component)
 
-    def _check(self, name: str, component: Any) -> None:
+    def accepts(self, component: Any) -> bool:
+        """Whether it keeps this kind's contract."""
         if not self.bases:
-            return
+            return True
         contracts = importlib.import_module("nsbench.contracts")
         allowed = tuple(getattr(contracts, base) for base in self.bases)
-        if not (inspect.isclass(component) and issubclass(component, allowed)):
+        return inspect.isclass(component) and issubclass(component, allowed)
+
+    def _check(self, name: str, component: Any) -> None:
+        if not self.accepts(component):
             raise Misuse(f"{self.kind} '{name}' must be a subclass of nsbench.contracts.{' or '.join(self.bases)}")
 
     def _load_all(self) -> None:
@@ -86,7 +90,10 @@ class Registry:
         for module in pkgutil.iter_modules(package.__path__, self.package + "."):
             importlib.import_module(module.name)
         for entry in metadata.entry_points(group=self.package):
-            self.register(entry.name)(entry.load())
+            component = entry.load()
+            siblings = [kind for kind in (MODELS, FUSIONS, AUXILIARIES) if kind is not self and kind.package == self.package]
+            if not any(kind.accepts(component) for kind in siblings):  # models and fusions share one group
+                self.register(entry.name)(component)
         self._complete = True
 
     def _from_file(self, name: str) -> Any:
@@ -156,9 +163,9 @@ def _convert(value: Any, hint: Any, rule: Mapping[str, Any], label: str) -> Any:
             value = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}[value.lower()]
         elif kind is int and isinstance(value, float) and value == int(value):
             value = int(value)
-        elif kind in (int, float) and not isinstance(value, bool):
-            value = kind(value)
-        if not isinstance(value, kind):
+        elif kind in (int, float) and not (kind is int and isinstance(value, float)):
+            value = value if isinstance(value, bool) else kind(value)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise TypeError
     except (KeyError, ValueError, TypeError, OverflowError):
         raise Misuse(f"{label} must be {_article(kind)}, not '{value}'") from None

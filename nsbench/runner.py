@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 import nsbench
 from nsbench.config import Config
-from nsbench.contracts import Dataset
+from nsbench.contracts import Dataset, Sampler
 from nsbench.errors import Misuse
 from nsbench.evaluation import Ranking, labels
 from nsbench.kge import kernels
@@ -67,15 +67,29 @@ def execute(config: Config, dataset: Dataset, store: Path, *, device: str = "aut
         saved = read_checkpoint(folder)
         notify({"stage": "set-up", "folder": str(folder.path)})
         folder.write_json("config.json", record)
-        if saved is not None:  # bit-identical ranks need the same thread count and kernels
-            torch.set_num_threads(saved["threads"])
-            kernels.use(saved["kernels"])
-        run = _Run(config, dataset, folder, target, notify, checkpoint_seconds, stopping)
-        if saved is not None:
-            run.restore(saved)
-        run.train()
-        run.conclude(record, save_model)
+        with _machine_of(saved):
+            run = _Run(config, dataset, folder, target, notify, checkpoint_seconds, stopping)
+            if saved is not None:
+                run.restore(saved)
+            run.train()
+            run.conclude(record, save_model)
     return folder
+
+
+@contextlib.contextmanager
+def _machine_of(saved: dict[str, Any] | None) -> Iterator[None]:
+    """Thread count and kernels of the checkpoint, which bit-identical ranks need, for the time of its run."""
+    if saved is None:
+        yield
+        return
+    threads, chosen = torch.get_num_threads(), kernels.chosen()
+    torch.set_num_threads(saved["threads"])
+    kernels.use(saved["kernels"])
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        kernels.use(chosen)
 
 
 def _as_it_is(folder: RunFolder, save_model: bool) -> RunFolder:
@@ -111,11 +125,13 @@ class _Run:
     def train(self) -> None:
         """Step by step to the protocol's end, validating on the way; leaves the best model in the trainer."""
         protocol, trainer = self.config.protocol, self.trainer
+        mark = time.monotonic()
         if self.resumed_at is None:
             trainer.pretrain()
+            trainer.sampler_clock.seconds()  # waits for a GPU, so that the time below is all of it
             self.folder.write_events([])
         began, first = time.monotonic(), trainer.step_count
-        mark = spoken = began
+        spoken = began
         while trainer.step_count < protocol.steps and not self.progress.finished:
             trainer.step()
             step, now = trainer.step_count, time.monotonic()
@@ -175,7 +191,7 @@ class _Run:
             "threads": torch.get_num_threads(),
             "kernels": kernels.name(),
             "trainer": self.trainer.state_dict(),
-            "progress": dataclasses.asdict(self.progress),
+            "progress": vars(self.progress),
         }
         self.folder.write("checkpoint.pt", functools.partial(torch.save, state))
         self.last_checkpoint = time.monotonic()
@@ -212,7 +228,7 @@ class _Run:
                 "sampler_state": _bytes(trainer.sampler),
                 "steps": steps,
             },
-            "diagnostics": {},
+            "diagnostics": trainer.sampler.describe() if isinstance(trainer.sampler, Sampler) else {},
             "selected_at": progress.best["step"],
             # design.md section 3: where the best validation lies in the last tenth of the steps, more might have been better
             "converged": max(progress.events, key=lambda e: e["valid"]["mrr"])["step"] <= 0.9 * steps,
@@ -271,6 +287,10 @@ def pick_device(name: str) -> torch.device:
         raise Misuse(f"nsbench runs on cpu and cuda, not on '{name}'")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise Misuse("no CUDA device is available here; use --device cpu")
+    if device.index is not None and device.type == "cuda":
+        if device.index >= torch.cuda.device_count():
+            raise Misuse(f"there is no {name} here; the devices are cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+        torch.cuda.set_device(device)  # events and synchronisation go by the current device
     return device
 
 

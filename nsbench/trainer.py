@@ -58,6 +58,8 @@ class Trainer:
             self.sampler = SAMPLERS.get(config.sampler)(self.setting, config.sampler_options).to(self.device)
 
         groups = [{"params": [*self.kge.parameters(), *self.fusion.parameters()], "lr": protocol.learning_rate}]
+        if isinstance(self.sampler, Objective) and list(self.sampler.parameters()):
+            groups.append({"params": list(self.sampler.parameters()), "lr": protocol.learning_rate})
         for auxiliary in self.auxiliaries.values():
             groups += auxiliary.param_groups(protocol.learning_rate)  # type: ignore[operator]
         self.model_adam = adam(groups)
@@ -82,6 +84,7 @@ class Trainer:
             total_steps=protocol.steps,
             total_epochs=-(-protocol.steps * protocol.batch // len(self.graph)),
         )
+        self.auxiliary_rng = generator(config.seed, "auxiliaries", self.device)
         self._order: tuple[int, Tensor] | None = None
 
     def pretrain(self) -> None:
@@ -151,7 +154,8 @@ class Trainer:
         """Add auxiliaries, back-propagate, add the regulariser's gradient, and step the model's Adam."""
         self.loss_sum += loss.detach()
         for name, weight in self.config.aux.items():
-            extra = self.auxiliaries[name].loss(positives, self._view(scoring, live=True))  # type: ignore[operator]
+            view = dataclasses.replace(self._view(scoring, live=True), rng=self.auxiliary_rng)  # not the sampler's stream
+            extra = self.auxiliaries[name].loss(positives, view)  # type: ignore[operator]
             loss = loss + weight * extra
         loss.backward()
         if self.protocol.regularizer > 0:
@@ -222,6 +226,7 @@ class Trainer:
             "model_adam": self.model_adam.state_dict(),
             "sampler_adam": None if self.sampler_adam is None else self.sampler_adam.state_dict(),
             "sampler_rng": self.view.rng.get_state(),
+            "auxiliary_rng": self.auxiliary_rng.get_state(),
             "sampler_seconds": self.sampler_clock.seconds(),
             "loss_sum": self.loss_sum,
         }
@@ -235,6 +240,7 @@ class Trainer:
         if self.sampler_adam is not None:
             self.sampler_adam.load_state_dict(state["sampler_adam"])
         self.view.rng.set_state(state["sampler_rng"])
+        self.auxiliary_rng.set_state(state["auxiliary_rng"])
         self.sampler_clock = Stopwatch(self.device, state["sampler_seconds"])
         self.loss_sum = state["loss_sum"].to(self.device)
 
@@ -284,7 +290,7 @@ def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> to
 
 @contextlib.contextmanager
 def _global_seed(seed: int, purpose: str) -> Iterator[None]:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # initial values are all drawn on the CPU
         torch.manual_seed(_derived(seed, purpose))
         yield
 

@@ -301,7 +301,8 @@ def _caption(grid: Grid, shown: Sequence[Metric], tested: Mapping[Key, Contrast]
     changed = ", ".join(f"{name}={value}" for name, value in flat(config.get("changed", {})).items())
     protocol = f"Protocol {config['protocol']['name']}, version {config['protocol']['version']}"
     sentences.append(protocol + (f", changed: {changed}" if changed else ""))
-    sentences.append("The model is chosen by validation MRR")
+    chosen = {"best": "The model is chosen by validation MRR", "last": "The last model is tested, validated or not"}
+    sentences.append(chosen[config["protocol"].get("selection", "best")])
     sentences += [f"All rows: {_shared(grid)}"] if _shared(grid) else []
     sentences.append(_seeds(grid))
     if METRICS["mrr"] in shown:
@@ -314,7 +315,7 @@ def _caption(grid: Grid, shown: Sequence[Metric], tested: Mapping[Key, Contrast]
 def _shared(grid: Grid) -> str:
     """Fusion, features and auxiliary losses that all rows have in common, unless there are none."""
     rows = [dict(identity) for identity in grid.labels]
-    names = [name for name in rows[0] if name not in ("sampler", "variant") and not name.startswith("sampler.")]
+    names = [name for name in rows[0] if name not in ("sampler", "variant", "own_loss") and not name.startswith("sampler.")]
     return ", ".join(f"{n}={rows[0][n]}" for n in names if rows[0][n] != "none" and not differs(n, rows))
 
 
@@ -350,6 +351,11 @@ def _notes(grid: Grid, skipped: Mapping[str, str]) -> list[str]:
         if options and row["variant"] != "recommended":  # whose options are all in the label
             values = (f"{name.removeprefix('sampler.')}={row[name]}" for name in options)
             notes.append(f"{label} sets {', '.join(values)}.")
+    if any("own_loss" in dict(identity) for identity in grid.labels):
+        notes.append("Own loss: the row replaces sampling and the other rows' loss, so it compares more than samplers.")
+    codes = sorted({str(run["code"]) for run in grid.runs})
+    if len(codes) > 1:
+        notes.append(f"The runs come from {len(codes)} states of the code ({listed(codes, ', ')}).")
     if skipped:
         notes.append(f"Unfinished or damaged run folders, left out: {len(skipped)}.")
     return notes

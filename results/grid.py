@@ -52,6 +52,7 @@ def refuse_mixtures(runs: Sequence[Run], timed: bool) -> None:
     for part in ("sampler", "kge", "fusion"):
         for name, members in _by(runs, part).items():
             check_value(f"versions.{part}", name, members)
+            check_value(f"sources.{part}", name, members)  # a plugin's file may have been edited between two runs
     for name in sorted({key for config in configs for key in config.get("aux", {})}):
         check_value(f"versions.aux.{name}", name, [run for run in runs if name in run["config"].get("aux", {})])
     for name in store.ENV if timed else ():
@@ -112,6 +113,8 @@ def _identity(run: Run) -> Identity:
     modalities = "+".join(config.get("modalities", ()))
     factors = {"sampler": run["sampler"], "variant": run["variant"], "fusion": run["fusion"]}
     factors["features"] = f"{run['features']}:{modalities}" if modalities else run["features"]
+    if config.get("own_loss"):
+        factors["own_loss"] = "true"
     factors |= flat(config.get("aux", {}), "aux.")
     for part in ("sampler", "fusion", "aux"):
         factors |= flat(config["options"].get(part, {}), f"{part}.")
@@ -140,11 +143,12 @@ def _labels(identities: Iterable[Identity]) -> dict[Identity, str]:
     for identity, row in rows.items():
         peers = [other for other in rows.values() if preset(other) == preset(row)]
         parts = [] if row["variant"] == "recommended" else [row["variant"]]
+        parts += ["own loss"] if "own_loss" in row else []
         for name, value in row.items():
             if name.startswith("sampler."):
                 if row["variant"] == "recommended" or differs(name, peers):
                     parts.append(f"{name.removeprefix('sampler.')}={value}")
-            elif name not in ("sampler", "variant") and value != "none" and differs(name, rows.values()):
+            elif name not in ("sampler", "variant", "own_loss") and value != "none" and differs(name, rows.values()):
                 parts.append(f"{name}={value}")
         labels[identity] = row["sampler"] + (f" ({', '.join(parts)})" if parts else "")
     return labels

@@ -152,7 +152,7 @@ def test_categories_by_dictionaries(triples):
                 heads.setdefault(t, set()).add(h)
 
         def many(sets):
-            return bool(sets) and sum(map(len, sets.values())) / len(sets) > 1.5
+            return bool(sets) and sum(map(len, sets.values())) / len(sets) >= 1.5
 
         assert found[relation] == f"{'n' if many(heads) else '1'}-{'n' if many(tails) else '1'}"
 
