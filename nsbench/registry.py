@@ -91,7 +91,7 @@ class Registry:
             importlib.import_module(module.name)
         for entry in metadata.entry_points(group=self.package):
             component = entry.load()
-            siblings = [kind for kind in (MODELS, FUSIONS, AUXILIARIES) if kind is not self and kind.package == self.package]
+            siblings = [kind for kind in (MODELS, FUSIONS, AUXILIARIES) if kind.package == self.package and kind.bases != self.bases]
             if not any(kind.accepts(component) for kind in siblings):  # models and fusions share one group
                 self.register(entry.name)(component)
         self._complete = True

@@ -138,3 +138,29 @@ def test_a_plugin_with_options_of_its_own(tmp_path: Path) -> None:
     assert result.record["config"]["options"]["sampler"] == {"share": 0.9}
     with pytest.raises(Misuse, match=r"unknown option sampler\.shar; did you mean 'share'\?"):
         nsbench.run(name, dataset="planted:small", protocol="quick", options={"sampler.shar": 1}, runs=tmp_path / "runs")
+
+
+def test_a_failed_run_does_not_stop_the_rest(command, tmp_path: Path) -> None:
+    words = [word for name, value in QUICK.items() for word in ("--set", f"{name}={value}")]
+    said = command("run", "--protocol", "quick", "--dataset", "planted:small", "--kge", "distmult,transe", "--sampler",
+                   "uniform", "--runs", str(tmp_path), *words, "--set", "protocol.learning_rate=1e20")  # fmt: skip
+    assert said.code == 1
+    assert "1 of 2 runs failed (uniform-distmult-planted_small-s0); the others are done" in said.err
+    assert len(nsbench.results.load(tmp_path)) == 1
+
+
+def test_pretraining_is_part_of_the_cost(tmp_path: Path) -> None:
+    options = {**QUICK, "sampler.pretrain_epochs": 2}
+    result = nsbench.run("kbgan", "transe", "planted:small", protocol="quick", options=options, runs=tmp_path)
+    cost = result.record["cost"]
+    assert 0 < cost["sampler_seconds"] <= cost["train_seconds"]
+
+
+def test_an_objective_is_marked_as_a_loss_of_its_own(tmp_path: Path) -> None:
+    from nsbench.results import tables
+
+    for sampler in ("uniform", "one_vs_all"):
+        nsbench.run(sampler, "distmult", "planted:small", protocol="quick", options=QUICK, runs=tmp_path)
+    text = tables.write(tables.comparison(tmp_path), "md")
+    assert "one_vs_all (own loss)" in text
+    assert "uniform (own loss)" not in text

@@ -237,3 +237,26 @@ def test_the_record_says_what_was_changed_and_chosen():
 def test_the_cell_is_readable():
     assert config(seed=3).cell == "optioned-transe-toy-s3"
     assert config("uniform", "rotate", dataset="planted:small").cell == "uniform-rotate-planted_small-s0"
+
+
+def test_a_protocol_changes_single_cells_of_the_one_that_it_extends(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('version = 1\nextends = "nsbench"\n[margin]\nmkg_y = 12.0\n')
+    wanted = {"mkg_y": 12.0, "mkg_w": 3.0, "db15k": 6.0}
+    assert {name: resolve_protocol(str(path), "transe", name, {}).margin for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[margin]\ntranse = 1.0\n", "has no margin for rotate on mkg_y; add a default"),
+        ("steps = 2.5\n", "protocol.steps must be a whole number, not '2.5'"),
+        ("steps = true\n", "protocol.steps must be a whole number, not 'True'"),
+        ('extends = "PATH"\n', "extends itself"),
+    ],
+)
+def test_a_protocol_that_makes_no_sense_is_refused(tmp_path, text, words):
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace("PATH", str(path)))
+    with pytest.raises(Misuse, match=words):
+        resolve_protocol(str(path), "rotate", "mkg_y", {})

@@ -191,3 +191,16 @@ def test_options_that_make_no_sense_are_refused_in_words(values, words):
     with pytest.raises(Misuse) as error:
         build_options(Options, values, "sampler")
     assert str(error.value) == words
+
+
+def test_models_and_fusions_share_an_entry_point_group(monkeypatch):
+    from nsbench.contracts import Fusion
+    from nsbench.registry import Registry
+
+    class MyFusion(Fusion):
+        pass
+
+    installed(monkeypatch, Entry("my_fusion", MyFusion), Entry("my_model", KGE))
+    models = Registry("model", "nsbench.kge", "KGE")
+    assert "my_model" in models.names()
+    assert "my_fusion" not in models.names()
