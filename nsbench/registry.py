@@ -91,9 +91,9 @@ class Registry:
             importlib.import_module(module.name)
         for entry in metadata.entry_points(group=self.package):
             component = entry.load()
-            siblings = [kind for kind in (MODELS, FUSIONS, AUXILIARIES) if kind.package == self.package and kind.bases != self.bases]
-            if not any(kind.accepts(component) for kind in siblings):  # models and fusions share one group
-                self.register(entry.name)(component)
+            siblings = [kind for kind in (MODELS, FUSIONS, AUXILIARIES) if kind.bases != self.bases]
+            if not any(kind.package == self.package and kind.accepts(component) for kind in siblings):
+                self.register(entry.name)(component)  # models and fusions share a group: the others are not ours
         self._complete = True
 
     def _from_file(self, name: str) -> Any:
