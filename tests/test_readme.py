@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import nsbench
+from nsbench.results import tables
 from nsbench.testing import assert_contract
 
 README = Path(__file__).parent.parent / "README.md"
@@ -37,3 +38,21 @@ def test_both_set_up_commands_stand_there_once():
     text = README.read_text()
     assert text.count("pip install . && nsbench demo") == 1
     assert len(re.findall(r"^pip install -e .* && pytest$", text, flags=re.MULTILINE)) == 1
+
+
+def cells(text: str) -> list[list[str]]:
+    """The body of a Markdown table: cells of each row, without alignment."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return rows[2:]
+
+
+def test_the_table_is_the_one_of_the_shipped_runs():
+    made = tables.comparison(README.parent / "results" / "runs", where={"dataset": "mkg_y"})
+    assert cells(README.read_text()) == cells(tables.write(made, "md"))
+
+
+def test_the_figures_without_penalty_are_those_of_the_shipped_runs():
+    made = tables.comparison(README.parent / "results" / "one_factor", where={"changed.regularizer": "0.0"})
+    found = [row[2].replace("*", "").replace("<u>", "")[:5] for row in cells(tables.write(made, "md"))]
+    assert found == ["32.74", "33.27"]
+    assert all(figure in README.read_text() for figure in found)
