@@ -213,8 +213,10 @@ class _PyKEEN:
             negative_sampler_kwargs={"num_negs_per_pos": protocol.negatives, "filtered": True},
         )
         self.evaluator = RankBasedEvaluator(filtered=True)
+        self.trained = 0
 
     def epochs(self, count: int) -> list[float]:
+        """Seconds of `count` more epochs."""
         from pykeen.training.callbacks import TrainingCallback
 
         marks = [time.perf_counter()]
@@ -223,7 +225,10 @@ class _PyKEEN:
             def post_epoch(self, *_: Any, **__: Any) -> None:
                 marks.append(time.perf_counter())
 
-        self.loop.train(self.train, num_epochs=count, batch_size=self.batch, use_tqdm=False, callbacks=[Mark()])
+        again = self.trained > 0
+        self.trained += count  # PyKEEN counts epochs from the first call on
+        self.loop.train(self.train, num_epochs=self.trained, batch_size=self.batch, use_tqdm=False, callbacks=[Mark()],
+                        continue_training=again)  # fmt: skip
         return [b - a for a, b in itertools.pairwise(marks)]
 
     def evaluate(self, batch_size: int, share: int = 1) -> float:
