@@ -65,6 +65,8 @@ def execute(config: Config, dataset: Dataset, store: Path, *, device: str = "aut
         if folder.complete:  # by a process that has just let go of the folder
             return _as_it_is(folder, save_model)
         saved = read_checkpoint(folder)
+        if saved is not None and saved["device"] != target.type:  # its random numbers cannot be continued elsewhere
+            raise Misuse(f"{folder.path} was begun on {saved['device']}; add --device {saved['device']}, or delete it")
         notify({"stage": "set-up", "folder": str(folder.path)})
         folder.write_json("config.json", record)
         with _machine_of(saved):
@@ -190,6 +192,7 @@ class _Run:
             "format": FORMAT,
             "threads": torch.get_num_threads(),
             "kernels": kernels.name(),
+            "device": self.device.type,
             "trainer": self.trainer.state_dict(),
             "progress": vars(self.progress),
         }

@@ -464,3 +464,13 @@ def test_what_a_killed_write_left_is_swept(store):
     (folder.path / "ranks.npz.tmp").write_bytes(b"half")
     with folder.claimed():
         assert not (folder.path / "ranks.npz.tmp").exists()
+
+
+def test_a_checkpoint_of_another_device_is_refused_and_kept(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        campaign.carry_out(planned(), tmp_path, stopping=StopAfter(10))
+    file = campaign.folder_of(planned(), tmp_path).path / "checkpoint.pt"
+    torch.save({**torch.load(file, weights_only=True), "device": "cuda"}, file)
+    with pytest.raises(Misuse, match="was begun on cuda; add --device cuda, or delete it"):
+        campaign.carry_out(planned(), tmp_path)
+    assert file.exists()
