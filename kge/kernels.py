@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ FLAGS = (
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"),
 )
 
-_chosen: str | None = None  # None: as NSBENCH_KERNELS says
+_chosen: Choice | None = None  # None: as NSBENCH_KERNELS says
 
 
 class Formula(Protocol):
@@ -293,10 +293,10 @@ def _at(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
-def _checked(choice: str) -> str:
+def _checked(choice: str) -> Choice:
     if choice not in ("auto", "native", "eager"):
         raise Misuse(f"kernels must be auto, native or eager, not '{choice}' (NSBENCH_KERNELS)")
-    return choice
+    return cast(Choice, choice)
 
 
 def _library(*tensors: Tensor) -> ctypes.CDLL | None:
