@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from nsbench.config import Config, check_features, configure, read_protocol
 from nsbench.contracts import Dataset
 from nsbench.datasets.loading import load_dataset
+from nsbench.results.store import default_folder
 from nsbench.runfolder import RunFolder
 from nsbench.runner import Notify, check_sizes, execute
 
@@ -43,7 +43,7 @@ class Result:
 
 def store_folder(given: str | Path | None = None) -> Path:
     """Where runs lie: as given, else NSBENCH_RUNS, else ./runs."""
-    return Path(given or os.environ.get("NSBENCH_RUNS") or "runs")
+    return Path(given) if given else default_folder()
 
 
 def run(sampler: str = "uniform", kge: str = "transe", dataset: str = "mkg_y", *, protocol: str = "nsbench", seed: int = 0,
