@@ -121,10 +121,12 @@ device_option = click.option("--device", default="auto", show_default=True, help
 @device_option
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
 @click.option("--save-model", is_flag=True, help="Keep model.safetensors beside the result.")
+@click.option("--diagnostics/--no-diagnostics", "diagnose", default=True, show_default=True,
+              help="Measure what the sampler draws at start, middle and end; changes no other figure.")
 @click.option("--checkpoint-every", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds.")
 @click.option("--plan", "only_plan", is_flag=True, help="Print the runs and whether they are done; run nothing.")
 def run(sampler: str, kge: str, dataset: str, protocol: str, seed: int | None, seeds: str | None, runs: Path | None,
-        device: str, threads: int | None, save_model: bool, checkpoint_every: float, only_plan: bool,
+        device: str, threads: int | None, save_model: bool, diagnose: bool, checkpoint_every: float, only_plan: bool,
         **shared: Any) -> None:
     """Train and test, only what is missing.
 
@@ -150,7 +152,8 @@ def run(sampler: str, kge: str, dataset: str, protocol: str, seed: int | None, s
             folder = campaign.folder_of(config, store)
             click.echo(f"{'done   ' if folder.complete else 'missing'}  {folder.path}")
         return
-    finished = carry_out(configs, store, device, save_model=save_model, checkpoint_seconds=checkpoint_every)
+    finished = carry_out(configs, store, device, save_model=save_model, diagnose=diagnose,
+                         checkpoint_seconds=checkpoint_every)
     if len(finished) == 1:
         row = finished[0]
         shown = "  ".join(f"{name.upper()} {100 * row.test[name]:.2f}" for name in ("mrr", "hits@1", "hits@3", "hits@10"))

@@ -88,7 +88,7 @@ class Display:
             share, text = event["done"] / event["total"], f"ranking test queries {event['done']}/{event['total']}"
         else:
             share, text = None, stage
-        if self.live and stage not in ("validation", "checkpoint"):  # short, and they would hide the step
+        if self.live and stage not in ("validation", "diagnosis", "checkpoint"):  # short, and they would hide the step
             self._update(share, text)
         elif share is not None and time.monotonic() - self.spoken >= QUIET_SECONDS:
             self.spoken = time.monotonic()

@@ -133,8 +133,8 @@ class TrainGraph:
 
     def key_of(self, anchor: Tensor, relation: Tensor, side: Tensor) -> Tensor:
         """Keys of arbitrary queries; those without a training answer share the last key."""
-        head = _find(self._head_codes, relation * self.num_entities + anchor)
-        tail = _find(self._tail_codes, anchor * self.num_relations + relation)
+        head = find(self._head_codes, relation * self.num_entities + anchor)
+        tail = find(self._tail_codes, anchor * self.num_relations + relation)
         unseen = torch.full_like(anchor, self.num_keys)
         head = torch.where(head >= 0, head + self.num_tail_keys, unseen)
         return torch.where(side, head, torch.where(tail >= 0, tail, unseen))
@@ -145,7 +145,7 @@ class TrainGraph:
         return tail, head
 
 
-def _find(codes: Tensor, wanted: Tensor) -> Tensor:
+def find(codes: Tensor, wanted: Tensor) -> Tensor:
     """Positions of `wanted` in sorted `codes`, -1 where absent."""
     at = torch.searchsorted(codes, wanted).clamp_(max=len(codes) - 1)
     return torch.where(codes[at] == wanted, at, torch.full_like(at, -1))

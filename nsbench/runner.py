@@ -20,17 +20,20 @@ from torch import Tensor
 import nsbench
 from nsbench.config import Config
 from nsbench.contracts import Dataset, Sampler
+from nsbench.diagnostics import Diagnosis
 from nsbench.errors import Misuse
 from nsbench.evaluation import Ranking, labels
 from nsbench.kge import kernels
+from nsbench.registry import SAMPLERS
 from nsbench.results.metrics import breakdown, metrics
 from nsbench.runfolder import RunFolder
+from nsbench.scoring import Scoring
 from nsbench.trainer import Trainer
 
 Notify = Callable[[dict[str, Any]], None]
-"""Hears of every stage: {"stage": "set-up" | "training" | "validation" | "checkpoint" | "ranking" | "writing", ...}."""
+"""Hears of every stage: set-up, training, validation, diagnosis, checkpoint, ranking, writing; {"stage": ..., ...}."""
 
-FORMAT = 1  # of the checkpoint; another one is not read
+FORMAT = 2  # of the checkpoint; another one is not read
 
 
 @dataclasses.dataclass
@@ -42,6 +45,8 @@ class Progress:
     stale: int = 0  # validations since then
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0
+    diagnosis_seconds: float = 0.0  # in neither of the two above
+    measured: dict[str, Any] = dataclasses.field(default_factory=dict)  # start, middle, end: what Diagnosis found
     marked_step: int = 0  # the step of the last event ...
     marked_loss: float = 0.0  # ... and the sum of losses then
     finished: bool = False  # training is over
@@ -52,9 +57,12 @@ class Interrupted(Exception):
 
 
 def execute(config: Config, dataset: Dataset, store: Path, *, device: str = "auto", notify: Notify = lambda event: None,
-            checkpoint_seconds: float = 60.0, save_model: bool = False,
+            checkpoint_seconds: float = 60.0, save_model: bool = False, diagnose: bool = True,
             stopping: Callable[[], bool] = lambda: False) -> RunFolder:
-    """Carry out one run, or what is missing of it, and return its folder. A complete run is left as it is."""
+    """Carry out one run, or what is missing of it, and return its folder. A complete run is left as it is.
+
+    `diagnose` measures the sampler's draws on the way (nsbench.diagnostics); no other figure depends on it.
+    """
     record = config.record(dataset)
     folder = RunFolder(store / f"{config.cell}-{record['id']}")
     check_sizes(config, dataset)
@@ -70,7 +78,7 @@ def execute(config: Config, dataset: Dataset, store: Path, *, device: str = "aut
         notify({"stage": "set-up", "folder": str(folder.path)})
         folder.write_json("config.json", record)
         with _machine_of(saved):
-            run = _Run(config, dataset, folder, target, notify, checkpoint_seconds, stopping)
+            run = _Run(config, dataset, folder, target, notify, checkpoint_seconds, diagnose, stopping)
             if saved is not None:
                 run.restore(saved)
             run.train()
@@ -103,7 +111,7 @@ def _as_it_is(folder: RunFolder, save_model: bool) -> RunFolder:
 
 class _Run:
     def __init__(self, config: Config, dataset: Dataset, folder: RunFolder, device: torch.device, notify: Notify,
-                 checkpoint_seconds: float, stopping: Callable[[], bool]) -> None:
+                 checkpoint_seconds: float, diagnose: bool, stopping: Callable[[], bool]) -> None:
         self.config, self.dataset, self.folder, self.device = config, dataset, folder, device
         self.notify, self.stopping = notify, stopping
         self.checkpoint_seconds = checkpoint_seconds
@@ -111,6 +119,8 @@ class _Run:
         self.resumed_at: int | None = None
         reset_peak_memory(device)
         self.trainer = Trainer(config, dataset, device)
+        sampled = isinstance(self.trainer.sampler, Sampler)
+        self.diagnosis = Diagnosis(self.trainer, dataset) if diagnose and sampled else None
         self.valid = self._ranking(dataset.valid)
         self.last_checkpoint = time.monotonic()
 
@@ -132,6 +142,9 @@ class _Run:
             trainer.pretrain()
             trainer.sampler_clock.seconds()  # waits for a GPU, so that the time below is all of it
             self.folder.write_events([])
+            self.progress.train_seconds += time.monotonic() - mark
+            self._diagnose("start")
+            mark = time.monotonic()
         began, first = time.monotonic(), trainer.step_count
         spoken = began
         while trainer.step_count < protocol.steps and not self.progress.finished:
@@ -148,6 +161,10 @@ class _Run:
                 self.progress.train_seconds += time.monotonic() - mark
                 self._validate(loss)
                 mark = time.monotonic()
+            if step == protocol.steps // 2:
+                self.progress.train_seconds += time.monotonic() - mark
+                self._diagnose("middle")
+                mark = time.monotonic()
             if self.stopping() or now - self.last_checkpoint > self.checkpoint_seconds:
                 self.progress.train_seconds += time.monotonic() - mark
                 self._checkpoint()
@@ -155,6 +172,7 @@ class _Run:
                 if self.stopping():
                     raise Interrupted(str(self.folder.path))
         self.progress.finished = True
+        self._diagnose("end")
         assert self.progress.best is not None
         trainer.load_model_state(self.progress.best["state"])
 
@@ -177,6 +195,48 @@ class _Run:
         progress.events.append(event)
         progress.marked_step, progress.marked_loss = trainer.step_count, trainer.loss_sum.item()
         self.folder.append_event(event)
+
+    def _diagnose(self, moment: str) -> None:
+        """Once per moment, outside the clocks of training and sampler."""
+        if self.diagnosis is None or moment in self.progress.measured:
+            return
+        self.notify({"stage": "diagnosis", "step": self.trainer.step_count})
+        began = time.monotonic()
+        self.progress.measured[moment] = self.diagnosis.measure()
+        self.progress.diagnosis_seconds += time.monotonic() - began
+
+    def _diagnostics(self) -> dict[str, Any]:
+        """For result.json: the figures of each moment, the run that hardness refers to, and the sampler's own."""
+        sampler = self.trainer.sampler
+        if not isinstance(sampler, Sampler):
+            return {}
+        found: dict[str, Any] = {"sampler": sampler.describe()}
+        if self.diagnosis is None:
+            return found
+        yardstick = reference_of(self.config, self.dataset, self.folder.path.parent)
+        scoring = self._frozen(yardstick)
+        found["reference"] = None if scoring is None else yardstick.path.name
+        for moment, measured in self.progress.measured.items():
+            figures = {"step": measured["step"], **measured["figures"]}
+            hardness = None if scoring is None else self.diagnosis.hardness(measured, scoring)
+            found[moment] = figures if hardness is None else {**figures, "hardness": hardness}
+        return found
+
+    def _frozen(self, yardstick: RunFolder) -> Scoring | None:
+        """The reference's final model; None where that run is not there (yet)."""
+        scoring = self.trainer.scoring()
+        path = yardstick.path / "reference.safetensors"
+        if yardstick.path == self.folder.path:
+            tables = {f"table.{name}": table for name, table in scoring.tables.items()} | {"relation": scoring.relation}
+            self._save_tensors(path.name, tables)
+        elif not path.exists():
+            return None
+        from safetensors.torch import load_file
+
+        saved = load_file(path, device=str(self.device))
+        scoring.tables = {name: saved[f"table.{name}"] for name in scoring.tables}
+        scoring.relation = saved["relation"]
+        return scoring
 
     def _mean_loss(self) -> float:
         """Since the last event. Reading it is the only time that training makes the host wait for the device."""
@@ -216,7 +276,7 @@ class _Run:
         self.folder.write("ranks.npz", save)
         if save_model:
             self._save_model()
-        steps = trainer.step_count
+        steps, memory = trainer.step_count, peak_memory(self.device)
         result = {
             "config": record,
             "test": metrics(r, c),
@@ -227,11 +287,12 @@ class _Run:
                 "train_seconds": progress.train_seconds,
                 "sampler_seconds": trainer.sampler_clock.seconds(),
                 "evaluation_seconds": progress.evaluation_seconds,
-                "peak_memory": peak_memory(self.device),
+                "diagnosis_seconds": progress.diagnosis_seconds,  # outside of `seconds`
+                "peak_memory": memory,
                 "sampler_state": _bytes(trainer.sampler),
                 "steps": steps,
             },
-            "diagnostics": trainer.sampler.describe() if isinstance(trainer.sampler, Sampler) else {},
+            "diagnostics": self._diagnostics(),
             "selected_at": progress.best["step"],
             # design.md section 3: where the best validation lies in the last tenth of the steps, more might have been better
             "converged": max(progress.events, key=lambda e: e["valid"]["mrr"])["step"] <= 0.9 * steps,
@@ -243,12 +304,25 @@ class _Run:
         self.folder.remove("checkpoint.pt")
 
     def _save_model(self) -> None:
+        fusion = {f"fusion.{name}": x for name, x in self.trainer.fusion.state_dict().items() if isinstance(x, Tensor)}
+        self._save_tensors("model.safetensors", self.trainer.kge.export() | fusion)
+        state = {name: x for name, x in self.trainer.sampler.state_dict().items() if isinstance(x, Tensor)}
+        self._save_tensors("sampler.safetensors", state)
+
+    def _save_tensors(self, name: str, tensors: dict[str, Tensor]) -> None:
         from safetensors.torch import save
 
-        tensors = {name: x.detach().cpu().contiguous() for name, x in self.trainer.kge.export().items()}
-        self.folder.write("model.safetensors", lambda file: file.write(save(tensors)))
-        state = {k: v.cpu().contiguous() for k, v in self.trainer.sampler.state_dict().items() if isinstance(v, Tensor)}
-        self.folder.write("sampler.safetensors", lambda file: file.write(save(state)))
+        plain = {key: x.detach().cpu().clone(memory_format=torch.contiguous_format) for key, x in tensors.items()}
+        self.folder.write(name, lambda file: file.write(save(plain)))
+
+
+def reference_of(config: Config, dataset: Dataset, store: Path) -> RunFolder:
+    """The run that `hardness` refers to: uniform, seed 0, of the same cell; it may not be there."""
+    plain = dataclasses.replace(config, sampler="uniform", variant="recommended", seed=0, aux={}, aux_options={},
+                                sampler_options=SAMPLERS.get("uniform").Options())  # fmt: skip
+    if not plain.wants_features:
+        dataset = dataclasses.replace(dataset, features={}, present={}, feature_source="none")
+    return RunFolder(store / f"{plain.cell}-{plain.record(dataset)['id']}")
 
 
 def check_sizes(config: Config, dataset: Dataset) -> None:

@@ -105,6 +105,15 @@ class Trainer:
             self._sampled_step(self.sampler, positives, scoring)
         self.step_count += 1
 
+    def draw(self, positives: Positives, rng: torch.Generator) -> list[Negatives]:
+        """What the sampler answers to a batch outside the training stream; the caller puts the sampler's state back."""
+        assert isinstance(self.sampler, Sampler)
+        live = Need.LIVE in self.sampler.requires
+        scoring = Scoring(self.kge, self.fusion, self.graph, live)
+        view = dataclasses.replace(self.view, step=self.step_count, epoch=self.epoch, scoring=scoring, rng=rng)
+        drawn = self.sampler.sample(positives, view)
+        return [drawn] if isinstance(drawn, Negatives) else drawn
+
     def _sampled_step(self, sampler: Sampler, positives: Positives, scoring: Scoring) -> None:
         view = self._view(scoring, live=Need.LIVE in sampler.requires)
         with self.sampler_clock:

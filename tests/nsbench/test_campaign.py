@@ -29,7 +29,7 @@ def test_run_from_python_returns_the_result(tmp_path: Path) -> None:
     assert arrays["ranks"].shape == (count, 2, 2)
     assert arrays["ranks"].dtype == arrays["candidates"].dtype == np.int32
     assert result.test["mrr"] == pytest.approx((1 / arrays["ranks"].mean(-1)).mean(), abs=1e-12)
-    assert list(dict.fromkeys(stages)) == ["set-up", "training", "validation", "ranking", "writing"]
+    assert list(dict.fromkeys(stages)) == ["set-up", "diagnosis", "training", "validation", "ranking", "writing"]
 
 
 def test_the_store_loads_into_a_frame(tmp_path: Path) -> None:
