@@ -1,79 +1,186 @@
-"""Tests and intervals as pure functions: arrays in, numbers out.
+"""Seeds x triples: tests and intervals for a sampler, as pure functions, arrays in and numbers out.
 
 The design is crossed: every seed of a sampler is scored on the same test triples. The two-way t takes both sources of
 variance into account, which sampler was trained with which seed and which triples happened to be drawn; pooling all
-seed-triple pairs, or testing one run against another, does not and rejects far too often.
+seed-triple pairs, or testing one run against another (nsbench.results.paired), does not and rejects far too often.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit  # Student's t without importing the whole of scipy.stats
 
 from nsbench.errors import Misuse
+from nsbench.results.clusters import cluster_totals, mean_error
+from nsbench.results.multiplicity import holm as holm
+from nsbench.results.resampling import bootstrap_totals
 
+ALPHA = 0.05
 TEST_SEEDS = 5  # per arm: fewer, and no p-value is given unless asked for
 SPREAD_SEEDS = 3  # fewer, and no standard deviation is shown
+BOOTSTRAP_DRAWS = 10_000
 
 
 class TwoWayT(NamedTuple):
-    """A difference of two means over seeds and triples; the interval has the level that was asked for."""
+    """A difference of two means over seeds and triples; the interval has the level that was asked for.
+
+    `inflation` is the clustered standard error over triples relative to the plain one, of which the larger was used;
+    `correlation` that of the seeds' means, where they were paired.
+    """
 
     difference: float
     standard_error: float
     df: float
     p: float
     interval: tuple[float, float]
+    inflation: float = 1.0
+    correlation: float | None = None
 
 
-def two_way_t(a: ArrayLike, b: ArrayLike, *, minimum_seeds: int = TEST_SEEDS, level: float = 0.95) -> TwoWayT:
+class CrossedVariance(NamedTuple):
+    """Bootstrap variance of the mean of [S, T], by source; their sum is what drawing seeds and triples would give."""
+
+    seeds: float
+    triples: float
+    interaction: float
+
+
+class CrossedBootstrap(NamedTuple):
+    """The estimate, its bootstrap standard error and percentile interval."""
+
+    estimate: float
+    standard_error: float
+    interval: tuple[float, float]
+
+
+def two_way_t(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    minimum_seeds: int = TEST_SEEDS,
+    level: float = 0.95,
+    clusters: ArrayLike | None = None,
+    paired: bool = False,
+    interaction: Literal["once", "twice"] = "twice",
+) -> TwoWayT:
     """Is the mean of a [S_a, T] that of b [S_b, T], over seeds and over triples that both were scored on?
 
     SE^2 = var(seed means of a)/S_a + the same of b + var over triples(mean_s a - mean_s b)/T, all with ddof 1; degrees
-    of freedom after Satterthwaite. Seeds are not paired: equal seed numbers share no negatives. The triples' term
-    contains the interaction of seeds and triples, so the test errs on the safe side. Misuse below `minimum_seeds` in an
-    arm: from 3 seeds a standard deviation is known only up to a factor of 6, from 5 of 3.
+    of freedom after Satterthwaite. The triples' term contains the interaction of seeds and triples, as the seeds' terms
+    do, so the test errs on the safe side: far so where seeds differ mostly triple by triple. `interaction` = "once"
+    takes it out of the seeds' terms (the residuals' mean squares over S T, as the analysis of variance does).
+    With `clusters` (labels [T]) the term of the triples is the clustered one where that is larger. Seeds are not paired
+    unless `paired` says so (equal seed numbers share initialisation and order of batches but no negatives): then the
+    differences of seeds take the place of both arms. Misuse below `minimum_seeds` in an arm: from 3 seeds a standard
+    deviation is known only up to a factor of 6, from 5 of 3.
     """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"a {list(a.shape)} and b {list(b.shape)} must be [seeds, triples] over the same triples")
+    a, b = _arms(a, b)
     if minimum_seeds < 2 or a.shape[1] < 2:
         raise ValueError("the variances need at least two seeds in each arm and two triples")
+    if paired and len(a) != len(b):
+        raise ValueError(f"paired arms must have the same seeds, not {len(a)} and {len(b)}")
     seeds = min(len(a), len(b))
     if seeds < minimum_seeds:
         raise Misuse(f"a test needs at least {minimum_seeds} seeds on each side and here is {seeds}; run more seeds")
 
     difference = float(a.mean() - b.mean())
-    triples = a.mean(axis=0) - b.mean(axis=0)  # [T]
-    parts = [
-        (a.mean(axis=1).var(ddof=1) / len(a), len(a) - 1),
-        (b.mean(axis=1).var(ddof=1) / len(b), len(b) - 1),
-        (triples.var(ddof=1) / len(triples), len(triples) - 1),
-    ]
-    variance = sum(v for v, _ in parts)
+    arms, correlation = [a, b], None
+    if paired:
+        means = np.stack([a.mean(axis=1), b.mean(axis=1)])
+        correlation = float(np.corrcoef(means)[0, 1]) if np.all(means.std(axis=1) > 0) else 0.0
+        arms = [a - b]
+    triples = mean_error(a.mean(axis=0) - b.mean(axis=0), clusters)
+    by_seed = [(float(arm.mean(axis=1).var(ddof=1)) / len(arm), len(arm) - 1.0) for arm in arms]
+    twice = [_interaction(arm) for arm in arms] if interaction == "once" else []
+    variance = triples.variance + max(0.0, sum(v for v, _ in by_seed) - sum(v for v, _ in twice))
+    parts = [*by_seed, *twice, (triples.variance, triples.df)]
     if variance == 0:  # every seed and triple shows the same difference
-        return TwoWayT(difference, 0.0, np.inf, float(difference == 0), (difference, difference))
+        p = float(difference == 0)
+        return TwoWayT(difference, 0.0, np.inf, p, (difference, difference), triples.inflation, correlation)
     error = float(np.sqrt(variance))
     # Relative to the sum: squares of tiny variances would underflow.
-    df = float(1 / sum((v / variance) ** 2 / n for v, n in parts))
+    df = 1 / math.fsum((v / variance) ** 2 / n for v, n in parts)
     half = float(stdtrit(df, (1 + level) / 2)) * error
     p = float(2 * stdtr(df, -abs(difference) / error))
-    return TwoWayT(difference, error, df, p, (difference - half, difference + half))
+    return TwoWayT(difference, error, df, p, (difference - half, difference + half), triples.inflation, correlation)
 
 
-def holm(p: ArrayLike) -> NDArray[np.float64]:
-    """Holm's adjusted p-values [m] for the whole family [m] at once, in the order given (Holm 1979)."""
-    p = np.asarray(p, np.float64)
-    if p.ndim != 1 or not np.all((p >= 0) & (p <= 1)):
-        raise ValueError("p must be a vector of numbers between 0 and 1")
-    order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(stepped, 1)
-    return adjusted
+def _interaction(y: NDArray[np.float64]) -> tuple[float, float]:
+    """Of y [S, T]: the interaction's share in the variance of the mean, and its degrees of freedom."""
+    rest = y - y.mean(axis=0) - y.mean(axis=1, keepdims=True) + y.mean()
+    df = (y.shape[0] - 1) * (y.shape[1] - 1)
+    return float((rest**2).sum()) / df / y.size, df
+
+
+def crossed_variance(y: ArrayLike) -> CrossedVariance:
+    """Of the mean of y [S, T] when seeds and triples are drawn with replacement, in closed form (Owen 2007).
+
+    The interaction enters once for each way of drawing, which makes it err on the safe side; of the seeds' variance
+    it holds (S - 1)/S.
+    """
+    y = np.asarray(y, np.float64)
+    if y.ndim != 2:
+        raise ValueError(f"y {list(y.shape)} must be [seeds, triples]")
+    seeds, triples = y.mean(axis=1) - y.mean(), y.mean(axis=0) - y.mean()
+    rest = y - y.mean() - seeds[:, None] - triples
+    s, t = y.shape
+    return CrossedVariance(
+        float(seeds @ seeds) / s**2, float(triples @ triples) / t**2, float((rest**2).sum()) / (s * t) ** 2
+    )
+
+
+def crossed_bootstrap(
+    a: ArrayLike,
+    rng: np.random.Generator,
+    *,
+    b: ArrayLike | None = None,
+    draws: int = BOOTSTRAP_DRAWS,
+    level: float = 0.95,
+    inflate: bool = True,
+    clusters: ArrayLike | None = None,
+) -> CrossedBootstrap:
+    """Percentile interval of the mean of a [S, T], or of its difference from b [S_b, T]: seeds x triples, both drawn.
+
+    Seeds are drawn apart in each arm, triples jointly, so that the difficulty that both share cancels. `inflate`
+    widens the seeds' part by S/(S - 1) in variance, which drawing with replacement loses. With `clusters` (labels [T])
+    whole clusters are drawn. The interval is normal in its tails: where few seeds carry most of the variance it is
+    shorter than the two-way t's.
+    """
+    arms = list(_arms(a, a if b is None else b))[: 1 if b is None else 2]
+    # Seeds first: the number of draws made of them must not depend on how the triples' come in chunks.
+    weights = [_seed_weights(len(arm), draws, inflate, rng) for arm in arms]
+    if clusters is None:
+        totals, sizes = np.concatenate(arms), np.ones(arms[0].shape[1])
+    else:
+        totals, sizes = cluster_totals(np.concatenate(arms), clusters)
+    drawn = bootstrap_totals(np.concatenate([totals, sizes[None]]).T, draws, rng)  # [draws, S + 1]
+    means = drawn[:, :-1] / drawn[:, -1:]
+    estimate, value, first = 0.0, np.zeros(draws), 0
+    for arm, weight, sign in zip(arms, weights, (1, -1)):
+        estimate += sign * float(arm.mean())
+        value += sign * (means[:, first : first + len(arm)] * weight).sum(axis=1)
+        first += len(arm)
+    low, high = np.quantile(value, [(1 - level) / 2, (1 + level) / 2])
+    return CrossedBootstrap(estimate, float(value.std()), (float(low), float(high)))
+
+
+def _seed_weights(seeds: int, draws: int, inflate: bool, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Weights [draws, S] of a mean over seeds drawn with replacement, their spread as wide as S seeds are."""
+    weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
+    if not inflate or seeds == 1:
+        return weights
+    return 1 / seeds + (seeds / (seeds - 1)) ** 0.5 * (weights - 1 / seeds)
+
+
+def _arms(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ValueError(f"a {list(a.shape)} and b {list(b.shape)} must be [seeds, triples] over the same triples")
+    return a, b
 
 
 def sd(values: ArrayLike) -> float:
@@ -88,5 +195,13 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     """Student's interval for the mean over seeds, on this test set."""
     values = np.asarray(values, np.float64)
     half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * sd(values) / len(values) ** 0.5
+    mean = float(values.mean())
+    return mean - half, mean + half
+
+
+def prediction_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Where one new run of the same kind would fall: what a published figure is held against, and never tested."""
+    values = np.asarray(values, np.float64)
+    half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * sd(values) * (1 + 1 / len(values)) ** 0.5
     mean = float(values.mean())
     return mean - half, mean + half

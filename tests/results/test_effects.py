@@ -1,0 +1,98 @@
+"""Facts are those of specs/statistics_and_reporting.md, section 5."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nsbench.results.aggregates import (
+    interquartile_mean,
+    performance_profile,
+    probability_of_improvement,
+    stratified_bootstrap,
+)
+from nsbench.results.effects import seeds_needed, smallest_p, superiority
+
+A, B = [0.30, 0.32, 0.31, 0.33, 0.34], [0.29, 0.31, 0.30, 0.30, 0.32]
+
+
+def test_superiority_of_the_worked_example():
+    """Fact 23 (G4), with complete separation of 5 and of 3 seeds."""
+    found = superiority(A, B)
+    assert (found.a12, found.delta) == pytest.approx((0.8, 0.6))
+    assert superiority(range(5), range(10, 15)) == (0, -1, pytest.approx(2 / 252))
+    assert superiority(range(3, 6), range(3)) == (1, 1, pytest.approx(0.1))
+
+
+seeds = st.lists(st.integers(0, 5), min_size=1, max_size=5)
+
+
+@given(seeds, seeds)
+def test_superiority_against_enumeration(a, b):
+    found = superiority(np.array(a) / 3, np.array(b) / 3)
+    assert found.a12 == pytest.approx(np.mean([(x > y) + (x == y) / 2 for x in a for y in b]))
+    ranks = scipy.stats.rankdata(a + b)
+    away = [abs(ranks[list(c)].mean() - ranks.mean()) for c in combinations(range(len(ranks)), len(a))]
+    assert found.p == pytest.approx(np.mean(np.array(away) >= abs(ranks[: len(a)].mean() - ranks.mean()) - 1e-9))
+
+
+def test_superiority_against_scipy():
+    rng = np.random.default_rng(0)
+    for n, m in ((5, 5), (7, 4), (10, 10)):
+        a, b = rng.normal(0.5, 1, n), rng.normal(0, 1, m)
+        expected = scipy.stats.mannwhitneyu(a, b, method="exact")
+        assert superiority(a, b).a12 == pytest.approx(expected.statistic / (n * m))
+        assert superiority(a, b).p == pytest.approx(expected.pvalue)
+
+
+@pytest.mark.parametrize(("count", "p"), [(2, 1 / 3), (3, 0.1), (4, 0.028571), (5, 0.0079365)])
+def test_smallest_p_of_seeds(count, p):
+    """Fact 53, first half: reached by complete separation."""
+    assert smallest_p(count) == pytest.approx(p, abs=1e-6)
+    assert superiority(np.arange(count), np.arange(count) - 100).p == pytest.approx(smallest_p(count))
+    assert smallest_p(count, paired=True) == 2 / 2**count
+
+
+def test_seeds_that_noethers_formula_asks_for():
+    """Fact 45."""
+    assert seeds_needed() == pytest.approx(28.859, abs=1e-3)
+    assert np.ceil(seeds_needed()) == 29
+
+
+def test_interquartile_mean_and_improvement():
+    """Fact 19 (F10 and G7): the figures of rliable's own test."""
+    assert interquartile_mean([[1, 2], [2, 2], [1, 1], [2, 1]]) == 1.5
+    assert interquartile_mean([[1, 1], [2, 2], [3, 3]]) == 2
+    assert probability_of_improvement([[1, 2], [2, 2], [1, 1], [2, 1]], [[1, 1], [2, 2], [3, 3]]) == pytest.approx(1 / 3)
+    for top, mean in ((8, 4.5), (10, 5.5), (5, 3)):
+        values = np.random.default_rng(0).permutation(np.arange(1, top + 1))
+        assert interquartile_mean(values) == mean
+        assert interquartile_mean(values) == scipy.stats.trim_mean(values, 0.25)
+
+
+def test_performance_profile():
+    profile = performance_profile([[0.1, 0.4], [0.2, 0.4]], [0, 0.1, 0.3, 0.4, 1])
+    assert profile.tolist() == [1, 0.75, 0.5, 0, 0]
+
+
+def test_stratified_bootstrap_draws_inside_tasks():
+    rng = np.random.default_rng(0)
+    constant = np.tile([0.1, 0.9], (5, 1))  # all spread is between the tasks, none inside them
+    low, high = stratified_bootstrap(constant, np.mean, rng)
+    assert low == pytest.approx(0.5)
+    assert high == pytest.approx(0.5)
+    scores = rng.normal(size=(10, 4)) + 5 * np.arange(4)
+    low, high = stratified_bootstrap(scores, np.mean, np.random.default_rng(1))
+    error = np.sqrt(scores.var(axis=0).sum() / 10) / 4
+    assert (high - low) / (2 * 1.96) == pytest.approx(error, rel=0.06)
+    assert stratified_bootstrap(scores, np.mean, np.random.default_rng(1)) == (low, high)
+
+
+def test_what_does_not_compare_is_refused():
+    with pytest.raises(ValueError, match="one value for each seed"):
+        superiority([], [1])
+    with pytest.raises(ValueError, match="same tasks"):
+        probability_of_improvement(np.ones((3, 2)), np.ones((3, 3)))

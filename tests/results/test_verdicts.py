@@ -1,0 +1,33 @@
+import pytest
+
+from nsbench.results.effects import smallest_p
+from nsbench.results.posthoc import smallest_wilcoxon_p
+from nsbench.results.verdicts import never_significant, verdict
+
+
+@pytest.mark.parametrize(("difference", "interval", "p", "expected"), [
+    (0.02, (0.01, 0.03), 0.001, ("better", False)),
+    (-0.02, (-0.03, -0.01), 0.049, ("worse", False)),
+    (0.02, (-0.01, 0.05), 0.05, ("inconclusive", False)),  # p < alpha, not <=
+    (0.003, (0.001, 0.005), 0.001, ("better", True)),  # sure and negligible at once
+    (0.001, (-0.003, 0.005), 0.4, ("practically equal", True)),
+    (0.001, (-0.003, 0.0051), 0.4, ("inconclusive", False)),
+    (-0.004, (-0.006, -0.002), 0.2, ("inconclusive", False)),
+    (0.001, (-0.003, 0.005), None, ("not testable", False)),
+    (0.0, (0.0, 0.0), 1.0, ("practically equal", True)),
+])  # fmt: skip
+def test_verdicts(difference, interval, p, expected):
+    assert verdict(difference, interval, p, rope=0.005) == expected
+
+
+def test_verdict_without_a_rope_never_says_equal():
+    assert verdict(0.001, (-0.001, 0.003), 0.4, rope=0).word == "inconclusive"
+
+
+def test_a_test_that_cannot_pass_says_so():
+    """Three seeds cannot reach 0.05 by their order alone, nor five blocks; ten blocks can, in a family of 25."""
+    assert never_significant(smallest_p(3), 1)
+    assert not never_significant(smallest_p(5), 6)
+    assert never_significant(smallest_p(5), 7)
+    assert never_significant(smallest_wilcoxon_p(5), 1)
+    assert not never_significant(smallest_wilcoxon_p(10), 25)
