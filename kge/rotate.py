@@ -7,6 +7,7 @@ moduli, the query of a replaced head is t rotated by -phi. Vectors are stored as
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,9 @@ class RotatE(KGE):
     def export(self) -> dict[str, Tensor]:
         """`entity` [N, 2d] and `relation` [R, d] in radians."""
         return {"entity": self.entity.detach(), "relation": self.relation.detach() * self.radians}
+
+    def restore(self, exported: Mapping[str, Tensor]) -> None:
+        super().restore({**exported, "relation": exported["relation"] / self.radians})
 
 
 class _Rotation(torch.autograd.Function):

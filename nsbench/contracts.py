@@ -28,6 +28,7 @@ class Need(StrEnum):
 
     QUERY = "query"  # the model's query vector (DHNS's condition)
     VIEWS = "views"  # a fusion with more than one view of an entity (MANS)
+    SLOTS = "slots"  # a fusion with a slot per modality (MAT)
     FEATURES = "features"  # at least one feature modality
     SIDE = "side"  # the sampler's point is to choose the side: refused where the protocol fixes it
     GRAM = "gram"  # a model whose squared scores sum in closed form (NS-KGE)
@@ -147,7 +148,7 @@ class Negatives:
     log_q: Tensor | None = None  # [B, K] log-probability under the proposal; may carry the sampler's own graph
     joint: Literal["score", "fuse"] = "score"  # slots: mean of the slots' scores, or score of the fused vector
     reduce: Literal["loss", "weighted"] = "loss"  # the experiment's reduction, or sum of weight x term / K
-    positive: Literal["once", "per_negative", "none"] = "once"
+    positive: Literal["once", "per_negative", "none"] = "once"  # per_negative: with each one's shift, never weighted
     coef: float = 1.0
     tape: Any = None  # private, handed back to `feedback`
 
@@ -229,6 +230,7 @@ class Sampler(nn.Module):
     requires: frozenset[Need] = frozenset()
     coupled: bool = False  # True: feedback joins the model's loss, one backward, all optimisers step
     filtered: bool = True  # False: may return known training positives (paper variants say so)
+    reads_features: bool = False  # True: uses features where there are any; Need.FEATURES refuses to do without
     version: int = 1  # raise it whenever behaviour changes; part of the run id
 
     def __init__(self, setting: Setting, options: Any) -> None:
@@ -263,6 +265,21 @@ class Sampler(nn.Module):
         """What a reader of the result should know of the draws (row sizes, fallbacks); called once, after training."""
         return {}
 
+    def work(self, batch: int, setting: Setting) -> dict[str, float] | None:
+        """Units of each kind of work (nsbench.costs.KINDS) in a step, a mean over its phases; None: not stated.
+
+        They come on top of the model's own step on K negatives; below zero where the sampler spares the model some of it.
+        Counted for a side per row.
+        """
+        return None
+
+    def state_bytes(self, setting: Setting) -> int | None:
+        """The formula of the sampler's memory: buffers, parameters, and 8 bytes per parameter and 4 per tensor of Adam's.
+
+        Called after `pretrain`; None: not stated. `nsbench bench` shows it beside what is held.
+        """
+        return None
+
 
 class Objective(nn.Module):
     """Replaces sampling: a loss of its own over the positives (NS-KGE, 1-vs-all). Chosen like a sampler."""
@@ -279,6 +296,14 @@ class Objective(nn.Module):
     def loss(self, positives: Positives, scoring: Scoring, view: View) -> Tensor:
         """The step's loss, a scalar with gradients into the model."""
         raise NotImplementedError
+
+    def work(self, batch: int, setting: Setting) -> dict[str, float] | None:
+        """As Sampler.work: beyond a model's step on K negatives, whose B (K + 1) `trained` candidates it spares."""
+        return None
+
+    def state_bytes(self, setting: Setting) -> int | None:
+        """As Sampler.state_bytes."""
+        return None
 
 
 class Auxiliary(nn.Module):
@@ -360,6 +385,12 @@ class KGE(nn.Module):
     def export(self) -> dict[str, Tensor]:
         """`entity` and `relation` as `--save-model` writes them."""
         return {"entity": self.entity.detach(), "relation": self.relation.detach()}
+
+    @torch.no_grad()
+    def restore(self, exported: Mapping[str, Tensor]) -> None:
+        """The inverse of `export`, up to rounding."""
+        self.entity.copy_(exported["entity"])
+        self.relation.copy_(exported["relation"])
 
 
 def uniform(rows: int, columns: int, bound: float, rng: torch.Generator) -> Tensor:
