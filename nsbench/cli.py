@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import nsbench
-from nsbench.errors import Misuse, RunFailed
+from nsbench.errors import Busy, Misuse, RunFailed
 from nsbench.registry import suggest
 
 if TYPE_CHECKING:
@@ -148,9 +148,7 @@ def run(sampler: str, kge: str, dataset: str, protocol: str, seed: int | None, s
     )
     store = campaign.store_folder(runs)
     if only_plan:
-        for config in configs:
-            folder = campaign.folder_of(config, store)
-            click.echo(f"{'done   ' if folder.complete else 'missing'}  {folder.path}")
+        show_plan(configs, store)
         return
     finished = carry_out(configs, store, device, save_model=save_model, diagnose=diagnose,
                          checkpoint_seconds=checkpoint_every)
@@ -164,6 +162,52 @@ def run(sampler: str, kge: str, dataset: str, protocol: str, seed: int | None, s
     click.echo(f"next: nsbench table{where}")
 
 
+@cli.command()
+@click.argument("grid")
+@runs_option
+@device_option
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+@click.option("--diagnostics/--no-diagnostics", "diagnose", default=True, show_default=True)
+@click.option("--plan", "only_plan", is_flag=True, help="Print the runs and whether they are done; run nothing.")
+def sweep(grid: str, runs: Path | None, device: str, threads: int | None, diagnose: bool, only_plan: bool) -> None:
+    """Run what is missing of a grid: a TOML file, or one of the package by name (nsbench list).
+
+    \b
+    nsbench sweep classic --plan
+    nsbench sweep mine.toml --threads 1        start it twice for two processes on one store
+
+    \b
+    protocol = "cpu"
+    seeds = 5
+    [[grid]]                                   as many as needed; every list is a factor
+    sampler = ["uniform", "nscaching"]
+    kge = ["transe"]
+    dataset = ["mkg_y"]                        further: fusion, aux, seeds, set = ["protocol.steps=500"]
+    """
+    from nsbench import campaign
+    from nsbench import sweep as grids
+
+    if threads is not None:
+        set_threads(threads)
+    configs = grids.read(grid)
+    store = campaign.store_folder(runs)
+    if only_plan:
+        show_plan(configs, store)
+        return
+    carry_out(configs, store, device, diagnose=diagnose)
+    click.echo(f"next: nsbench table{f' --runs {runs}' if runs else ''}")
+
+
+def show_plan(configs: list[Config], store: Path) -> None:
+    """Which runs are done and which are missing."""
+    from nsbench import campaign
+
+    folders = [campaign.folder_of(config, store) for config in configs]
+    for folder in folders:
+        click.echo(f"{'done   ' if folder.complete else 'missing'}  {folder.path}")
+    click.echo(f"{sum(folder.complete for folder in folders)} of {len(folders)} runs are done")
+
+
 def carry_out(configs: list[Config], store: Path, device: str, **how: Any) -> list[Result]:
     """Run what is missing, with progress; Ctrl-C writes a checkpoint and says how to go on."""
     from nsbench import campaign
@@ -175,6 +219,7 @@ def carry_out(configs: list[Config], store: Path, device: str, **how: Any) -> li
     missing = [not campaign.folder_of(config, store).complete for config in configs]  # every pair is checked first
     results: list[Result] = []
     failed: list[str] = []
+    busy: list[str] = []
     told: set[str] = set()
     with Display(sum(missing)) as display, stop_signal() as stopping:
         for i, config in enumerate(configs):
@@ -194,6 +239,12 @@ def carry_out(configs: list[Config], store: Path, device: str, **how: Any) -> li
             except Interrupted as stop:
                 display.say(f"stopped; the same command goes on from {stop}")
                 raise click.exceptions.Exit(130) from None
+            except Busy:
+                if len(configs) == 1:
+                    raise
+                busy.append(config.cell)
+                display.end(f"{config.cell}: another process is working on it")
+                continue
             except RunFailed as failure:
                 if len(configs) == 1:
                     raise
@@ -209,6 +260,8 @@ def carry_out(configs: list[Config], store: Path, device: str, **how: Any) -> li
             display.say(f"already done, nothing to do: {results[0].folder}")
         elif already:
             display.say(f"{already} of {len(configs)} runs were already done")
+        if busy:
+            display.say(f"{len(busy)} runs are with other processes; repeat the command when those are done")
     if failed:
         raise RunFailed(f"{len(failed)} of {len(configs)} runs failed ({', '.join(failed)}); the others are done")
     return results
@@ -255,7 +308,7 @@ class stop_signal:
 @click.option("--published", is_flag=True, help="Set the papers' figures beside ours.")
 @click.option("--format", "fmt", type=click.Choice(["rich", "md", "latex", "csv"]), default="rich", show_default=True)
 @click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only runs with this value: dataset=mkg_y. Repeatable.")
-@click.option("--layout", type=click.Choice(["dhns4", "mmrns2", "cost"]), default="dhns4", show_default=True)
+@click.option("--layout", type=click.Choice(["dhns4", "mmrns2", "cost", "diagnostics"]), default="dhns4", show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file; Markdown by default.")
 def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
     """Compare the samplers of a run store: means, deviations, and from five seeds up tests against the baseline."""
@@ -279,6 +332,8 @@ def list_() -> None:
     """Samplers, models, fusions, datasets and protocols at hand."""
     from nsbench import registry
     from nsbench.config import protocol_names, read_protocol
+    from nsbench.sweep import content as sweep_content
+    from nsbench.sweep import names as sweep_names
 
     for kind in (getattr(registry, name) for name in KINDS):
         cards: dict[str, list[str]] = {}  # components of one file may share its card
@@ -293,6 +348,14 @@ def list_() -> None:
     click.secho("protocols", bold=True)
     for name in protocol_names():
         click.echo(f"  {name:<20} {read_protocol(name)['description']}")
+    click.secho("sweeps", bold=True)
+    for name in sweep_names():
+        click.echo(f"  {name:<20} {sweep_content(name)['description']}")
+    broken = {name: reason for kind in KINDS for name, reason in getattr(registry, kind).broken.items()}
+    if broken:
+        click.secho("installed, but cannot be loaded", bold=True)
+    for name, reason in broken.items():
+        click.echo(f"  {name:<20} {reason}")
 
 
 @cli.command()
@@ -309,7 +372,7 @@ def show(name: str) -> None:
             click.echo(f"{key} = {value}")
         return
     kinds = [getattr(registry, kind) for kind in KINDS]
-    owners = [kind for kind in kinds if name in kind.names()]
+    owners = [kind for kind in kinds if name in kind.names() or name in kind.broken]
     if ".py:" in name:
         owners = [registry.SAMPLERS]
     if not owners:
@@ -356,6 +419,41 @@ def check(sampler: str, kge: str) -> None:
             broken += finding.passed is False
     if broken:
         raise RunFailed(f"{broken} rules are broken; mend the sampler and repeat the command")
+
+
+@cli.command()
+@click.option("--run", "name", required=True, help="A run made with --save-model: its folder, its name, or a part of that.")
+@click.option("--head", help="Name of the head, or #ID; the sampler replaces the tail.")
+@click.option("--relation", required=True, help="Name of the relation, or #ID.")
+@click.option("--tail", help="Name of the tail, or #ID; the sampler replaces the head.")
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Entities to show.")
+@click.option("--overlap", is_flag=True, help="The ten of the highest score, and which of them are among the ten likeliest.")
+@click.option("--dataset", help="The data, where the run's own name for them does not find them.")
+@runs_option
+def inspect(name: str, head: str | None, relation: str, tail: str | None, top: int, overlap: bool, dataset: str | None,
+            runs: Path | None) -> None:
+    """What a trained run's sampler draws for one query: by name, with the model's scores, true answers marked.
+
+    \b
+    nsbench run --sampler nscaching --kge transe --dataset mkg_y --protocol cpu --save-model
+    nsbench inspect --run nscaching --head "Taylor Swift" --relation plays --overlap
+    """
+    from nsbench import inspection
+    from nsbench.campaign import store_folder
+
+    folder = inspection.find_run(store_folder(runs), name)
+    found = inspection.inspect(folder, head=head, relation=relation, tail=tail, dataset=dataset)
+    click.echo(inspection.text(found, top, overlap))
+
+
+@cli.command("new-sampler")
+@click.argument("name")
+@click.option("--into", type=click.Path(path_type=Path), help="Folder of the new package.  [default: ./nsbench-NAME]")
+def new_sampler(name: str, into: Path | None) -> None:
+    """Write a small package with a working sampler NAME, its options and its test, to be changed into your own."""
+    from nsbench import scaffold
+
+    click.echo(scaffold.new_sampler(name, into))
 
 
 @cli.group(cls=Commands, no_args_is_help=False)

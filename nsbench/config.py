@@ -16,7 +16,9 @@ from nsbench.contracts import Dataset, Need, Objective, missing_needs
 from nsbench.errors import Misuse
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS, build_options, option, suggest
 
-PER_CELL = ("margin", "regularizer", "temperature")  # may depend on model and dataset
+PER_CELL = (  # may depend on model and dataset
+    "margin", "regularizer", "temperature", "width", "batch", "negatives", "learning_rate", "steps", "validate_every",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Config:
         needs = set(SAMPLERS.get(self.sampler).requires)
         for name in self.aux:
             needs |= AUXILIARIES.get(name).requires
-        return self.fusion != "none" or Need.FEATURES in needs
+        reads = getattr(SAMPLERS.get(self.sampler), "reads_features", False)
+        return reads or self.fusion != "none" or Need.FEATURES in needs
 
     def record(self, dataset: Dataset) -> dict[str, Any]:
         """config.json: what a reader or a table needs to know, and the run's id."""
@@ -118,6 +121,23 @@ class Config:
         return {part: hashlib.sha256(Path(file).read_bytes()).hexdigest() for part, file in files.items() if file}
 
 
+def from_record(record: Mapping[str, Any]) -> Config:
+    """The configuration that wrote this config.json."""
+    options = record["options"]
+    component, model, fuse = SAMPLERS.get(record["sampler"]), MODELS.get(record["kge"]), FUSIONS.get(record["fusion"])
+    return Config(
+        sampler=record["sampler"], kge=record["kge"], dataset=record["dataset"], fusion=record["fusion"],
+        split=record["split"], seed=record["seed"], variant=record["variant"],
+        features=record["features"] if record["features"] in ("official", "names", "none") else "auto",
+        protocol=Protocol(**record["protocol"]), changed=record["changed"],
+        sampler_options=build_options(component.Options, options["sampler"], "sampler"),
+        kge_options=build_options(model.Options, options["kge"], "kge"),
+        fusion_options=build_options(fuse.Options, options["fusion"], "fusion"),
+        aux=record["aux"],
+        aux_options={n: build_options(AUXILIARIES.get(n).Options, v, f"aux.{n}") for n, v in options["aux"].items()},
+    )
+
+
 def run_id(record: Mapping[str, Any]) -> str:
     """Eight hexadecimal digits of SHA-256 over everything that can change the result; never device, threads or paths."""
     names = {part: re.sub(r".*[/\\]", "", record[part]) for part in record["sources"]}  # ./a/mine.py:Mine is mine.py:Mine
@@ -146,7 +166,8 @@ def configure(sampler: str, kge: str, dataset: str, *, protocol: str = "nsbench"
     presets = {"recommended": {}, **component.variants}
     if variant not in presets:
         raise Misuse(f"{sampler} has no variant '{variant}'; it has {', '.join(presets)}")
-    sampler_options = {**presets[variant], **groups["sampler"]}
+    proposed = read_protocol(protocol).get("sampler", {}).get(sampler, {})  # sizes that fit the protocol's budget
+    sampler_options = {**presets[variant], **proposed, **groups["sampler"]}
 
     weights: dict[str, Any] = {}
     aux_options: dict[str, dict[str, str]] = {}
@@ -197,6 +218,7 @@ _WHY = {
     Need.VIEWS: "needs two views of an entity; choose a fusion that has them with --fusion (nsbench list)",
     Need.FEATURES: "needs features and '{dataset}' has none; see --features and nsbench data import-features",
     Need.SIDE: "chooses the side itself, which protocol '{p}' fixes by alternating; use --set protocol.sides=per_row",
+    Need.SLOTS: "needs a fusion with a slot per modality, which '{fusion}' is not; use --fusion adamf",
     Need.GRAM: "needs a model whose squared scores sum in closed form, which '{kge}' is not; try --kge distmult",
 }
 
@@ -209,7 +231,8 @@ def check_features(config: Config, dataset: Dataset) -> None:
 def resolve_protocol(name: str, kge: str, dataset: str, changes: Mapping[str, Any]) -> Protocol:
     """The protocol's values for one model and dataset, with `--set protocol.x` applied last."""
     values = read_protocol(name)
-    values.pop("description", None)
+    for key in ("description", "sampler"):  # the second is `configure`'s
+        values.pop(key, None)
     for key in PER_CELL:
         table = values.get(key)
         if isinstance(table, Mapping):

@@ -97,7 +97,7 @@ class Diagnosis:
             tally.add(f"{prefix}hardness_now", place, counted[first])
         if block.vectors is not None:
             few = slice(min(ranked, NEAREST))
-            ids = _nearest(scoring, block, few)
+            ids = nearest(scoring, block, few)
             self._errors(tally, prefix, _part(positives, few), side[few], ids, counted[few])
             return []
         drawn = []
@@ -175,7 +175,8 @@ def percentile(scoring: Scoring, graph: TrainGraph, positives: Positives, side: 
     return torch.cat(places)
 
 
-def _nearest(scoring: Scoring, block: Negatives, few: slice) -> Tensor:
+@torch.no_grad()
+def nearest(scoring: Scoring, block: Negatives, few: slice) -> Tensor:
     """[b, K] the entity nearest to each generated vector of the rows `few`, by the distance over the slots that it has."""
     assert block.vectors is not None
     vectors = block.vectors[few].float()

@@ -35,6 +35,7 @@ class Registry:
         self.kind = kind
         self.package = package
         self.bases = bases  # contracts in nsbench.contracts, named because importing them loads torch; none: a function
+        self.broken: dict[str, str] = {}  # names of installed plugins that cannot be used, with the reason; see `names`
         self._found: dict[str, Any] = {}
         self._complete = False
 
@@ -59,6 +60,8 @@ class Registry:
             self._load_all()
         if name in self._found:
             return self._found[name]
+        if name in self.broken:
+            raise Misuse(f"{self.kind} '{name}' cannot be loaded: {self.broken[name]}; mend or uninstall that package")
         raise Misuse(f"unknown {self.kind} '{name}'{suggest(name, self._found)} (nsbench list)")
 
     def names(self) -> list[str]:
@@ -69,7 +72,7 @@ class Registry:
         """Where the component comes from: 'built-in', a distribution, or a file."""
         component = self.get(name)
         module = component.__module__
-        return "built-in" if module.startswith(self.package + ".") else _origin(component)
+        return "built-in" if module.startswith("nsbench.") else _origin(component)
 
     def accepts(self, component: Any) -> bool:
         """Whether it keeps this kind's contract."""
@@ -89,12 +92,26 @@ class Registry:
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__, self.package + "."):
             importlib.import_module(module.name)
+        if self is AUXILIARIES:
+            SAMPLERS._load_all()  # some of them stand beside the sampler that they come from
         for entry in metadata.entry_points(group=self.package):
+            self._load_entry(entry)
+        self._complete = True
+
+    def _load_entry(self, entry: metadata.EntryPoint) -> None:
+        """Someone else's package: what is wrong with it is noted in `broken`, and harms nothing else."""
+        try:
             component = entry.load()
             siblings = [kind for kind in (MODELS, FUSIONS, AUXILIARIES) if kind.bases != self.bases]
-            if not any(kind.package == self.package and kind.accepts(component) for kind in siblings):
-                self.register(entry.name)(component)  # models and fusions share a group: the others are not ours
-        self._complete = True
+            if any(kind.package == self.package and kind.accepts(component) for kind in siblings):
+                return  # models and fusions share a group
+            self._check(entry.name, component)
+        except Exception as error:
+            package = entry.dist.name if entry.dist else "a package"
+            reason = str(error) if isinstance(error, Misuse) else f"{type(error).__name__}: {error}"
+            self.broken[entry.name] = f"{package} ({entry.value}): {' '.join(reason.split())}"
+            return
+        self.register(entry.name)(component)
 
     def _from_file(self, name: str) -> Any:
         file, _, attribute = name.rpartition(":")

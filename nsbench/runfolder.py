@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from nsbench.errors import Misuse, RunFailed
+from nsbench.errors import Busy, Misuse, RunFailed
 
 try:
     import fcntl
@@ -50,7 +50,7 @@ class RunFolder:
             lock = open(self.path / "lock", "w")  # noqa: SIM115 (held below)
         with lock:
             if fcntl is not None and not self._locked(lock):
-                raise Misuse(f"another process is working on {self.path}; wait for it or stop it")
+                raise Busy(f"another process is working on {self.path}; wait for it or stop it")
             for leftover in self.path.glob("*.tmp"):  # of a process that was killed while writing
                 leftover.unlink()
             try:

@@ -19,9 +19,14 @@ import contextlib
 import dataclasses
 import io
 import math
+import pickle
 import random
+import re
+import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -237,6 +242,16 @@ class NotChecked(Exception):
 FUNDAMENTAL = ("declared", "runs", "shapes", "range", "device", "feedback", "loss", "reach")  # others fail in their wake
 
 
+def said(error: Exception, component: type) -> str:
+    """An exception in one line, with the last place in the component's own file that it came through."""
+    if isinstance(error, Misuse | Broken):
+        return str(error)
+    file = getattr(sys.modules.get(component.__module__), "__file__", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    where = f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+
+
 class Report:
     """Findings in the order of the rules; of several faults against one rule the first is kept."""
 
@@ -260,7 +275,7 @@ class Report:
         except Broken as fault:
             self.fail(fault.rule if fault.rule in decides else decides[0], fault.words)
         except Exception as error:
-            self.fail(decides[0], f"raises {type(error).__name__}: {error}")
+            self.fail(decides[0], f"fails: {said(error, case.component)}; the rule: {self.rules[decides[0]]}")
         else:
             for rule in decides:
                 self.found.setdefault(rule, Finding(rule, True, self.rules[rule]))
@@ -547,6 +562,8 @@ def fixed_side(case: Case, report: Report) -> None:
     for step in case.watch("sides=alternate").run(4).steps:
         assert step.positives.side is not None
         for block in step.blocks:
+            if block.vectors is not None:
+                continue  # what is generated may be so for both ends at once, beside the negatives that the rule is about
             fixed = step.positives.side if block.side.dim() == 1 else step.positives.side.unsqueeze(1)
             if (block.side != fixed).any():
                 raise Broken("fixed side", "a block replaces another end than Positives.side says; use view.draw_side")
@@ -574,7 +591,14 @@ def resume(case: Case, report: Report) -> None:
 
     continued = Watch(case.trainer())
     file.seek(0)
-    continued.trainer.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        kind = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"a {kind[1]}" if kind else "an object"
+        raise Broken("resume", f"the saved state holds {what}, which checkpoints do not load; keep tensors, numbers, texts, "
+                               "lists and dicts in get_extra_state") from None  # fmt: skip
+    continued.trainer.load_state_dict(state)
     _restore(elsewhere)
     continued.run(5)
     difference = _first_difference(whole, continued)
@@ -588,7 +612,7 @@ def batches(case: Case, report: Report) -> None:
         try:
             watch = case.watch(*changes).run(2)
         except Exception as error:
-            raise Broken("batches", f"with {changes[0]} (toy graph) it fails: {error}") from None
+            raise Broken("batches", f"with {changes[0]} (toy graph) it fails: {said(error, case.component)}") from None
         if not math.isfinite(watch.trainer.loss_sum.item()):
             raise Broken("batches", f"with {changes[0]} (toy graph) the loss is not finite")
 
@@ -622,6 +646,7 @@ class SyncWatch(TorchDispatchMode):
 
     ALWAYS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount",
               "equal", "is_nonzero")  # fmt: skip
+    WORDS = {"_local_scalar_dense": "reading a tensor's value (item, int, float, bool, if)", "_unique2": "unique"}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -629,7 +654,7 @@ class SyncWatch(TorchDispatchMode):
         masks = name == "index" and any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1])
         repeats = name == "repeat_interleave" and kwargs.get("output_size") is None
         if name in self.ALWAYS or masks or repeats:
-            what = "indexing with a mask" if masks else name
+            what = "indexing with a mask" if masks else self.WORDS.get(name, name)
             raise RuntimeError(f"{what} makes the host wait for a GPU; keep shapes fixed and values on the device")
         return function(*args, **kwargs)
 

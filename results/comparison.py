@@ -34,7 +34,7 @@ class Metric:
 
     name: str
     header: str
-    higher: bool  # is better
+    higher: bool | None  # is better; None: neither is
     scale: float
     decimals: int
     unit: str  # of the stored value, which csv files keep
@@ -59,12 +59,30 @@ METRICS = {
         Metric("sampler_seconds", "sampler s", False, 1, 1, "seconds"),
         Metric("evaluation_seconds", "evaluation s", False, 1, 1, "seconds"),
         Metric("peak_memory", "peak MiB", False, 2**-20, 0, "bytes"),
+        Metric("end.false_negatives_train", "FN train", None, 100, 2, "fraction"),
+        Metric("end.false_negatives_known", "FN known", None, 100, 2, "fraction"),
+        Metric("end.false_negatives_world", "FN world", None, 100, 2, "fraction"),
+        Metric("start.hardness", "hardness: start", None, 100, 1, "fraction"),
+        Metric("middle.hardness", "middle", None, 100, 1, "fraction"),
+        Metric("end.hardness", "end", None, 100, 1, "fraction"),
+        Metric("end.hardness_now", "end, own model", None, 100, 1, "fraction"),
+        Metric("end.active", "active", None, 100, 1, "fraction"),
+        Metric("end.type_valid", "type-valid", None, 100, 1, "fraction"),
+        Metric("end.unseen", "unseen", None, 100, 1, "fraction"),
+        Metric("end.entropy", "entropy", None, 100, 1, "fraction"),
+        Metric("end.coverage", "coverage", None, 100, 1, "fraction"),
+        Metric("end.generated_false_negatives_known", "generated: FN known", None, 100, 2, "fraction"),
+        Metric("end.generated_false_negatives_world", "generated: FN world", None, 100, 2, "fraction"),
+        Metric("end.generated_hardness_now", "generated: hardness", None, 100, 1, "fraction"),
+        Metric("end.generated_active", "generated: active", None, 100, 1, "fraction"),
     )
 }
+DIAGNOSTICS = tuple(name for name in METRICS if "." in name)  # moment.figure of nsbench.diagnostics
 LAYOUTS = {
     "dhns4": ("mrr", "hits@1", "hits@3", "hits@10"),
     "mmrns2": ("mrr", "mr", "hits@1", "hits@3", "hits@10"),
     "cost": store.COST,
+    "diagnostics": DIAGNOSTICS,
 }
 
 
@@ -139,6 +157,10 @@ def comparison(
 
     grid = Grid(records)
     tested = contrasts(grid, baseline) if METRICS["mrr"] in shown else {}
+    if layout == "diagnostics":
+        shown = [m for m in shown if any(figure(run, m) is not None for run in records)]
+        if not shown:
+            raise Misuse("none of these runs has diagnostics: they were made with --no-diagnostics, or by objectives alone")
     columns = tuple(Column(dataset, metric) for dataset in grid.datasets for metric in shown)
     footnotes: list[str] = []
     figures: list[papers.Figure] = []
@@ -151,10 +173,11 @@ def comparison(
                 printed = _published(grid.kge[group], dict(identity)["sampler"], columns)
                 rows += [_published_row(source, row, cited, columns, footnotes) for source, cited in printed.items()]
                 figures += [figure for cited in printed.values() for figure in cited.values()]
-    notes = _notes(grid, frame.attrs.get("skipped", {}))
+    notes = _notes(grid, frame.attrs.get("skipped", {}), judged=any(metric.higher is not None for metric in shown))
     if published:
         notes += _published_notes(grid, figures)
-    title = "Cost of a run" if all(metric.name in store.COST for metric in shown) else "Filtered link prediction"
+    titles = {store.COST: "Cost of a run", DIAGNOSTICS: "What the samplers draw"}
+    title = next((t for names, t in titles.items() if all(m.name in names for m in shown)), "Filtered link prediction")
     caption = _caption(grid, shown, tested, baseline)
     return Table(title, columns, tuple(rows), caption, tuple(notes), tuple(footnotes))
 
@@ -182,14 +205,23 @@ def _row(
 
 def _where(column: Column) -> dict[str, Any]:
     metric = column.metric
-    direction = "higher" if metric.higher else "lower"
+    direction = {True: "higher", False: "lower", None: "neither"}[metric.higher]
     return {"dataset": column.dataset, "metric": metric.name, "unit": metric.unit, "better": direction}
+
+
+def figure(run: Run, metric: Metric) -> float | None:
+    """What the run says of the metric; None where that was not measured."""
+    moment, dot, name = metric.name.partition(".")
+    value = run["result"].get("diagnostics", {}).get(moment, {}).get(name) if dot else run[metric.name]
+    return None if value is None else float(value)
 
 
 def _cell(runs: Sequence[Run], metric: Metric, contrast: Contrast | None, say_n: bool) -> Cell:
     if not runs:
         return Cell(record={"status": "missing", "n": 0})
-    values = [float(run[metric.name]) for run in runs]
+    values = [value for run in runs if (value := figure(run, metric)) is not None]
+    if not values:
+        return Cell(record={"status": "missing", "n": 0})
     mean = float(np.mean(values))
     record: dict[str, Any] = {"status": "ok", "n": len(values), "seeds": listed((run["seed"] for run in runs), " ")}
     record |= {"split": runs[0]["split"], "values": listed(map(repr, values), " "), "mean": mean}
@@ -206,7 +238,8 @@ def _cell(runs: Sequence[Run], metric: Metric, contrast: Contrast | None, say_n:
         record |= {"baseline": contrast.baseline, "difference": test.difference, "p": test.p, "p_holm": contrast.p_holm}
         record |= {"standard_error": test.standard_error, "df": test.df, "family": contrast.family}
         record |= {"difference_low": test.interval[0], "difference_high": test.interval[1]}
-    marks = (contrast.mark if contrast else ()) + (() if record["converged"] else ("†",))
+    judged = metric.higher is not None and not record["converged"]
+    marks = (contrast.mark if contrast else ()) + (("†",) if judged else ())
     return Cell(metric.text(mean), spread, "", marks, record)
 
 
@@ -215,7 +248,7 @@ def _emphasised(rows: Sequence[Row]) -> list[Row]:
     styles: list[list[Style]] = [["" for _ in row.cells] for row in rows]
     for c in range(len(rows[0].cells)):
         there = [r for r, row in enumerate(rows) if "mean" in row.cells[c].record]
-        if len(there) < 2:
+        if len(there) < 2 or rows[there[0]].cells[c].record["better"] == "neither":
             continue
         sign = 1 if rows[there[0]].cells[c].record["better"] == "lower" else -1
         there.sort(key=lambda r: sign * rows[r].cells[c].record["mean"])
@@ -290,6 +323,14 @@ def _caption(grid: Grid, shown: Sequence[Metric], tested: Mapping[Key, Contrast]
             "Every test triple with either end hidden, ranked against all entities but the other known facts of all "
             "splits; ties count as the realistic rank, the mean of the optimistic and the pessimistic one"
         )
+    if any(metric.name in DIAGNOSTICS for metric in shown):
+        sentences.append(
+            "Of the negatives of 2,048 training triples: FN, share that are facts of train, of any split, of the complete "
+            "world; hardness, share of candidates that score lower under the finished uniform run of seed 0 (before, "
+            "halfway and after training) and under the own model; active, share with a gradient; type-valid, share seen in "
+            "that place of the relation; unseen, share never seen in train; entropy of the drawn entities over log N; "
+            "coverage, share of N drawn; `generated`: vectors, each judged as the entity nearest to it"
+        )
     scaled = [metric.header for metric in shown if metric.scale == 100]
     sentences += [f"{', '.join(scaled)} x100"] if scaled else []
     data = []
@@ -340,9 +381,9 @@ def _test(tested: Mapping[Key, Contrast], baseline: str) -> str:
     )
 
 
-def _notes(grid: Grid, skipped: Mapping[str, str]) -> list[str]:
+def _notes(grid: Grid, skipped: Mapping[str, str], judged: bool) -> list[str]:
     notes = []
-    if not all(run["converged"] for run in grid.runs):
+    if judged and not all(run["converged"] for run in grid.runs):
         notes.append("† Not converged, so at this budget: the best validation came in the last tenth of the steps.")
     for identity, label in sorted(grid.labels.items(), key=lambda item: item[1]):
         row = dict(identity)

@@ -11,7 +11,9 @@ from typing import Any
 from nsbench.errors import Misuse
 from nsbench.results import papers, store
 
-PER_CELL = ("margin", "regularizer", "temperature")  # what a protocol sets per model and dataset (nsbench.config)
+PER_CELL = (  # what a protocol sets per model and dataset (nsbench.config)
+    "margin", "regularizer", "temperature", "width", "batch", "negatives", "learning_rate", "steps", "validate_every",
+)  # fmt: skip
 
 Run = Mapping[str, Any]  # a row of the store's frame
 Identity = tuple[tuple[str, str], ...]  # every factor of a row apart from the scoring model: sorted (name, value) pairs

@@ -63,7 +63,7 @@ def _caption(table: Table, emphasis: dict[str, str]) -> str:
 
 
 def _header(column: Column) -> str:
-    return f"{column.metric.header} {'↑' if column.metric.higher else '↓'}"
+    return column.metric.header + {True: " ↑", False: " ↓", None: ""}[column.metric.higher]
 
 
 def _marks(cell: Cell) -> str:

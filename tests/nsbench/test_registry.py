@@ -109,6 +109,8 @@ def test_what_can_be_wrong_with_a_file_plugin(registry, tmp_path):
 class Entry:
     """Stands in for an installed distribution's entry point."""
 
+    value, dist = "outside:Component", None
+
     def __init__(self, name, component):
         self.name, self.component = name, component
 

@@ -568,3 +568,27 @@ def test_terminal_shows_one_grid_per_dataset_where_one_is_too_wide(small_store):
         assert "…" not in out.getvalue()
         heads[width] = len(re.findall("sampler  ", out.getvalue()))
     assert heads == {100: 2, 300: 1}
+
+
+def test_diagnostics_layout_says_what_was_measured_and_judges_nothing(run, store):
+    measured = {"step": 0, "hardness": 0.5, "false_negatives_known": 0.0012, "entropy": 0.981}
+    for seed, hardness in ((0, 0.71), (1, 0.73)):
+        end = {**measured, "hardness": hardness}
+        run("nscaching", seeds=(seed,), result={"diagnostics": {"sampler": {}, "start": measured, "end": end}})
+    run("uniform", seeds=(0, 1), result={"converged": False, "diagnostics": {"start": measured, "end": measured}})
+    run("ns_kge", seeds=(0, 1))
+    made = comparison(store, layout="diagnostics")
+    headers = [column.metric.header for column in made.columns]
+    assert headers == ["FN known", "hardness: start", "end", "entropy"]  # no column that is empty everywhere
+    rows = {row.label: [cell.value for cell in row.cells] for row in made.rows}
+    assert rows["nscaching"] == ["0.12", "50.0", "72.0", "98.1"]
+    assert rows["uniform"] == ["0.12", "50.0", "50.0", "98.1"]
+    assert set(next(cells for label, cells in rows.items() if label.startswith("ns_kge"))) == {"-"}
+    assert not any(cell.style or cell.marks for row in made.rows for cell in row.cells)
+    for form in FORMS:
+        text = write(made, form)
+        assert "†" not in text
+        assert "↑" not in text
+        assert "dagger" not in text
+    with pytest.raises(Misuse, match="none of these runs has diagnostics"):
+        comparison(store, layout="diagnostics", where={"sampler": "ns_kge"})

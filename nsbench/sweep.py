@@ -1,0 +1,101 @@
+"""A grid of runs from a TOML file: samplers x models x datasets x fusions x auxiliary losses x seeds.
+
+    protocol = "cpu"                      # for all blocks, unless one names its own
+    seeds = 5                             # how many, or a list
+
+    [[grid]]                              # as many blocks as needed
+    sampler = ["uniform", "nscaching"]    # every list is a factor
+    kge = ["transe", "distmult"]
+    dataset = ["mkg_y"]
+    fusion = ["none", "adamf"]            # left out: none
+    aux = ["", "diffusion=1"]             # left out: no auxiliary loss
+    set = ["protocol.steps=500"]          # for the whole block, as --set on the command line
+
+What is missing is run, in the order of the file; several processes may work on one store.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from nsbench.campaign import plan
+from nsbench.config import Config
+from nsbench.errors import Misuse
+from nsbench.registry import suggest
+
+FACTORS = ("sampler", "kge", "dataset", "fusion", "aux")
+SHARED = ("protocol", "seeds", "split", "features", "set")
+
+
+def names() -> list[str]:
+    """The grids that come with the package."""
+    folder = resources.files("nsbench") / "sweeps"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def read(name: str) -> list[Config]:
+    """The runs of a TOML file, or of a grid in the package by its name; each once, checked. Misuse for what is amiss."""
+    found = content(name)
+    unknown = [key for key in found if key not in (*SHARED, "grid", "description")]
+    if unknown:
+        raise Misuse(f"{name}: unknown key '{unknown[0]}'{suggest(unknown[0], [*SHARED, 'grid'])}")
+    blocks = found.get("grid")
+    if not isinstance(blocks, list) or not blocks:
+        raise Misuse(f"{name} has no [[grid]] block; it names the samplers, models and datasets to run")
+    shared = {key: found[key] for key in SHARED if key in found}
+    configs: dict[str, Config] = {}
+    for block in blocks:
+        for config in _block(name, {**shared, **block}):
+            configs.setdefault(repr(config), config)
+    return list(configs.values())
+
+
+def content(name: str) -> dict[str, Any]:
+    """What the file says."""
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise Misuse(f"no sweep file {name}; give the path of a TOML file, or one of {', '.join(names())}")
+        text = Path(name).read_text(encoding="utf-8")
+    elif name in names():
+        text = (resources.files("nsbench") / "sweeps" / f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        raise Misuse(f"unknown sweep '{name}'{suggest(name, names())}; give a TOML file, or one of {', '.join(names())}")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise Misuse(f"sweep {name} is not TOML: {error}") from None
+
+
+def _block(name: str, block: dict[str, Any]) -> list[Config]:
+    """The runs of one block: datasets, models and seeds outside, so that the rows of a cell grow together."""
+    unknown = [key for key in block if key not in (*FACTORS, *SHARED)]
+    if unknown:
+        raise Misuse(f"{name}: unknown key '{unknown[0]}' in a [[grid]]{suggest(unknown[0], [*FACTORS, *SHARED])}")
+    missing = [key for key in FACTORS[:3] if key not in block]
+    if missing:
+        raise Misuse(f"{name}: a [[grid]] names no {missing[0]}; add {missing[0]} = [\"...\"]")
+    lists = {key: _texts(name, key, block.get(key, {"fusion": "none", "aux": ""}.get(key))) for key in FACTORS}
+    seeds = block.get("seeds")
+    if isinstance(seeds, int):
+        seeds = list(range(seeds))
+    if seeds is not None and not (isinstance(seeds, list) and seeds and all(isinstance(s, int) for s in seeds)):
+        raise Misuse(f"{name}: seeds is a number (5 means 0 to 4) or a list of numbers, not {block['seeds']!r}")
+    settings = _texts(name, "set", block.get("set", []))
+    configs = []
+    for fusion, aux in itertools.product(lists["fusion"], lists["aux"]):
+        added = [f"aux.{part.strip()}" for part in aux.split(",") if part.strip()]
+        configs += plan(lists["sampler"], lists["kge"], lists["dataset"], seeds, protocol=block.get("protocol", "nsbench"),
+                        fusion=fusion, settings=[*settings, *added], split=block.get("split"),
+                        features=block.get("features", "auto"))  # fmt: skip
+    return configs
+
+
+def _texts(name: str, key: str, value: Any) -> list[str]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise Misuse(f"{name}: {key} is a text or a list of texts, not {value!r}")
+    return texts

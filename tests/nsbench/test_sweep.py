@@ -1,0 +1,116 @@
+"""`nsbench sweep`: a file becomes the runs that it means, each once, and only what is missing is run."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from nsbench import campaign, sweep
+from nsbench.config import read_protocol
+from nsbench.errors import Busy, Misuse
+
+GRID = """
+protocol = "quick"
+seeds = 2
+set = ["protocol.steps=20", "protocol.validate_every=10"]
+
+[[grid]]
+sampler = ["uniform", "bernoulli"]
+kge = ["transe", "distmult"]
+dataset = "planted:small"
+
+[[grid]]
+sampler = "uniform"
+kge = ["transe"]
+dataset = ["planted:small"]
+seeds = [1, 7]
+fusion = ["none", "adamf"]
+aux = ["", "mat=0.1"]
+"""
+
+
+def written(tmp_path: Path, text: str) -> str:
+    file = tmp_path / "grid.toml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_every_list_is_a_factor_and_every_run_is_there_once(tmp_path):
+    text = GRID.replace('aux = ["", "mat=0.1"]\n', "")
+    configs = sweep.read(written(tmp_path, text))
+    cells = [(c.sampler, c.kge, c.seed, c.fusion) for c in configs]
+    first = list(itertools.product(["transe", "distmult"], [0, 1], ["uniform", "bernoulli"]))
+    expected = [(sampler, kge, seed, "none") for kge, seed, sampler in first]
+    expected += [("uniform", "transe", 7, "none"), ("uniform", "transe", 1, "adamf"), ("uniform", "transe", 7, "adamf")]
+    assert cells == expected  # seed 1 without fusion is in both blocks
+    assert all(c.protocol.steps == 20 and c.protocol.name == "quick" for c in configs)
+
+
+def test_auxiliary_losses_are_a_factor(tmp_path):
+    text = GRID.replace('["none", "adamf"]', '"adamf"')
+    configs = [c for c in sweep.read(written(tmp_path, text)) if c.fusion == "adamf"]
+    assert [(c.seed, dict(c.aux)) for c in configs] == [(1, {}), (7, {}), (1, {"mat": 0.1}), (7, {"mat": 0.1})]
+
+
+def test_seeds_default_to_the_protocols_own(tmp_path):
+    text = '[[grid]]\nsampler = "uniform"\nkge = "transe"\ndataset = "planted:small"\nprotocol = "quick"\n'
+    assert [c.seed for c in sweep.read(written(tmp_path, text))] == list(range(read_protocol("quick")["seeds"]))
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("", "has no [[grid]] block"),
+    ("grid = 3", "has no [[grid]] block"),
+    ("protokoll = 'cpu'\n[[grid]]", "unknown key 'protokoll'; did you mean 'protocol'?"),
+    ("[[grid]]\nsampler = 'uniform'\nkge = 'transe'", "names no dataset"),
+    ("[[grid]]\nsamplers = 'uniform'", "unknown key 'samplers' in a [[grid]]; did you mean 'sampler'?"),
+    ("[[grid]]\nsampler = 3\nkge = 'transe'\ndataset = 'mkg_y'", "sampler is a text or a list of texts, not 3"),
+    ("[[grid]]\nsampler = 'unifrom'\nkge = 'transe'\ndataset = 'mkg_y'", "did you mean 'uniform'?"),
+    ("[[grid]]\nseeds = 'all'\nsampler = 'uniform'\nkge = 'transe'\ndataset = 'mkg_y'", "seeds is a number"),
+    ("[[grid]", "is not TOML"),
+])  # fmt: skip
+def test_what_is_amiss_is_said(tmp_path, text, words):
+    with pytest.raises(Misuse) as refusal:
+        sweep.read(written(tmp_path, text))
+    assert words in str(refusal.value)
+
+
+def test_unknown_files_and_names():
+    with pytest.raises(Misuse, match=r"no sweep file nowhere\.toml"):
+        sweep.read("nowhere.toml")
+    with pytest.raises(Misuse, match=r"did you mean 'classic'\?"):
+        sweep.read("clasic")
+
+
+@pytest.mark.parametrize("name", sweep.names())
+def test_shipped_grids_are_well_formed(name):
+    configs = sweep.read(name)
+    assert len(configs) == len({repr(config) for config in configs})
+    assert sweep.content(name)["description"]
+
+
+def test_the_command_runs_what_is_missing(command, tmp_path, store):
+    file = written(tmp_path, GRID.partition("[[grid]]\nsampler = \"uniform\"")[0])
+    plan = command("sweep", file, "--plan")
+    assert plan.code == 0, plan.err
+    assert plan.out.count("missing") == 8
+    first = sweep.read(file)[0]
+    campaign.carry_out(first, store)
+    said = command("sweep", file, "--threads", "1", "--no-diagnostics")
+    assert said.code == 0, said.err
+    assert "1 of 8 runs were already done" in said.err
+    assert command("sweep", file, "--plan").out.strip().endswith("8 of 8 runs are done")
+
+
+def test_a_run_of_another_process_is_left_to_it(command, tmp_path, store):
+    file = written(tmp_path, GRID.partition("[[grid]]\nsampler = \"uniform\"")[0].replace("seeds = 2", "seeds = 1"))
+    theirs = campaign.folder_of(sweep.read(file)[1], store)
+    with theirs.claimed():
+        theirs.write_json("config.json", {})
+        said = command("sweep", file, "--threads", "1", "--no-diagnostics")
+        assert said.code == 0, said.err
+        assert "1 runs are with other processes" in said.err
+        with pytest.raises(Busy):
+            campaign.carry_out(sweep.read(file)[1], store)
+    assert not theirs.complete
+    assert command("sweep", file, "--threads", "1", "--no-diagnostics").code == 0
+    assert theirs.complete
