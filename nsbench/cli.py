@@ -324,6 +324,39 @@ def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
         click.echo(tables.write(made, fmt), nl=False)
 
 
+@cli.group("runs")
+def runs_() -> None:
+    """The run store: carry it from machine to machine."""
+
+
+@runs_.command()
+@click.argument("archive", type=click.Path(path_type=Path, dir_okay=False))
+@runs_option
+def pack(archive: Path, runs: Path | None) -> None:
+    """Write the complete runs of the store to ARCHIVE (.tar.gz)."""
+    from nsbench.results import archive as archives
+    from nsbench.results.store import default_folder
+
+    names = archives.pack(runs or default_folder(), archive)
+    click.echo(f"{len(names)} runs in {archive}; next, on the other machine: nsbench runs merge {archive.name}")
+
+
+@runs_.command()
+@click.argument("archives", nargs=-1, required=True, type=click.Path(path_type=Path))
+@runs_option
+def merge(archives: tuple[Path, ...], runs: Path | None) -> None:
+    """Add the runs of packed stores, or of other stores' folders; what is there already stays as it is."""
+    from nsbench.results import archive
+    from nsbench.results.store import default_folder
+
+    store = runs or default_folder()
+    for one in archives:
+        found = archive.merge(one, store)
+        click.echo(f"{one}: {len(found.added)} runs added to {store}, {len(found.present)} were there already")
+        for name, reason in found.refused.items():
+            click.echo(f"  left out {name}: {reason}", err=True)
+
+
 KINDS = ("SAMPLERS", "MODELS", "FUSIONS", "AUXILIARIES", "DATASETS")  # registries in nsbench.registry
 
 

@@ -1,0 +1,114 @@
+"""A run store as one file, to carry it from machine to machine: `nsbench runs pack` and `nsbench runs merge`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from nsbench.errors import Misuse, RunFailed
+from nsbench.results import store
+
+KEPT = ("config.json", "events.jsonl", "ranks.npz", "result.json", "reference.safetensors", "model.safetensors",
+        "sampler.safetensors")  # fmt: skip
+LARGEST = 2**34  # bytes that one file may unpack to
+
+
+class Merged(NamedTuple):
+    """Folder names: what came, what was there already, and what could not be used, with the reason."""
+
+    added: list[str]
+    present: list[str]
+    refused: dict[str, str]
+
+
+def pack(folder: Path, archive: Path) -> list[str]:
+    """Write the complete runs of the store to a .tar.gz; returns their names. Unfinished and damaged ones stay behind."""
+    frame = store.load(folder)
+    if frame.empty:
+        raise Misuse(f"no complete run in {folder}; there is nothing to pack")
+    paths = [Path(path) for path in frame["path"]]
+    with _written(archive) as temporary, tarfile.open(temporary, "w:gz") as tar:
+        for path in paths:
+            for name in KEPT:
+                if (path / name).is_file():
+                    tar.add(path / name, arcname=f"{path.name}/{name}", recursive=False)
+    return [path.name for path in paths]
+
+
+def merge(archive: Path, folder: Path) -> Merged:
+    """Add the runs of a packed store, or of another store's folder; a run that is there already stays as it is.
+
+    Nothing but the known files of a run is taken, and only into folders of the store; a run that cannot be read is refused.
+    """
+    with tempfile.TemporaryDirectory(dir=_made(folder), prefix=".merge-") as scratch:
+        source = archive if archive.is_dir() else _unpacked(archive, Path(scratch))
+        frame = store.load(source)
+        refused = dict(frame.attrs["skipped"])
+        added, present = [], []
+        here = set(store.load(folder)["path"].map(lambda path: Path(path).name))
+        for path in map(Path, frame["path"]):
+            if path.name in here:
+                present.append(path.name)
+                continue
+            if (folder / path.name).exists():  # begun here, not finished: the finished one is worth more
+                refused[path.name] = f"an unfinished run of that name is in {folder}; delete it to take the finished one"
+                continue
+            ready = Path(scratch) / f"ready-{path.name}"
+            ready.mkdir()
+            for name in KEPT:
+                if (path / name).is_file():
+                    shutil.copyfile(path / name, ready / name)
+            os.replace(ready, folder / path.name)  # whole or not at all
+            added.append(path.name)
+    return Merged(added, present, refused)
+
+
+def _unpacked(archive: Path, into: Path) -> Path:
+    """The archive's runs in a folder of their own. Misuse for a file that is no packed store."""
+    target = into / "unpacked"
+    target.mkdir()
+    try:
+        with tarfile.open(archive, "r:*") as tar:
+            for member in tar:
+                parts = PurePosixPath(member.name).parts
+                if len(parts) != 2 or parts[1] not in KEPT or parts[0] in ("", ".", "..") or not member.isfile():
+                    continue
+                if member.size > LARGEST:
+                    raise Misuse(f"{archive}: {member.name} claims {member.size} bytes; this is no packed store")
+                (target / parts[0]).mkdir(exist_ok=True)
+                content = tar.extractfile(member)
+                assert content is not None
+                with content, open(target / parts[0] / parts[1], "wb") as file:
+                    shutil.copyfileobj(content, file)
+    except FileNotFoundError:
+        raise Misuse(f"there is no file {archive}; give an archive of `nsbench runs pack`, or a store's folder") from None
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise Misuse(f"{archive} cannot be unpacked ({error}); pack the store again") from None
+    return target
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFailed(f"cannot write {folder}: {error.strerror}; choose another store with --runs") from None
+    return folder
+
+
+@contextlib.contextmanager
+def _written(final: Path) -> Iterator[Path]:
+    """A temporary name beside `final`, which it becomes once the block ends well."""
+    temporary = final.with_name(final.name + ".tmp")
+    try:
+        yield temporary
+        os.replace(temporary, final)
+    except OSError as error:
+        raise RunFailed(f"cannot write {final}: {error.strerror}; choose another place or free some space") from None
+    finally:
+        temporary.unlink(missing_ok=True)
