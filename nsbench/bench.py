@@ -15,15 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from nsbench import costs
 from nsbench.campaign import dataset_of
 from nsbench.config import Config
-from nsbench.contracts import Dataset
+from nsbench.contracts import Dataset, Sampler
 from nsbench.errors import Misuse
 from nsbench.evaluation import Ranking
 from nsbench.registry import SAMPLERS
 from nsbench.results.statistics import t_interval
 from nsbench.runner import peak_memory, pick_device, reset_peak_memory
 from nsbench.trainer import Trainer
+
+PASS = 10.0  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +44,19 @@ class Timing:
 
 
 def epochs(trainer: Trainer, count: int) -> Iterator[float]:
-    """Seconds of one pass over the training triples after another."""
-    steps = max(1, round(len(trainer.graph) / trainer.protocol.batch))
-    share = len(trainer.graph) / (steps * trainer.protocol.batch)  # a pass is rarely a whole number of batches
+    """Seconds of one pass over the training triples after another; a mean of two where sampler and model learn in turns.
+
+    Of a pass that takes longer than PASS seconds, some of the steps speak for all.
+    """
+    takes_turns = getattr(type(trainer.sampler), "phase", Sampler.phase) is not Sampler.phase
+    steps = max(1, round((1 + takes_turns) * len(trainer.graph) / trainer.protocol.batch))
     for _ in range(count):
-        began = time.perf_counter()
-        for _ in range(steps):
+        taken, began = 0, time.perf_counter()
+        while taken < steps and (takes_turns or time.perf_counter() - began < PASS):
             trainer.step()
-        _wait(trainer.device)
-        yield (time.perf_counter() - began) * share
+            taken += 1
+        costs.wait(trainer.device)
+        yield (time.perf_counter() - began) * len(trainer.graph) / (taken * trainer.protocol.batch)
 
 
 def evaluation(trainer: Trainer, dataset: Dataset) -> Callable[[], float]:
@@ -79,13 +86,24 @@ def measure(config: Config, dataset: Dataset, device: torch.device, rounds: int,
             "memory": peak_memory(device), "memory_before": before}  # fmt: skip
 
 
-def ratio(config: Config, baseline: Config, dataset: Dataset, device: torch.device,
-          pairs: int) -> tuple[float, float, float]:  # fmt: skip
-    """Geometric mean of (epoch of config / epoch of baseline) over interleaved pairs, with its 95 % t interval."""
+def against(config: Config, baseline: Config, dataset: Dataset, device: torch.device, pairs: int) -> dict[str, str]:
+    """The cost of a step in steps of the baseline, as predicted and as measured, and the sampler's memory."""
     one, other = Trainer(config, dataset, device), Trainer(baseline, dataset, device)
     for trainer in (one, other):
         trainer.pretrain()
         next(epochs(trainer, 1))
+    guess = costs.predicted(one, other)
+    mean, low, high = ratio(one, other, pairs)
+    formula = one.sampler.state_bytes(one.setting)
+    return {
+        "measured": f"{mean:.3f} x {baseline.sampler} (95 % {low:.3f}-{high:.3f}, {pairs} pairs)",
+        "predicted": "not stated" if guess is None else f"{guess:.3f} x {baseline.sampler}",
+        "state": f"{costs.held(one):,} bytes (formula {'not stated' if formula is None else f'{formula:,}'})",
+    }
+
+
+def ratio(one: Trainer, other: Trainer, pairs: int) -> tuple[float, float, float]:
+    """Geometric mean of (epoch of one / epoch of other) over interleaved pairs, with its 95 % t interval."""
     logs = []
     for turn in range(pairs):
         order = (one, other) if turn % 2 == 0 else (other, one)  # whoever goes second finds warmer caches
@@ -146,8 +164,7 @@ def report(configs: list[Config], baseline: str, rounds: int, pairs: int, peers:
                     "PyKEEN evaluation": f"{both['pykeen_evaluate']} (batch {both['pykeen_batch']})",
                     "training": _times(both["train_ratios"]), "ranking": _times(both["evaluate_ratios"])}  # fmt: skip
         elif config.sampler != baseline:
-            mean, low, high = ratio(config, dataclasses.replace(config, **_as_sampler(baseline)), dataset, device, pairs)
-            row[f"against {baseline}"] = f"{mean:.3f} (95 % {low:.3f}-{high:.3f}, {pairs} pairs)"
+            row |= against(config, dataclasses.replace(config, **_as_sampler(baseline)), dataset, device, pairs)
         if profile:
             row |= _profile(Trainer(config, dataset, device))
         yield row
@@ -163,7 +180,7 @@ def _profile(trainer: Trainer, steps: int = 20, shown: int = 10) -> dict[str, An
     with torch.profiler.profile(activities=activities) as record:
         for _ in range(steps):
             trainer.step()
-        _wait(trainer.device)
+        costs.wait(trainer.device)
     where = "self_device_time_total" if trainer.device.type == "cuda" else "self_cpu_time_total"
     spent = sorted(((getattr(e, where), e.key) for e in record.key_averages()), reverse=True)
     total = sum(seconds for seconds, _ in spent)
@@ -237,8 +254,3 @@ class _PyKEEN:
         self.evaluator.evaluate(self.model, self.test[::share], additional_filter_triples=self.filter, batch_size=batch_size,
                                 use_tqdm=False)  # fmt: skip
         return time.perf_counter() - began
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -194,6 +194,23 @@ class Negatives:
             return tuple(self.vectors.shape[:2])
         return tuple(next(iter((self.view_ids or {}).values())).shape)
 
+    def replacements(self, positives: Positives) -> list[tuple[Tensor, Tensor]]:
+        """The entities put in the answer's place, int64 [B, K], and where to count them, bool [B, K]: what a filter judges.
+
+        A view that keeps the answer of a negative replaces nothing, unless all do: that is the positive itself. An entity in
+        several views counts once. No entities for generated vectors.
+        """
+        if self.ids is not None:
+            return [(self.ids, torch.ones_like(self.ids, dtype=torch.bool))]
+        answer = positives.answer(self.side if self.side.dim() == 2 else self.side.unsqueeze(1))  # [B, K] or [B, 1]
+        seen, found = [answer], []
+        for ids in (self.view_ids or {}).values():
+            found.append((ids, torch.stack([ids != other for other in seen]).all(0)))
+            seen.append(ids)
+        if found:
+            found[0][1].logical_or_(~torch.stack([new for _, new in found]).any(0))
+        return found
+
 
 @dataclass(frozen=True)
 class NoOptions:

@@ -101,12 +101,13 @@ class Diagnosis:
             self._errors(tally, prefix, _part(positives, few), side[few], ids, counted[few])
             return []
         drawn = []
-        for ids in [block.ids] if block.ids is not None else (block.view_ids or {}).values():
-            self._errors(tally, "", positives, side, ids, counted)
-            tally.drew(ids, counted)
+        for ids, here in block.replacements(positives):
+            here = here & counted
+            self._errors(tally, "", positives, side, ids, here)
+            tally.drew(ids, here)
             if ranked:
                 drawn.append({"rows": positives.rows[first], "side": block.side[first], "ids": ids[first],
-                              "counted": counted[first]})  # fmt: skip
+                              "counted": here[first]})  # fmt: skip
         return drawn
 
     def _errors(self, tally: _Tally, prefix: str, positives: Positives, side: Tensor, ids: Tensor, counted: Tensor) -> None:

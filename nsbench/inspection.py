@@ -72,11 +72,11 @@ def inspect(folder: Path, *, head: str | None, relation: str, tail: str | None, 
             counted = counted & (block.weight > 0)
         if block.vectors is not None:
             generated = True
-            ids = [nearest(scoring, block, slice(None))]
+            drawn = [(nearest(scoring, block, slice(None)), counted)]
         else:
-            ids = [block.ids] if block.ids is not None else list((block.view_ids or {}).values())
-        for one in ids:
-            counts.index_add_(0, one.reshape(-1), counted.reshape(-1).float())
+            drawn = [(ids, here & counted) for ids, here in block.replacements(positives)]
+        for ids, here in drawn:
+            counts.index_add_(0, ids.reshape(-1), here.reshape(-1).float())
     split = _facts(data, kept, r, asks_head)
     order = scores.argsort(descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(0, order, torch.arange(1, len(order) + 1))

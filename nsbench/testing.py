@@ -423,19 +423,19 @@ class Watch:
         if view.sides == "per_row" and (side != side[:, :1]).any():
             self.fault("sides", "the protocol draws one side per row, the block mixes them; use view.draw_side")
         if self.trainer.sampler.filtered:
-            for ids in _ids(block):
-                self._check_filter(block, side.expand_as(ids), ids, positives)
+            for ids, counted in block.replacements(positives):
+                counted = counted if block.valid is None else counted & block.valid
+                self._check_filter(side.expand_as(ids), ids, counted, positives)
         with torch.no_grad():
             _, scores = view.scoring.detached().block(positives, block)
         scores = scores if block.valid is None else scores[block.valid]
         if not scores.isfinite().all():
             self.fault("finite", "a valid negative's score is nan or infinite; bound what `sample` generates")
 
-    def _check_filter(self, block: Negatives, side: Tensor, ids: Tensor, positives: Positives) -> None:
+    def _check_filter(self, side: Tensor, ids: Tensor, counted: Tensor, positives: Positives) -> None:
         h = torch.where(side, ids, positives.h.unsqueeze(1))
         t = torch.where(side, positives.t.unsqueeze(1), ids)
-        hit = self.trainer.graph.is_positive(h, positives.r.unsqueeze(1), t)
-        hit = hit if block.valid is None else hit & block.valid
+        hit = self.trainer.graph.is_positive(h, positives.r.unsqueeze(1), t) & counted
         if hit.any():
             row, slot = hit.nonzero()[0].tolist()
             triple = (int(h[row, slot]), int(positives.r[row]), int(t[row, slot]))

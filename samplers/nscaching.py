@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nsbench.allowed import list_buffers
 from nsbench.contracts import Negatives, Positives, Sampler, Setting
 from nsbench.graph import NonPositives
 from nsbench.registry import SAMPLERS, option
@@ -56,6 +57,8 @@ class NSCaching(Sampler):
         self.filtered = options.filtered
         self.pool = graph.non_positives if options.filtered else every_entity(graph.num_keys + 1, graph.num_entities,
                                                                               graph.device)  # fmt: skip
+        if not options.filtered:
+            list_buffers(self, self.pool)  # its own; the filtered one is the graph's
         p_head = head_probability(graph)
         self.register_buffer("p_head", p_head if options.side == "bernoulli" else torch.full_like(p_head, 0.5))  # [R]
         self.p_head: Tensor
@@ -81,6 +84,18 @@ class NSCaching(Sampler):
             for renewed in (head, ~head) if both else (side,):
                 self.renew(positives, renewed, view)
         return Negatives(side, ids=ids, valid=view.graph.drawable(key, self.k) if self.filtered else None)
+
+    def work(self, batch: int, setting: Setting) -> dict[str, float]:
+        """K draws from a row; per renewed row N2 fresh ones, N1 + N2 scores and as many that compete for N1 places."""
+        options = self.options
+        rows = batch * (2 if options.update == "both" else 1) / (options.lazy + 1)
+        union = rows * (options.cache + options.candidates)
+        return {"draws": batch * self.k + rows * options.candidates, "scores": union, "choices": union}
+
+    def state_bytes(self, setting: Setting) -> int:
+        """4 N1 (queries + 1) + 4 R; unfiltered, the pool's 16 per query too."""
+        rows = setting.graph.num_keys + 1
+        return 4 * self.options.cache * rows + 4 * setting.graph.num_relations + (0 if self.filtered else 16 * rows)
 
     def renew(self, positives: Positives, side: Tensor, view: View) -> None:
         """Algorithm 3 for the queries that side [B] names. No gradient: the view is detached."""

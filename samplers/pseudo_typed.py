@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nsbench.allowed import AllowedSets, list_buffers
+from nsbench.allowed import AllowedSets, list_buffers, sets_bytes
 from nsbench.contracts import Need, Negatives, Positives, Sampler, Setting
 from nsbench.graph import TrainGraph
 from nsbench.registry import SAMPLERS, option
@@ -77,6 +77,15 @@ class PseudoTyped(Sampler):
         self.uniform += empty[key].sum()
         valid = view.graph.drawable(key, self.k) if self.filtered else None
         return Negatives(side=side, ids=self.allowed.draw(key, self.k, view.rng), valid=valid)
+
+    def work(self, batch: int, setting: Setting) -> dict[str, float]:
+        return {"draws": batch * self.k}
+
+    def state_bytes(self, setting: Setting) -> int:
+        """The sets hold as many entities as there are queries, each answer is removed; 4 R + 16 for sides and counts."""
+        graph = setting.graph
+        removed = 2 * len(graph.codes) if self.filtered else 0
+        return sets_bytes(graph, graph.num_keys, removed) + 4 * graph.num_relations + 16
 
     def describe(self) -> dict[str, float]:
         """Row sizes over all training slots, both sides, and how often a row fell back so far."""

@@ -34,7 +34,8 @@ def test_the_battery(sampler: str, kge: str) -> None:
     """Its rule `host sync` runs under torch's own watch here."""
     if "gram" in missing_needs(SAMPLERS.get(sampler).requires, MODELS.get(kge).provides):
         pytest.skip(f"{sampler} refuses {kge}")
-    assert_contract(sampler, kge, device="cuda")
+    fusion = "two_view" if "views" in SAMPLERS.get(sampler).requires else "none"
+    assert_contract(sampler, kge, fusion=fusion, device="cuda")
 
 
 @pytest.mark.parametrize("kge", MODEL_NAMES)
