@@ -98,7 +98,7 @@ def against(config: Config, baseline: Config, dataset: Dataset, device: torch.de
     return {
         "measured": f"{mean:.3f} x {baseline.sampler} (95 % {low:.3f}-{high:.3f}, {pairs} pairs)",
         "predicted": "not stated" if guess is None else f"{guess:.3f} x {baseline.sampler}",
-        "state": f"{costs.held(one):,} bytes (formula {'not stated' if formula is None else f'{formula:,}'})",
+        "state": f"{one.sampler_bytes():,} bytes (formula {'not stated' if formula is None else f'{formula:,}'})",
     }
 
 

@@ -66,14 +66,6 @@ def prices(trainer: Trainer, kinds: Iterable[str]) -> dict[str, float]:
     return {kind: statistics.median(shares) for kind, shares in found.items()}
 
 
-def held(trainer: Trainer) -> int:
-    """Bytes of the sampler on the device: buffers, parameters, and what its Adam keeps of them."""
-    tensors = [*trainer.sampler.parameters(), *trainer.sampler.buffers()]
-    if trainer.sampler_adam is not None:
-        tensors += [x for state in trainer.sampler_adam.state.values() for x in state.values() if isinstance(x, Tensor)]
-    return sum(x.numel() * x.element_size() for x in tensors)
-
-
 def _timer(run: Callable[[], object], device: torch.device) -> Callable[[], float]:
     """Seconds of a call, from as many as take SPAN seconds."""
 

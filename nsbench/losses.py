@@ -24,7 +24,8 @@ def block_loss(s_pos: Tensor, s_neg: Tensor, block: Negatives, temperature: floa
         total = total + _average(-F.logsigmoid(s_pos), importance)
     elif block.positive == "per_negative":
         shifted = s_pos.unsqueeze(1) + (block.margin_shift if block.margin_shift is not None else torch.zeros_like(s_neg))
-        positive = _reduce(-F.logsigmoid(shifted), logit.detach(), block, 0.0)
+        terms = -F.logsigmoid(shifted)
+        positive = terms.mean(1) if block.valid is None else (terms * block.valid).sum(1) / block.valid.sum(1).clamp(min=1)
         total = total + _average(positive, importance)
     return 0.5 * block.coef * total
 

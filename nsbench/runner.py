@@ -289,7 +289,7 @@ class _Run:
                 "evaluation_seconds": progress.evaluation_seconds,
                 "diagnosis_seconds": progress.diagnosis_seconds,  # outside of `seconds`
                 "peak_memory": memory,
-                "sampler_state": _bytes(trainer.sampler),
+                "sampler_state": trainer.sampler_bytes(),
                 "steps": steps,
             },
             "diagnostics": self._diagnostics(),
@@ -420,9 +420,3 @@ def peak_memory(device: torch.device) -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _bytes(module: torch.nn.Module) -> int:
-    """What the sampler holds on the device."""
-    return sum(x.numel() * x.element_size() for x in [*module.parameters(), *module.buffers()])
-

@@ -117,7 +117,7 @@ class Scoring:
             candidates = block.vectors
         kept = block.anchors if block.anchors is not None else None
         if candidates.dim() == 4 and block.joint == "score":
-            kept = self.slots(anchor).unsqueeze(1) if kept is None else kept
+            kept = self.vectors(anchor)[:, None, None] if kept is None else kept  # as the model itself scores that end
             per_slot = self._against(kept, positives, side, candidates)  # [B, K, S]
             present = block.slot_mask.unsqueeze(1).to(per_slot.dtype)  # type: ignore[union-attr]
             return (per_slot * present).sum(2) / present.sum(2)

@@ -253,6 +253,13 @@ class Trainer:
         self.sampler_clock = Stopwatch(self.device, state["sampler_seconds"])
         self.loss_sum = state["loss_sum"].to(self.device)
 
+    def sampler_bytes(self) -> int:
+        """What the sampler holds on the device: buffers, parameters, and what its Adam keeps of them."""
+        tensors = [*self.sampler.parameters(), *self.sampler.buffers()]
+        if self.sampler_adam is not None:
+            tensors += [x for state in self.sampler_adam.state.values() for x in state.values() if isinstance(x, Tensor)]
+        return sum(x.numel() * x.element_size() for x in tensors)
+
     def scoring(self) -> Scoring:
         """The model as it stands, without gradients: what evaluation ranks with."""
         return Scoring(self.kge, self.fusion, self.graph, live=False)

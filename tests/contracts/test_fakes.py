@@ -219,7 +219,6 @@ def test_generated_slots_enter_the_loss_as_the_contract_says(joint, anchors):
     next_positives = trainer._next_positives
     trainer._next_positives = lambda: batches.append(next_positives()) or batches[-1]
     scoring = trainer.scoring()
-    slots = scoring.fusion.slots(scoring.entity, torch.arange(40)).detach()  # [N, S, D]
     fused, relation = scoring.tables["fused"].clone(), scoring.relation.clone()
     trainer.step()
 
@@ -233,14 +232,14 @@ def test_generated_slots_enter_the_loss_as_the_contract_says(joint, anchors):
         s_pos = gamma - (fused[h] + relation[r] - fused[t]).abs().sum()
         for k in range(4):
             candidate = block.vectors[row, k]  # [S, D]
-            anchor = block.anchors[row, k] if anchors == "true" else slots[kept]
+            anchor = block.anchors[row, k] if anchors == "true" else fused[kept]
             if joint == "score":
                 score = (gamma - (anchor + sign * relation[r] - candidate).abs().sum(1))[present].mean()
             else:
                 anchor = anchor[present].mean(0) if anchors == "true" else fused[kept]
                 score = gamma - (anchor + sign * relation[r] - candidate[present].mean(0)).abs().sum()
             shift, weight = block.margin_shift[row, k], block.weight[row, k]
-            total += weight * (F.softplus(score + shift) + F.softplus(-(s_pos + shift))) / 4
+            total += (weight * F.softplus(score + shift) + F.softplus(-(s_pos + shift))) / 4
     assert trainer.loss_sum.item() == pytest.approx(float(0.5 * total / 16), rel=1e-5)
 
 

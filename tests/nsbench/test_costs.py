@@ -197,17 +197,17 @@ def test_predictions_of_unstated_work_are_none(planted, monkeypatch):
 def test_memory_is_what_the_formula_says(case, where, request):
     trainer = trained(case, toy() if where == "toy" else request.getfixturevalue("planted"))
     trainer.step()
-    assert costs.held(trainer) == trainer.sampler.state_bytes(trainer.setting)
+    assert trainer.sampler_bytes() == trainer.sampler.state_bytes(trainer.setting)
 
 
 def test_adams_share_of_the_memory_is_counted(planted):
     """Bernoulli has a float per relation and no Adam; KBGAN's generator has one."""
     trainer = trained("kbgan", planted)
-    before = costs.held(trainer)
+    before = trainer.sampler_bytes()
     trainer.step()
     tables = [x.numel() for x in trainer.sampler.generator.parameters()]
-    assert costs.held(trainer) - before == 8 * sum(tables) + 4 * len(tables)
-    assert costs.held(trained("bernoulli", planted)) == 4 * planted.num_relations
+    assert trainer.sampler_bytes() - before == 8 * sum(tables) + 4 * len(tables)
+    assert trained("bernoulli", planted).sampler_bytes() == 4 * planted.num_relations
 
 
 @pytest.mark.parametrize("anchor", [True, False])
@@ -265,7 +265,7 @@ def test_memory_on_the_real_datasets_is_the_specs(name):
     sans.pretrain()
     rows = 4 * int(sans.sampler.row_size.sum()) / 1e6
     assert rows == pytest.approx(neighbours, rel=0.005, abs=0.05)
-    assert costs.held(sans) == sans.sampler.state_bytes(sans.setting) > 1e6 * rows
+    assert sans.sampler_bytes() == sans.sampler.state_bytes(sans.setting) > 1e6 * rows
 
 
 def test_a_pass_of_samplers_that_take_turns_is_a_mean_of_two(planted, monkeypatch):

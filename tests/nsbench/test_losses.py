@@ -44,7 +44,7 @@ def by_hand(temperature=0.0, importance=None, valid=None, shift=None, weight=Non
         if positive == "once":
             loss += softplus(-S_POS[row].item())
         elif positive == "per_negative":
-            plain = share if weight is not None else {k: 1 / len(slots) for k in slots}
+            plain = {k: 1 / len(slots) for k in slots}  # weights are the negatives'
             added = {k: 0.0 if shift is None else shift[row, k].item() for k in slots}
             loss += sum(plain[k] * softplus(-(S_POS[row].item() + added[k])) for k in slots)
         total += q[row] * loss

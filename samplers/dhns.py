@@ -1,0 +1,465 @@
+"""DHNS: hierarchical negatives from a diffusion over embeddings (Niu and Zhang, DASFAA 2025, arXiv 2501.15393).
+
+On top of the negatives of any sampler (`base`), each positive gets L generated vectors per side, one for each level of
+hardness. A step, in the paper's order (section 1 of specs/dhns.md; A_k and states as in nsbench.samplers.diffusion):
+
+    Eq. 1-2     x_k = sqrt(A_k) x_0 + sqrt(1 - A_k) eps                           Schedule.noised
+    Eq. 7-9     C_m = query(e_m, r, side), e_m the kept end in slot m             both_ends
+    Eq. 10-11   one step of the denoiser on |eps_hat(x_k, k, C_m) - eps|^2        Diffusion.loss, DHNS._learn
+    Eq. 3-6     from noise down to the least of the levels' states: a state       reverse_chain, DHNS._generate
+                k gives one negative per slot and side, the smaller k the harder
+    Eq. 12      J_l = mean over slots of f(kept end, r, generated slot)           Negatives.joint
+    Eq. 13      mean over levels, sides, batch of                                 DHNS._block
+                -log s(f_pos - shift_l) - w_l log s(-(J_l - shift_l)), shift_l = (1 - m_l) gamma
+    Eq. 14-15   the base's loss + weight x Eq. 13                                 the trainer
+
+Each weight w_l, margin m_l, schedule value and the weight is a guess: the paper gives none (specs/dhns.md section 3).
+
+Variants. `paper`: its equations with the misprints mended, latents scaled to unit second moment, a schedule that reaches
+noise, a pass of warm-up. `recommended` is that with the released denoiser: the LayerNorm at the end of Eq. 10 gives every
+prediction one length, so nothing pulls a state back that has grown too long, and the chain runs off until it is clipped
+(vectors of twice the entities' length, tests/samplers/test_dhns.py). `released` is what the authors' code does for
+DistMult, and would do for the others, where it crashes: heads are one more step from the *tail's* state, both ends at once
+are a third corruption, absolute error, no scaling, five other levels of which one has weight 0, TransE's condition has the
+wrong sign, and the diffusion loss trains the embeddings too (`leak`). The rest are the ablations of the paper's Table 5,
+on top of `recommended` (`wo_leak`: of `released`), and two controls: `forward` noises the true entity, `gauss` draws noise
+of the second moment that the chain's vectors have.
+
+Departures from the released code. Its DistMult trains on structural vectors but generates for the features' slots too; here
+slots come from the fusion, so that needs `--fusion adamf`, which is then scored. State 0, which it generates and weights
+with 0, is not generated. Batches and sides of the base are the protocol's. Nothing is copied: the algebra differs
+(nsbench.samplers.denoiser), the distribution does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nsbench.contracts import Need, Negatives, Objective, Positives, Sampler, Setting
+from nsbench.errors import Misuse
+from nsbench.kge.similarity import Distance
+from nsbench.kge.transe import TransE
+from nsbench.registry import SAMPLERS, option
+from nsbench.samplers.denoiser import ROWS, Folded, pieces
+from nsbench.samplers.diffusion import QUARTERS, Diffusion, Ends, both_ends
+from nsbench.view import View
+
+
+@dataclass(frozen=True)
+class Level:
+    """A kept state with its weight w_l and the multiplier m_l of its margin."""
+
+    state: int
+    weight: float
+    margin: float
+
+
+LEVELS: dict[str, tuple[tuple[int, float, float], ...]] = {  # (divisor of T, weight, margin)
+    "paper": ((20, 4 / 17, 0.3), (10, 8 / 17, 0.5), (5, 16 / 17, 0.7), (2, 40 / 17, 0.9)),  # as 1/20 : 1/10 : 1/5 : 1/2
+    "released": ((10, 0.5, 0.3), (8, 1.0, 0.5), (4, 1.0, 0.7), (2, 0.5, 0.9)),  # and state 0, of weight 0
+    "one": ((10, 1.0, 0.5),),
+    "one_x4": ((10, 1.0, 0.5),) * 4,  # four chains
+}
+
+
+def levels(name: str, steps: int) -> list[Level]:
+    """The levels of a chain of T = `steps`, hardest first; warns where integer division makes two of a list equal."""
+    found = [Level(steps // divisor, weight, margin) for divisor, weight, margin in LEVELS[name]]
+    states = [level.state for level in found]
+    if name != "one_x4" and len(set(states)) < len(states):
+        warnings.warn(f"dhns: T = {steps} is too short for {len(states)} levels, their states are {states}", stacklevel=2)
+    return found
+
+
+RELEASED: dict[str, Any] = {
+    "schedule": "linear", "normalise": False, "clip": 0.0, "warmup": 0, "levels": "released", "heads": "leaf",
+    "noise_loss": "l1", "condition": "released", "leak": True, "joint": "fuse", "positive": "once",
+    "missing": "impute", "gamma0": 0.0, "learning_rate": 2e-3,
+}  # fmt: skip
+
+
+@SAMPLERS.register("dhns")
+class DHNS(Sampler):
+    requires = frozenset({Need.QUERY})
+
+    @dataclass(frozen=True)
+    class Options:
+        base: str = option("uniform", "sampler of the negatives beside the generated ones, its options at their defaults")
+        weight: float = option(0.01, "lambda, of the generated negatives; 0: none are generated", minimum=0)
+        chain: str = option("reverse", "reverse: generate; forward: noise the true entity; gauss: noise of equal second "
+                            "moment", choices=("reverse", "forward", "gauss"))  # fmt: skip
+        timesteps: int = option(50, "T, diffusion steps", minimum=2)
+        schedule: str = option("cosine", "noise: cosine down to A_T = 0.01, or linear", choices=("cosine", "linear"))
+        normalise: bool = option(True, "diffuse vectors over their running root mean square, per slot")
+        clip: float = option(4.0, "bound on the signal implied by a prediction, in latent units; 0: none", minimum=0)
+        warmup: int = option(1, "passes over train before generated negatives count", minimum=0)
+        levels: str = option("paper", "states kept, weights and margins", choices=tuple(LEVELS))
+        heads: str = option("own", "own: a chain per side; leaf: one more step from the tail's state, and both ends "
+                            "at once are a third corruption", choices=("own", "leaf"))  # fmt: skip
+        denoiser: str = option("released", "its form and time embedding", choices=("paper", "released"))
+        noise_loss: str = option("mse", "mse, a mean over slots and sides, or l1, their sum", choices=("mse", "l1"))
+        condition: str = option("query", "query: the model's; released: for TransE that of the other side",
+                                choices=("query", "released"))  # fmt: skip
+        slots: str = option("all", "all, or the structural slot alone", choices=("all", "structure"))
+        missing: str = option("mask", "missing features: mask, or impute, which takes what the fusion delivers",
+                              choices=("mask", "impute"))  # fmt: skip
+        joint: str = option("score", "slots: mean of their scores, or score of their fusion", choices=("score", "fuse"))
+        hal: str = option("on", "hardness-adaptive loss; flat: no margins; off: nor weights, and every slot is a negative "
+                          "of its own", choices=("on", "flat", "off"))  # fmt: skip
+        positive: str = option("per_level", "positives get each level's margin, or count once with the full one",
+                               choices=("per_level", "once"))  # fmt: skip
+        gamma0: float = option(4.0, "stands for gamma in the margins of models without one", minimum=0)
+        leak: bool = option(False, "the diffusion loss trains the model as well")
+        learning_rate: float = option(5e-4, "of the denoiser's Adam", minimum=0)
+
+    variants = {
+        "paper": {"denoiser": "paper"},
+        "released": RELEASED,
+        "wo_leak": {**RELEASED, "leak": False},
+        "wo_diffheg": {"weight": 0.0},
+        "wo_mmc": {"slots": "structure"},
+        "wo_mhld": {"levels": "one"},
+        "mhld_same_count": {"levels": "one_x4"},
+        "wo_hal": {"hal": "flat"},
+        "wo_ntat": {"hal": "off"},
+        "forward": {"chain": "forward"},
+        "gauss": {"chain": "gauss"},
+    }
+
+    def __init__(self, setting: Setting, options: Options) -> None:
+        super().__init__(setting, options)
+        self.base = base_sampler(options.base, setting)
+        self.filtered = self.base.filtered
+        if options.leak:  # the model's part of the diffusion loss is `feedback`
+            self.requires = self.requires | {Need.LIVE}
+            self.coupled = True
+        self.levels = levels(options.levels, options.timesteps)
+        self.slots = 1 if options.slots == "structure" else setting.slots
+        self.diffusion = Diffusion(setting.entity_width, self.slots, options.timesteps, options.schedule, options.denoiser,
+                                   options.noise_loss, options.normalise)  # fmt: skip
+        self.adam = torch.optim.Adam(self.diffusion.parameters(), lr=options.learning_rate, fused=True)
+        # A stream of its own, so that the base draws what it would draw alone.
+        self.rng = torch.Generator(device=setting.graph.device)
+        self.statistics = Statistics(len(self.levels))
+        self.leaked: Tensor | None = None
+
+    @property
+    def learns(self) -> bool:
+        """Whether anything uses the denoiser."""
+        return self.options.leak or (self.options.weight > 0 and self.options.chain != "forward")
+
+    def pretrain(self, view: View) -> None:
+        if Need.SIDE in self.base.requires and view.sides == "alternate":
+            raise Misuse(f"'{self.options.base}' chooses the side, which the protocol fixes; set protocol.sides=per_row")
+        seed = torch.randint(2**62, (), generator=view.rng.clone_state(), device=view.device)
+        self.rng.manual_seed(int(seed))
+        self.base.pretrain(view)
+
+    def sample(self, positives: Positives, view: View) -> list[Negatives]:
+        """The base's blocks; then, after the warm-up, one per corruption with vectors [B, L, S, D]. Algorithm 1."""
+        detached = dataclasses.replace(view, scoring=view.scoring.detached())
+        drawn = self.base.sample(positives, detached)
+        blocks = [drawn] if isinstance(drawn, Negatives) else drawn
+        counts = self.options.weight > 0 and view.epoch >= self.options.warmup
+        if not (self.learns or counts):
+            return blocks
+        swapped = self.options.condition == "released" and isinstance(view.scoring.kge, TransE)
+        ends = both_ends(positives, view, self.options.missing == "mask", self.slots, swapped)
+        if self.learns:
+            self._learn(ends)
+        elif self.options.normalise:
+            self.diffusion.scale.update(ends)
+        return blocks + (self._corruptions(self._generate(ends), ends, view) if counts else [])
+
+    def feedback(self, negatives: Negatives, s_pos: Tensor, s_neg: Tensor) -> Tensor | None:
+        """The base's own loss; with `leak`, once per step, the diffusion loss with its gradient on the model."""
+        self.statistics.scored(negatives, s_pos, s_neg)
+        if isinstance(negatives.tape, Generated):
+            return None
+        own, leaked, self.leaked = self.base.feedback(negatives, s_pos, s_neg), self.leaked, None
+        return own if leaked is None else leaked if own is None else own + leaked
+
+    def _learn(self, ends: Ends) -> None:
+        """One Adam step on the noise-prediction loss (Eq. 11). Its gradient on the model is kept for `feedback`."""
+        loss, by_quarter = self.diffusion.loss(ends, self.rng)
+        self.statistics.add("noise_loss", by_quarter)
+        parameters = list(self.diffusion.parameters())
+        # One backward pass for both: the parameters change before the model's own pass comes.
+        sources = list(ends.sources) if self.options.leak else []
+        gradients = torch.autograd.grad(loss, parameters + sources)
+        for parameter, gradient in zip(parameters, gradients):
+            parameter.grad = gradient
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+        if self.options.leak:
+            pulls = [(x * g).sum() for x, g in zip(sources, gradients[len(parameters) :])]
+            pull = torch.stack(pulls).sum()
+            self.leaked = loss.detach() + pull - pull.detach()  # the loss's value, and its gradient
+
+    @torch.no_grad()
+    def _generate(self, ends: Ends) -> Tensor:
+        """[2, B, L, S, D], in the scale of the model's vectors, the replaced head first."""
+        target, condition = self.diffusion.latents(ends)
+        _, batch, slots, width = condition.shape
+        if self.options.chain == "forward":
+            states = torch.tensor([level.state for level in self.levels], device=target.device)
+            truth = target.unsqueeze(2).expand(-1, -1, len(states), -1, -1)
+            generated = self.diffusion.schedule.noised(truth, states.unsqueeze(1), self._normal(truth.shape))
+        else:
+            rows = condition.reshape(2, batch * slots, width)
+            generated = self._reverse(rows).view(len(self.levels), 2, batch, slots, width).permute(1, 2, 0, 3, 4)
+        if self.options.chain == "gauss":
+            mask = ends.condition_mask.view(2, batch, 1, slots, 1)
+            square = (generated.square() * mask).sum((1, 4), keepdim=True)
+            moment = square / (width * mask.sum((1, 4), keepdim=True)).clamp(min=1)  # [2, 1, L, S, 1]
+            generated = self._normal(generated.shape) * moment.sqrt()
+        if self.options.normalise:
+            generated = generated * self.diffusion.scale.target.unsqueeze(1)
+        return generated
+
+    def _reverse(self, condition: Tensor) -> Tensor:
+        """States [L, 2, n, D] of the levels (Eq. 3-6) under latent conditions [2, n, D]."""
+        folded = self.diffusion.denoiser.fold()
+        n, width = condition.shape[1:]
+        kept = condition.new_empty(len(self.levels), 2, n, width)
+        if self.options.heads == "own":
+            self._descend(folded, condition.view(2 * n, width), kept.view(-1, 2 * n, width))
+            return kept
+        heads, tails = kept.unbind(1)
+        self._descend(folded, condition[1], tails)
+        head = folded.condition(condition[0])
+        for level, x, out in zip(self.levels, tails, heads):
+            t = level.state + 1  # the step that led to x, once more
+            out.copy_(self._back(x, folded(x, t, head), t))
+        return kept
+
+    def _descend(self, folded: Folded, condition: Tensor, out: Tensor) -> None:
+        """A chain for each row of condition [n, D]; the levels' states are written to out [L, n, D]."""
+        states = [level.state for level in self.levels]
+        chains = len(states) if self.options.levels == "one_x4" else 1
+        for c, kept in zip(pieces(condition), pieces(out.transpose(0, 1))):
+            given = folded.condition(c)
+            for chain in range(chains):
+                x = self._normal(c.shape)
+                for t in range(self.options.timesteps, min(states), -1):
+                    x = self._back(x, folded(x, t, given), t)
+                    for place in range(chain, len(states), chains):
+                        if states[place] == t - 1:
+                            kept[:, place] = x
+
+    def _back(self, x: Tensor, eps: Tensor, t: int) -> Tensor:
+        """State t - 1 drawn given state t, x [n, D], and its predicted noise."""
+        mean = self.diffusion.schedule.mean(x, eps, t, self.options.clip)
+        return mean if t == 1 else mean.add_(self._normal(x.shape), alpha=self.diffusion.schedule.variance(t) ** 0.5)
+
+    def _normal(self, shape: torch.Size) -> Tensor:
+        return torch.randn(shape, generator=self.rng, device=self.rng.device)
+
+    def _corruptions(self, generated: Tensor, ends: Ends, view: View) -> list[Negatives]:
+        """A block per corruption of generated [2, B, L, S, D]."""
+        heads, tails = generated.unbind(0)
+        head_mask, tail_mask = (ends.target_mask if self.options.chain == "forward" else ends.condition_mask).unbind(0)
+        similarity = view.scoring.kge.similarity
+        gamma = similarity.margin if isinstance(similarity, Distance) else self.options.gamma0
+        self.statistics.placed(generated[:, :, :, 0], ends.target[:, :, 0])
+        blocks = [self._block("head", heads, None, head_mask, gamma), self._block("tail", tails, None, tail_mask, gamma)]
+        if self.options.heads == "leaf":
+            blocks.append(self._block("both", tails, heads, head_mask & tail_mask, gamma))
+        return blocks
+
+    def _block(self, corruption: str, vectors: Tensor, anchors: Tensor | None, mask: Tensor, gamma: float) -> Negatives:
+        """Eq. 13 for vectors [B, L, S, D], the levels' share of one corruption; mask bool [B, S]."""
+        batch, count, slots, _ = vectors.shape
+        device = vectors.device
+        weight = torch.tensor([level.weight for level in self.levels], device=device)
+        shift = torch.tensor([(level.margin - 1) * gamma for level in self.levels], device=device)
+        mean_weight = sum(level.weight for level in self.levels) / count
+        corruptions = 3 if self.options.heads == "leaf" else 2
+        block = Negatives(
+            side=torch.full((batch,), corruption == "head", device=device),
+            vectors=vectors,
+            anchors=anchors,
+            slot_mask=mask,
+            weight=(weight / mean_weight).expand(batch, -1),
+            margin_shift=shift.expand(batch, -1) if self.options.hal == "on" else None,
+            joint="fuse" if self.options.joint == "fuse" else "score",
+            reduce="weighted",
+            positive="once" if self.options.positive == "once" or self.options.hal != "on" else "per_negative",
+            coef=self.options.weight * mean_weight / corruptions,
+            tape=Generated(corruption),
+        )
+        if self.options.hal == "off":  # every slot is a negative of its own, and those that exist share a level's weight
+            share = mask * (slots / mask.sum(1, keepdim=True))
+            block.weight = share.unsqueeze(1).expand(-1, count, -1).flatten(1)
+        if self.options.hal == "off" or self.options.slots == "structure":
+            block.vectors, block.slot_mask = vectors.flatten(1, 2), None
+            block.anchors = None if anchors is None else anchors.flatten(1, 2)
+        return block
+
+    def param_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """The base's; the denoiser's Adam is stepped in `sample`."""
+        return self.base.param_groups(learning_rate)
+
+    def start_epoch(self, epoch: int) -> None:
+        self.base.start_epoch(epoch)
+
+    def phase(self, view: View) -> Literal["both", "sampler", "model"]:
+        return self.base.phase(view)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"adam": self.adam.state_dict(), "rng": self.rng.get_state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.adam.load_state_dict(state["adam"])
+        self.rng.set_state(state["rng"].cpu())
+
+    def work(self, batch: int, setting: Setting) -> dict[str, float] | None:
+        """The base's; the products of `step_cost`, the denoiser's parameters, generated vectors scored and learnt from."""
+        units = self.base.work(batch, setting)
+        if units is None or not self.learns:
+            return units
+        cost = step_cost(self.options, setting.entity_width, batch, self.slots)
+        scored = batch * self.slots * len(self.levels) * (3 if self.options.heads == "leaf" else 2)
+        more = {"products": (cost["learn_flop"] + cost["chain_flop"]) / 2, "trained": scored,
+                "parameters": sum(p.numel() for p in self.diffusion.parameters())}  # fmt: skip
+        return {kind: units.get(kind, 0) + more.get(kind, 0) for kind in {**units, **more}}
+
+    def state_bytes(self, setting: Setting) -> int | None:
+        """The base's; 12 bytes per parameter of the denoiser, 4 per tensor of them, Adam's included; the buffers."""
+        base = self.base.state_bytes(setting)
+        parameters = list(self.diffusion.parameters())
+        buffers = [*self.diffusion.buffers(), *self.statistics.buffers()]
+        own = sum(12 * p.numel() + 4 for p in parameters) + sum(x.numel() * x.element_size() for x in buffers)
+        return None if base is None else base + own
+
+    def describe(self) -> dict[str, float]:
+        """The base's, the latent scales, and means over the run (see `Statistics`), by corruption and state of the level."""
+        scale = self.diffusion.scale
+        found = dict(self.base.describe())
+        if scale.active:
+            found |= {f"rms_slot{m}": value for m, value in enumerate(scale.target.tolist())}
+        return found | self.statistics.means([level.state for level in self.levels])
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Marks a generated block in its tape."""
+
+    corruption: str
+
+
+CORRUPTIONS = ("head", "tail", "both")
+
+
+class Statistics(nn.Module):
+    """Running sums on the device; nothing is read before the run has ended.
+
+    score, gradient [3, L]      generated negatives' score and sigmoid(logit), their share of the largest gradient
+    score_positive, score_base  of positives, of the base's negatives
+    to_true, to_other [3, L]    distance of slot 0 to the replaced entity, and to another one, over the replaced one's norm
+    noise_loss [QUARTERS]       of the denoiser in each quarter of 1..T; what always predicts 0 has 1 (l1: 0.798)
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+        by_level = (len(CORRUPTIONS), count)
+        shapes = {"score": by_level, "gradient": by_level, "to_true": by_level, "to_other": by_level,
+                  "noise_loss": (QUARTERS,), "score_positive": (), "score_base": ()}  # fmt: skip
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.zeros(shape))
+            self.register_buffer(f"{name}_steps", torch.zeros(shape))
+
+    def add(self, name: str, value: Tensor, place: Any = ...) -> None:
+        getattr(self, name)[place] += value
+        getattr(self, f"{name}_steps")[place] += 1
+
+    def scored(self, negatives: Negatives, s_pos: Tensor, s_neg: Tensor) -> None:
+        """One block's scores, s_neg [B, K], K being L or L * S."""
+        if not isinstance(negatives.tape, Generated):
+            self.add("score_positive", s_pos.mean())
+            self.add("score_base", s_neg.mean())
+            return
+        assert negatives.weight is not None
+        place = CORRUPTIONS.index(negatives.tape.corruption)
+        logit = s_neg if negatives.margin_shift is None else s_neg + negatives.margin_shift
+        for name, x in (("score", s_neg), ("gradient", logit.sigmoid())):
+            by_level = (x * (negatives.weight > 0)).unflatten(1, (self.count, -1)).sum((0, 2))
+            counted = (negatives.weight > 0).unflatten(1, (self.count, -1)).sum((0, 2))
+            self.add(name, by_level / counted.clamp(min=1), place)
+
+    def placed(self, generated: Tensor, truth: Tensor) -> None:
+        """Slot 0 of generated vectors [2, B, L, D] and of the entities [2, B, D] that they replace."""
+        norm = torch.linalg.vector_norm(truth, dim=2, keepdim=True).clamp_min(1e-12)
+        for name, entity in (("to_true", truth), ("to_other", truth.roll(1, dims=1))):
+            distance = torch.linalg.vector_norm(generated - entity.unsqueeze(2), dim=3)
+            self.add(name, (distance / norm).mean(1), slice(2))
+
+    def means(self, states: list[int]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name, steps in self.named_buffers():
+            if not name.endswith("_steps"):
+                continue
+            name = name.removesuffix("_steps")
+            mean = getattr(self, name) / steps
+            if mean.dim() == 0:
+                labels = [name]
+            elif mean.dim() == 1:
+                labels = [f"{name}_quarter{i + 1}" for i in range(QUARTERS)]
+            else:
+                labels = [f"{name}_{corruption}_{i}_state{k}" for corruption in CORRUPTIONS for i, k in enumerate(states)]
+            found |= {label: x for label, x in zip(labels, mean.flatten().tolist()) if x == x}  # nan: never counted
+        return found
+
+
+TOUCHED = {"paper": 50, "released": 61}  # numbers per row, evaluation and D that the chain's operators read or write, about
+
+
+def step_cost(options: DHNS.Options, width: int, batch: int, slots: int) -> dict[str, int]:
+    """What a step's generated negatives cost beside the base's, for D = `width`.
+
+    evaluations   of the denoiser per slot and row of the batch
+    flop          learn: 12 D^2 multiply-adds forward on each of N = 2 B S rows; backward 12 for the weights, 4 for the
+                  hidden layer, with `leak` 8 for the vectors. chain: 8 D^2 per evaluation, 4 D^2 for each condition.
+                  Folding: 4 T D^2, the released form 2 T D^2 + 4 D^3 more; with its backward pass two or three times that
+    normals       random numbers of the chain
+    moved_bytes   that the chain's operators read and write; on a CPU nearly all of it stays in the caches
+    state_bytes   parameters, Adam's two moments
+    peak_bytes    that `sample` holds at its fullest beyond that: in numbers per row and D, 3 for slots and conditions, and
+                  either 12 for what the backward pass keeps (hidden layer 4, latents and noised ones 4, errors 4) or
+                  2 L + 2 for the states, before and after scaling; the hidden layer of a piece; the weights' gradients,
+                  of the released form also folded weights and theirs
+    """
+    deepest = min(level.state for level in levels(options.levels, options.timesteps))
+    count, per_slot = len(LEVELS[options.levels]), batch * slots
+    steps = (options.timesteps - deepest) * (count if options.levels == "one_x4" else 1)
+    evaluations = steps + count if options.heads == "leaf" else 2 * steps
+    released = options.denoiser == "released"
+    weights = (19 if released else 16) * width**2
+    fold = 4 * options.timesteps * width**2 + ((2 * options.timesteps + 4 * width) * width**2 if released else 0)
+    learn = (36 if options.leak else 28) * width**2 * 2 * per_slot + (3 if released else 2) * fold
+    chain = (8 * evaluations + 4 * 2) * width**2 * per_slot + fold
+    held = 3 + max(12, 2 * count + 2)
+    return {
+        "evaluations": evaluations,
+        "learn_flop": 2 * learn,
+        "chain_flop": 2 * chain,
+        "normals": evaluations * per_slot * width,
+        "moved_bytes": 4 * TOUCHED[options.denoiser] * width * per_slot * evaluations,
+        "state_bytes": 4 * 3 * weights,
+        "peak_bytes": 4 * (2 * per_slot * width * held + 4 * width * ROWS + (3 if released else 1) * weights),
+    }
+
+
+def base_sampler(name: str, setting: Setting) -> Sampler:
+    """The sampler `name` with its default options; one that needs nothing of the experiment but the choice of the side."""
+    component = SAMPLERS.get(name)
+    if issubclass(component, Objective) or component.coupled or component.requires - {Need.SIDE} or component is DHNS:
+        raise Misuse(f"dhns cannot be put on top of '{name}'; set sampler.base to uniform, bernoulli, nscaching or the like")
+    return component(setting, component.Options())

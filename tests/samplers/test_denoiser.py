@@ -1,0 +1,134 @@
+"""specs/dhns.md 4.6, and section 5, properties 14, 15 and 19 (one evaluation; the chain's is in test_dhns.py)."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nsbench.errors import Misuse
+from nsbench.samplers.denoiser import ROWS, denoiser, interleaved, pieces, sines_first
+
+FORMS = ["paper", "released"]
+
+
+def made(form, width=12, steps=7, seed=0):
+    """A denoiser whose every parameter, those of the norms too, is random."""
+    torch.manual_seed(seed)
+    model = denoiser(form, width, steps)
+    for p in model.parameters():
+        p.data = torch.randn(p.shape) * (0.5 if p.dim() == 1 else p.shape[1] ** -0.5) + (1.0 if p.dim() == 1 else 0.0)
+    return model
+
+
+def as_written(model, form, x, t, c):
+    """The two formulas of D5 and D6, without any algebra."""
+    width = x.shape[1]
+    if form == "paper":
+        p = interleaved(100, width)[t - 1].to(x)
+        return model.norm(model.second(model.first(torch.cat([x, p, c], 1)).relu()))
+    p = sines_first(100, width)[t - 1].to(x)
+    p = model.time[2](F.gelu(model.time[0](p)))
+    hidden = model.first(model.norm_in(torch.cat([x, p, c], 1))).relu()
+    return model.last(model.second(model.norm_hidden(hidden)))
+
+
+def inputs(n=9, width=12, steps=7):
+    rng = torch.Generator().manual_seed(1)
+    x, c = (3 * torch.randn(n, width, generator=rng) + 1 for _ in range(2))
+    return x, torch.randint(1, steps + 1, (n,), generator=rng), c
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_folded_is_what_is_written(form):
+    model = made(form)
+    x, t, c = inputs()
+    folded = model.fold()
+    found = folded(x, t, folded.condition(c))
+    assert torch.allclose(found, as_written(model, form, x, t, c), atol=1e-5, rtol=1e-5)
+    for row in range(len(x)):  # one time for all
+        one = folded(x[row : row + 1], int(t[row]), folded.condition(c[row : row + 1]))
+        assert torch.allclose(one[0], found[row], atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_its_gradient_is_that_of_what_is_written(form):
+    model = made(form)
+    x, t, c = inputs()
+    leaves = [x.requires_grad_(), c.requires_grad_(), *model.parameters()]
+    rng = torch.Generator().manual_seed(3)
+    pull = torch.randn(x.shape, generator=rng)
+    folded = model.fold()
+    found = torch.autograd.grad((folded(x, t, folded.condition(c)) * pull).sum(), leaves)
+    expected = torch.autograd.grad((as_written(model, form, x, t, c) * pull).sum(), leaves)
+    for a, b in zip(found, expected):
+        assert torch.allclose(a, b, atol=2e-4 * b.abs().max().item() + 1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_output_is_finite_also_where_everything_is_equal(form):
+    model = denoiser(form, 8, 5)
+    folded = model.fold()
+    zero = torch.zeros(3, 8)
+    out = folded(zero, 5, folded.condition(zero))
+    assert out.shape == (3, 8)
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_odd_width_is_refused(form):
+    with pytest.raises(Misuse, match="even width, not 7"):
+        denoiser(form, 7, 5)
+
+
+def test_time_embeddings_are_the_formulas():
+    for t in (1, 4):
+        paper, released = interleaved(5, 8)[t - 1].tolist(), sines_first(5, 8)[t - 1].tolist()
+        for i in range(4):
+            angle = t / 1000 ** (2 * i / 8)
+            assert paper[2 * i] == pytest.approx(math.sin(angle), abs=1e-6)
+            assert paper[2 * i + 1] == pytest.approx(math.cos(angle), abs=1e-6)
+            angle = t / 10000 ** (i / 3)
+            assert released[i] == pytest.approx(math.sin(angle), abs=1e-6)
+            assert released[4 + i] == pytest.approx(math.cos(angle), abs=1e-6)
+
+
+@pytest.mark.parametrize(("form", "count"), [("paper", 16), ("released", 19)])
+def test_parameters_are_those_of_the_specification(form, count):
+    width = 64
+    weights = sum(p.numel() for p in denoiser(form, width, 5).parameters() if p.dim() == 2)
+    assert weights == count * width**2
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_bf16_is_within_two_per_cent(form):
+    torch.manual_seed(0)
+    model, (x, c) = denoiser(form, 64, 20), torch.randn(2, 300, 64)
+    exact, rough = (f(x, 11, f.condition(c)) for f in (model.fold(torch.float32), model.fold(torch.bfloat16)))
+    assert rough.dtype == torch.float32
+    error = (rough - exact).norm() / exact.norm()
+    assert 0 < error < 0.02
+
+
+def test_pieces_are_views_of_all_rows():
+    x = torch.zeros(2 * ROWS + 3, 2)
+    for number, part in enumerate(pieces(x)):
+        part += number + 1
+    assert x[0, 0] == 1
+    assert x[ROWS, 0] == 2
+    assert x[-1, 1] == 3
+
+
+def test_merged_maps_are_one():
+    """W3 W2 in the released form: changing W3 alone changes the output as the product says."""
+    model = made("released")
+    x, t, c = inputs()
+    folded = model.fold()
+    before = folded(x, t, folded.condition(c))
+    turn = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(4))).Q
+    model.last.weight.data = turn @ model.last.weight
+    model.last.bias.data = turn @ model.last.bias
+    folded = model.fold()
+    assert torch.allclose(folded(x, t, folded.condition(c)), before @ turn.T, atol=1e-4)
+    assert isinstance(model.last, nn.Linear)

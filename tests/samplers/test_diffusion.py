@@ -1,0 +1,390 @@
+"""specs/dhns.md section 5: schedule and forward process (1-3), reverse steps (5-10), conditions (11-13), the auxiliary."""
+
+import math
+
+import pytest
+import torch
+
+from nsbench.config import configure
+from nsbench.contracts import Negatives
+from nsbench.errors import Misuse
+from nsbench.registry import AUXILIARIES, MODELS
+from nsbench.samplers.diffusion import Diffusion, Ends, LatentScale, Schedule, both_ends
+from nsbench.scoring import Scoring
+from nsbench.testing import Poor, registered, toy
+from nsbench.trainer import Trainer
+
+STEPS = (20, 50, 70, 100)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+@pytest.mark.parametrize("steps", STEPS)
+def test_shares_fall_from_one_and_agree_with_the_variances(kind, steps):
+    schedule = Schedule(kind, steps)
+    assert schedule.kept[0] == 1
+    assert len(schedule.kept) == steps + 1
+    share = 1.0
+    for t in range(1, steps + 1):
+        assert 0 < schedule.variance(t) < 1
+        share *= 1 - schedule.variance(t)
+        assert schedule.kept[t] == pytest.approx(share)
+        assert schedule.kept[t] < schedule.kept[t - 1]
+    assert torch.allclose(schedule.signal.square() + schedule.noise.square(), torch.ones(steps + 1))
+
+
+@pytest.mark.parametrize(("steps", "left"), list(zip(STEPS, (0.8168, 0.6030, 0.4925, 0.3636))))
+def test_linear_never_reaches_noise(steps, left):
+    schedule = Schedule("linear", steps)
+    assert schedule.kept[-1] == pytest.approx(left, abs=5e-5)
+    assert schedule.variance(1) == pytest.approx(1e-4)
+    assert schedule.variance(steps) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(("steps", "most"), list(zip(STEPS, (0.527, 0.264, 0.197, 0.143))))
+def test_cosine_ends_at_its_floor(steps, most):
+    schedule = Schedule("cosine", steps)
+    assert schedule.kept[-1] == pytest.approx(0.01, abs=1e-6)
+    assert max(schedule.variance(t) for t in range(1, steps + 1)) == pytest.approx(most, abs=1e-3)
+    if steps == 50:
+        assert [schedule.kept[k] for k in (2, 5, 10, 25)] == pytest.approx([0.9946, 0.9724, 0.8997, 0.4989], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_moments_of_noised_vectors_and_of_single_steps(kind):
+    schedule, n, k = Schedule(kind, 20), 40_000, 9
+    rng = torch.Generator().manual_seed(0)
+    x0 = torch.tensor([1.5, -0.5])
+    at_once = schedule.noised(x0.expand(n, 2), torch.full((n,), k), torch.randn(n, 2, generator=rng))
+    by_steps = x0.expand(n, 2)
+    for t in range(1, k + 1):
+        v = schedule.variance(t)
+        by_steps = math.sqrt(1 - v) * by_steps + math.sqrt(v) * torch.randn(n, 2, generator=rng)
+    left = schedule.kept[k]
+    for x in (at_once, by_steps):
+        deviation = math.sqrt(1 - left)
+        assert torch.allclose(x.mean(0), math.sqrt(left) * x0, atol=4 * deviation / math.sqrt(n))
+        assert torch.allclose(x.var(0), torch.tensor(1 - left), atol=4 * (1 - left) * math.sqrt(2 / n))
+
+
+# --- reverse steps, under denoisers that are known in closed form ---
+
+
+def origin(schedule, x, t):
+    """For data at the origin all of x is noise."""
+    return x / math.sqrt(1 - schedule.kept[t])
+
+
+def gaussian(schedule, x, t, square):
+    """The mean of eps given x for data N(0, square)."""
+    left = schedule.kept[t]
+    return x * math.sqrt(1 - left) / (left * square + 1 - left)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e9])
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_means_for_origin_data(kind, clip):
+    schedule = Schedule(kind, 50)
+    a = schedule.kept
+    x = y = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
+    for t in range(50, 0, -1):
+        y = schedule.mean(y, origin(schedule, y, t), t, clip)
+        one = schedule.mean(x, origin(schedule, x, t), t, clip)
+        expected = x * math.sqrt(a[t] / a[t - 1]) * (1 - a[t - 1]) / (1 - a[t])
+        assert torch.allclose(one, expected, atol=1e-7)
+        whole = math.sqrt(a[50] / a[t - 1]) * (1 - a[t - 1]) / (1 - a[50])
+        assert torch.allclose(y, x * whole, atol=1e-7)
+    assert y.abs().max() < 1e-12
+
+
+def deviations(schedule, predict, states, scale=lambda t: 1.0, n=20_000):
+    """std of the states of a chain of our steps from N(0, 1); `scale` multiplies the injected noise's std."""
+    rng = torch.Generator().manual_seed(0)
+    x, found = torch.randn(n, generator=rng), {}
+    for t in range(schedule.steps, 0, -1):
+        x = schedule.mean(x, predict(x, t), t)
+        if t > 1:
+            x = x + scale(t) * math.sqrt(schedule.variance(t)) * torch.randn(n, generator=rng)
+        found[t - 1] = x.square().mean().sqrt().item()
+    return [found[k] for k in states]
+
+
+def test_spread_for_origin_data():
+    schedule = Schedule("linear", 50)
+    found = deviations(schedule, lambda x, t: origin(schedule, x, t), (25, 12, 6, 5, 2))
+    assert found == pytest.approx([0.3983, 0.1809, 0.0924, 0.0781, 0.0362], rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_second_moment_stays_one_for_unit_data(kind):
+    schedule = Schedule(kind, 50)
+    square = 1.0
+    for t in range(50, 0, -1):  # exact: the mean is linear in x
+        one = torch.ones(1, dtype=torch.float64)
+        square = schedule.mean(one, gaussian(schedule, one, t, 1.0), t).item() ** 2 * square + schedule.variance(t)
+        assert square == pytest.approx(1.0)
+    assert deviations(schedule, lambda x, t: gaussian(schedule, x, t, 1.0), (25, 5)) == pytest.approx([1, 1], rel=0.02)
+
+
+def test_spread_for_narrow_data():
+    schedule = Schedule("linear", 50)
+    found = deviations(schedule, lambda x, t: gaussian(schedule, x, t, 0.114**2), (25, 12, 6, 5))
+    assert found == pytest.approx([0.4186, 0.2176, 0.1501, 0.1416], rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_with_the_posteriors_noise_origin_data_keep_the_forward_marginals(kind):
+    """Property 9, for the mean: v_t (1 - A_(t-1)) / (1 - A_t) is the variance that makes it exact."""
+    schedule = Schedule(kind, 50)
+    a = schedule.kept
+    square = 1 - a[50]
+    for t in range(50, 0, -1):
+        one = torch.ones(1, dtype=torch.float64)
+        posterior = schedule.variance(t) * (1 - a[t - 1]) / (1 - a[t])
+        square = schedule.mean(one, origin(schedule, one, t), t).item() ** 2 * square + posterior
+        assert square == pytest.approx(1 - a[t - 1], abs=1e-9)
+
+
+def test_why_the_printed_equations_are_not_implemented():
+    schedule = Schedule("linear", 50)
+    gain = 1.0
+    for t in range(50, 0, -1):  # Eq. 4: the retained share where the variance belongs
+        retained = 1 - schedule.variance(t)
+        gain *= abs((1 - retained / (1 - schedule.kept[t])) / math.sqrt(retained))
+    assert gain > 1e50
+    found = deviations(schedule, lambda x, t: origin(schedule, x, t), (5, 25), lambda t: math.sqrt(schedule.variance(t)))
+    assert found == pytest.approx([0.0100, 0.2468], rel=0.03)  # Eq. 6: the variance where its root belongs
+
+
+def test_clip_bounds_the_implied_signal():
+    schedule, t = Schedule("cosine", 50), 30
+    x0, eps = torch.tensor([[9.0, -1.0, 3.9]]), torch.tensor([[0.3, 0.2, -0.1]])
+    x = schedule.noised(x0, torch.tensor([t]), eps)
+    now, before = schedule.kept[t], schedule.kept[t - 1]
+    clipped = torch.tensor([[4.0, -1.0, 3.9]])
+    again = (x - math.sqrt(now) * clipped) / math.sqrt(1 - now)  # eps implied by the clipped signal
+    expected = (x - schedule.variance(t) / math.sqrt(1 - now) * again) / math.sqrt(now / before)
+    assert torch.allclose(schedule.mean(x, eps, t, 4.0), expected, atol=1e-5)
+
+
+# --- conditions ---
+
+
+def trainer(kge="transe", *settings, fusion="adamf", width=8, sampler="uniform"):
+    values = [f"protocol.width={width}", "protocol.batch=16", "protocol.negatives=4", *settings]
+    config = configure(sampler, kge, "toy", protocol="quick", fusion=fusion, settings=values)
+    return Trainer(config, toy(features=fusion != "none"))
+
+
+def ends_of(made, **how):
+    positives = made.graph.positives(torch.arange(0, 60, 2))
+    return positives, both_ends(positives, made.view, **how)
+
+
+def test_condition_of_transe_and_of_the_released_sign():
+    made = trainer()
+    positives, ends = ends_of(made, masked=False)
+    r = made.kge.relation[positives.r].unsqueeze(1)
+    slots = {name: made.fusion.slots(made.kge.entity, ids) for name, ids in (("h", positives.h), ("t", positives.t))}
+    assert torch.allclose(ends.condition[0], slots["t"] - r)
+    assert torch.allclose(ends.condition[1], slots["h"] + r)
+    assert torch.equal(ends.target, torch.stack([slots["h"], slots["t"]]))
+    _, swapped = ends_of(made, masked=False, swapped=True)
+    assert torch.allclose(swapped.condition[0], slots["t"] + r)  # D13
+    assert torch.allclose(swapped.condition[1], slots["h"] - r)
+
+
+def test_condition_of_distmult_is_the_product_on_both_sides():
+    made = trainer("distmult")
+    positives, ends = ends_of(made, masked=False)
+    r = made.kge.relation[positives.r].unsqueeze(1)
+    assert torch.allclose(ends.condition, torch.stack([ends.target[1] * r, ends.target[0] * r]))
+
+
+def test_condition_of_rotate_turns_by_the_models_own_phases():
+    made = trainer("rotate")
+    positives, ends = ends_of(made, masked=False)
+    phase = made.kge.relation[positives.r].unsqueeze(1) * math.pi / ((made.protocol.margin + 2) / 8)
+
+    def complexes(x):
+        return torch.complex(*x.chunk(2, dim=-1))
+
+    h, t = complexes(ends.target[0]), complexes(ends.target[1])
+    assert torch.allclose(complexes(ends.condition[0]), t * torch.polar(torch.ones_like(phase), -phase), atol=1e-5)
+    assert torch.allclose(complexes(ends.condition[1]), h * torch.polar(torch.ones_like(phase), phase), atol=1e-5)
+    assert torch.allclose(complexes(ends.condition[1]).abs(), h.abs(), atol=1e-5)
+    back = made.view.query(ends.condition[1], made.view.relations(positives.r).unsqueeze(1),
+                           torch.ones(len(positives), 1, dtype=torch.bool))  # fmt: skip
+    assert torch.allclose(back, ends.target[0], atol=1e-5)  # the head's query inverts the tail's
+
+
+@pytest.mark.parametrize("kge", ["transe", "rotate"])
+def test_distance_is_zero_at_the_query(kge):
+    made = trainer(kge, fusion="none")
+    positives, ends = ends_of(made)
+    for side, query in ((True, ends.condition[0, :, 0]), (False, ends.condition[1, :, 0])):
+        block = Negatives(torch.full((len(positives),), side), vectors=query.detach().unsqueeze(1))
+        assert torch.allclose(made.scoring().block(positives, block)[1], torch.tensor(made.protocol.margin), atol=1e-4)
+
+
+@pytest.mark.parametrize("kge", MODELS.names())
+def test_score_depends_on_the_kept_end_and_relation_through_the_query_alone(kge):
+    made = trainer(kge, fusion="none")
+    positives, ends = ends_of(made)
+    candidates = torch.randn(len(positives), 3, made.setting.entity_width, generator=torch.Generator().manual_seed(0))
+    for place, side in enumerate((True, False)):
+        block = Negatives(torch.full((len(positives),), side), vectors=candidates)
+        expected = made.kge.similarity.pairwise(ends.condition[place].detach(), candidates)
+        assert torch.allclose(made.scoring().block(positives, block)[1], expected, atol=1e-4)
+
+
+def test_masks_follow_the_ends_and_missing_slots_are_zero(monkeypatch):
+    made = trainer()
+    slots = made.fusion.slots
+
+    def spoilt(entity, ids):
+        x = slots(entity, ids)
+        return torch.where(made.fusion.slot_mask(ids).unsqueeze(-1), x, torch.nan)
+
+    monkeypatch.setattr(made.fusion, "slots", spoilt)
+    positives, ends = ends_of(made)
+    assert ends.target.isfinite().all()
+    assert ends.condition.isfinite().all()
+    mask = {name: made.fusion.slot_mask(ids) for name, ids in (("h", positives.h), ("t", positives.t))}
+    assert not mask["t"].all()
+    assert torch.equal(ends.target_mask, torch.stack([mask["h"], mask["t"]]))
+    assert torch.equal(ends.condition_mask, torch.stack([mask["t"], mask["h"]]))
+    _, imputed = ends_of(made, masked=False)
+    assert imputed.target_mask.all()
+    assert not imputed.target.isfinite().all()
+
+
+# --- latent scale and loss ---
+
+
+def some_ends(batch=6, slots=2, width=4, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    target, condition = (torch.randn(2, batch, slots, width, generator=rng) * (m + 2.0) for m in range(2))
+    masks = torch.rand(2, batch, slots, generator=rng) < 0.6
+    masks[..., 0] = True
+    return Ends(target, condition, masks, masks.flip(0), (target[0], target[1], torch.zeros(batch, 1)))
+
+
+def test_latent_scale_is_the_masked_rms_first_and_then_follows_slowly():
+    scale, first, second = LatentScale(2, True), some_ends(), some_ends(seed=1)
+    by_hand = []
+    for ends in (first, second):
+        rms = [ends.target[..., m, :][ends.target_mask[..., m]].square().mean().sqrt() for m in range(2)]
+        by_hand.append(torch.stack(rms))
+    scale.update(first)
+    assert torch.allclose(scale.target, by_hand[0])
+    scale.update(second)
+    assert torch.allclose(scale.target, 0.99 * by_hand[0] + 0.01 * by_hand[1])
+
+
+def test_a_slot_that_was_not_seen_keeps_scale_one_and_starts_when_it_is():
+    scale, ends = LatentScale(2, True), some_ends()
+    ends.target_mask[..., 1] = ends.condition_mask[..., 1] = False
+    scale.update(ends)
+    assert scale.target[1] == scale.condition[1] == 1
+    ends.target_mask[..., 1] = ends.condition_mask[..., 1] = True
+    scale.update(ends)
+    assert torch.allclose(scale.target[1], ends.target[..., 1, :].square().mean().sqrt())
+
+
+def test_inactive_scale_changes_nothing():
+    diffusion, ends = Diffusion(4, 2, 6, "linear", "released", "l1", False), some_ends()
+    diffusion.scale.update(ends)
+    assert torch.equal(torch.stack(diffusion.latents(ends)), torch.stack([ends.target, ends.condition]))
+
+
+@pytest.mark.parametrize("kind", ["mse", "l1"])
+def test_loss_by_hand(kind, monkeypatch):
+    """A denoiser that answers x + t + c, and loops over rows."""
+    diffusion, ends = Diffusion(4, 2, 6, "linear", "paper", kind, False), some_ends()
+
+    class Stub:
+        def condition(self, c):
+            return c
+
+        def __call__(self, x, t, c):
+            return x + t.unsqueeze(1) + c
+
+    monkeypatch.setattr(diffusion.denoiser, "fold", Stub)
+    rng = torch.Generator().manual_seed(5)
+    t = torch.randint(1, 7, (6, 2), generator=rng)
+    eps = torch.randn(6, 2, 4, generator=rng)
+    found, by_quarter = diffusion.loss(ends, torch.Generator().manual_seed(5))
+    means, quarters = [], {}
+    for side in range(2):
+        for m in range(2):
+            errors = []
+            for b in range(6):
+                left = diffusion.schedule.kept[t[b, m]]
+                x = math.sqrt(left) * ends.target[side, b, m] + math.sqrt(1 - left) * eps[b, m]
+                error = x + t[b, m] + ends.condition[side, b, m] - eps[b, m]
+                error = error.abs().mean() if kind == "l1" else error.square().mean()
+                if ends.target_mask[side, b, m] and ends.condition_mask[side, b, m]:
+                    errors.append(error)
+                    quarters.setdefault(int((t[b, m] - 1) * 4 // 6), []).append(error)
+            means.append(sum(errors) / len(errors))
+    expected = sum(means) if kind == "l1" else sum(means) / 4
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    for quarter, errors in quarters.items():
+        assert by_quarter[quarter].item() == pytest.approx((sum(errors) / len(errors)).item(), rel=1e-5)
+
+
+def test_invalid_slots_do_not_matter_to_the_loss():
+    diffusion, ends = Diffusion(4, 2, 6, "cosine", "paper", "mse", True), some_ends()
+    before, _ = diffusion.loss(ends, torch.Generator().manual_seed(5))
+    other = Diffusion(4, 2, 6, "cosine", "paper", "mse", True)
+    other.load_state_dict(Diffusion(4, 2, 6, "cosine", "paper", "mse", True).state_dict())
+    other.denoiser.load_state_dict(diffusion.denoiser.state_dict())
+    spoilt = Ends(*(torch.where(mask.unsqueeze(3), x, 1e6) for x, mask in ((ends.target, ends.target_mask),
+                                                                          (ends.condition, ends.condition_mask))),
+                  ends.target_mask, ends.condition_mask, ends.sources)  # fmt: skip
+    after, _ = other.loss(spoilt, torch.Generator().manual_seed(5))
+    assert after.item() == pytest.approx(before.item(), rel=1e-6)
+
+
+# --- the auxiliary ---
+
+
+@pytest.mark.parametrize("fusion", ["none", "adamf"])
+@pytest.mark.parametrize("sampler", ["uniform", "kbgan"])
+def test_auxiliary_runs_with_any_sampler_and_learns(sampler, fusion):
+    settings = ["aux.diffusion=1", "aux.diffusion.timesteps=10"]
+    settings += ["sampler.pretrain_epochs=1"] if sampler == "kbgan" else []
+    made = trainer("transe", *settings, fusion=fusion, sampler=sampler)
+    made.pretrain()
+    auxiliary = made.auxiliaries["diffusion"]
+    before = [p.detach().clone() for p in auxiliary.parameters()]
+    for _ in range(3):
+        made.step()
+    assert all((a != b).any() for a, b in zip(before, auxiliary.parameters()))
+    assert {group["lr"] for group in made.model_adam.param_groups} == {1e-2, 2e-3}
+
+
+def test_auxiliary_pulls_at_entities_relations_and_projections_but_not_at_the_attention():
+    made = trainer("distmult", "aux.diffusion=1")
+    positives = made.graph.positives(torch.arange(30))
+    view = made._view(Scoring(made.kge, made.fusion, made.graph), live=True)
+    made.auxiliaries["diffusion"].loss(positives, view).backward()
+    assert made.kge.entity.grad.abs().sum() > 0
+    assert made.kge.relation.grad.abs().sum() > 0
+    assert all(p.grad.abs().sum() > 0 for p in made.fusion.project.parameters())
+    assert made.fusion.q.grad is None
+
+
+def test_auxiliary_leaves_the_samplers_stream_alone():
+    plain, extra = trainer(), trainer("transe", "aux.diffusion=1")
+    for made in (plain, extra):
+        made.pretrain()
+        made.step()
+    assert torch.equal(plain.view.rng.get_state(), extra.view.rng.get_state())
+
+
+def test_auxiliary_is_known_without_any_sampler_and_needs_a_query():
+    assert AUXILIARIES.get("diffusion").__name__ == "DiffusionLoss"
+    assert AUXILIARIES.source("diffusion") == "built-in"
+    with registered(MODELS, "poor", Poor), pytest.raises(Misuse, match=r"diffusion.*query"):
+        configure("uniform", "poor", "toy", protocol="quick", settings=["aux.diffusion=1"])
