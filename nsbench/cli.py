@@ -304,14 +304,23 @@ class stop_signal:
 
 @cli.command()
 @runs_option
-@click.option("--baseline", default="uniform", show_default=True, help="The sampler that others are tested against.")
+@click.option("--baseline", default="uniform", show_default=True,
+              help="The sampler, or row, that others are tested against; for an ablation the full method.")
 @click.option("--published", is_flag=True, help="Set the papers' figures beside ours.")
-@click.option("--format", "fmt", type=click.Choice(["rich", "md", "latex", "csv"]), default="rich", show_default=True)
+@click.option("--format", "fmt", type=click.Choice(["rich", "md", "latex", "csv", "html"]), default="rich",
+              show_default=True)
 @click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only runs with this value: dataset=mkg_y. Repeatable.")
-@click.option("--layout", type=click.Choice(["dhns4", "mmrns2", "cost", "diagnostics"]), default="dhns4", show_default=True)
+@click.option("--layout", type=click.Choice(["dhns4", "mmrns2", "ablation", "cost", "diagnostics", "claims"]),
+              default="dhns4", show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file; Markdown by default.")
 def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
-    """Compare the samplers of a run store: means, deviations, and from five seeds up tests against the baseline."""
+    """Compare the samplers of a run store: means, deviations, and from five seeds up tests against the baseline.
+
+    \b
+    nsbench table --published                                    the papers' figures beside ours, or alone
+    nsbench table --layout claims                                a verdict for each row
+    nsbench table --layout ablation --baseline dhns --format latex
+    """
     from nsbench.results import tables
 
     where = dict(pair(text, "--where") for text in how.pop("where"))
@@ -324,9 +333,139 @@ def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
         click.echo(tables.write(made, fmt), nl=False)
 
 
+@cli.command()
+@click.argument("first", metavar="RUNS_A")
+@click.argument("second", metavar="RUNS_B")
+@click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only runs with this value, in both. Repeatable.")
+@runs_option
+def compare(first: str, second: str, where: tuple[str, ...], runs: Path | None) -> None:
+    """One contrast in words: what differs, by how much, how surely, and what may not be said.
+
+    A group of runs is given by filters, by a run's name, or by a folder of runs.
+
+    \b
+    nsbench compare sampler=bernoulli sampler=uniform --where dataset=mkg_y
+    nsbench compare sampler=dhns,kge=transe sampler=uniform,kge=transe
+    nsbench compare mine/runs theirs/runs --where sampler=uniform
+    """
+    from nsbench.results import compare as comparing
+
+    click.echo(comparing.compare(first, second, runs, dict(pair(text, "--where") for text in where)))
+
+
+@cli.command()
+@runs_option
+@click.option("--kind", "kinds", help="Comma-separated: cd, epochs, seconds, cost, sensitivity, relations, published.  "
+              "[default: what the runs allow]")
+@click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only runs with this value: dataset=mkg_y. Repeatable.")
+@click.option("--posthoc", type=click.Choice(["wilcoxon", "nemenyi"]), default="wilcoxon", show_default=True, help="For cd.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), default="plots", show_default=True)
+def plot(runs: Path | None, kinds: str | None, where: tuple[str, ...], posthoc: str, output: Path) -> None:
+    """Figures of a run store as pdf, svg and png, one and two columns wide, each with its data and caption (extra `plots`).
+
+    \b
+    cd           average ranks over (model, dataset), with bars over what no test separates
+    epochs       validation MRR against epochs; `seconds`: against seconds of training
+    cost         test MRR against seconds of training
+    sensitivity  test MRR against a number that --set changed: protocol.negatives, sampler.cache
+    relations    test MRR by relation category, and for entities seen and unseen in train
+    published    our test MRR against the papers'
+    """
+    from nsbench.results import plots
+
+    filters = dict(pair(text, "--where") for text in where)
+    made, refused = plots.plots(runs, words(kinds) if kinds is not None else (), where=filters, posthoc=posthoc,
+                                default=default_of)  # fmt: skip
+    for each in made:
+        files = plots.write(each, output)
+        click.echo(f"{output / each.name}: {len(files)} files")
+    for kind, reason in refused.items():
+        click.echo(f"no {kind}: {reason}", err=True)
+
+
+def default_of(run: Any, option: str) -> Any:
+    """The default of options.sampler.NAME, which a run does not record; None if the sampler is not at hand."""
+    import dataclasses
+
+    from nsbench.registry import SAMPLERS
+
+    if not option.startswith("options.sampler."):
+        return None
+    try:
+        fields = dataclasses.fields(SAMPLERS.get(run["sampler"]).Options)
+    except Misuse:
+        return None
+    return next((field.default for field in fields if field.name == option.rpartition(".")[2]), None)
+
+
 @cli.group("runs")
 def runs_() -> None:
-    """The run store: carry it from machine to machine."""
+    """The run store: what is in it, and how to carry it from machine to machine."""
+
+
+where_option = click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only runs with this value. Repeatable.")
+
+
+@runs_.command("list")
+@where_option
+@runs_option
+def runs_list(where: tuple[str, ...], runs: Path | None) -> None:
+    """The runs of the store, MRR x100; without --where also what is unfinished or damaged, and why."""
+    from nsbench.results import inventory, store
+
+    frame = store.load(runs)
+    skipped = frame.attrs["skipped"] if not where else {}
+    shown = store.select(frame, dict(pair(text, "--where") for text in where))
+    click.echo(inventory.listing(shown, skipped) or f"no run in {frame.attrs['folder']}; start with nsbench run")
+
+
+@runs_.command("rm")
+@click.argument("names", nargs=-1, metavar="[FOLDER]...")
+@where_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@runs_option
+def runs_rm(names: tuple[str, ...], where: tuple[str, ...], yes: bool, runs: Path | None) -> None:
+    """Delete runs: these FOLDERs of the store, or all complete runs that pass --where; given both, those that are both.
+
+    \b
+    nsbench runs rm uniform-transe-mkg_y-s0-3b0ee4dd
+    nsbench runs rm --where protocol=quick
+    """
+    from nsbench.results import inventory
+    from nsbench.results.store import default_folder
+
+    paths = inventory.chosen(runs or default_folder(), names, dict(pair(text, "--where") for text in where))
+    for path in paths:
+        click.echo(f"{inventory.megabytes(inventory.size(path)):>12}  {path}")
+    if not paths or not (yes or click.confirm(f"delete these {len(paths)} runs?")):
+        click.echo("nothing was deleted")
+        return
+    kept = []
+    for path in paths:
+        try:
+            inventory.remove(path)
+        except Busy:
+            kept.append(path.name)
+    click.echo(f"deleted {len(paths) - len(kept)} of {len(paths)} runs")
+    if kept:
+        raise RunFailed(f"other processes are working on {', '.join(kept)}; stop those first")
+
+
+@runs_.command("export")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@where_option
+@runs_option
+def runs_export(file: Path, where: tuple[str, ...], runs: Path | None) -> None:
+    """Write FILE.csv: a line per complete run with all of its figures, unrounded, and its configuration."""
+    from nsbench.results import inventory, store
+
+    frame = store.load(runs)
+    shown = store.select(frame, dict(pair(text, "--where") for text in where))
+    if shown.empty:
+        raise Misuse(f"no complete run in {frame.attrs['folder']}; there is nothing to export")
+    file.write_text(inventory.export(shown), encoding="utf-8", newline="")
+    left_out = len(frame.attrs["skipped"])
+    click.echo(f"{len(shown)} runs in {file}" + (f"; {left_out} unfinished or damaged ones left out" if left_out else ""))
 
 
 @runs_.command()
@@ -622,6 +761,7 @@ def bench(sampler: str, kge: str, dataset: str, protocol: str, fusion: str, base
 def demo(runs: Path | None, device: str, threads: int) -> None:
     """Every sampler on embedded data with a protocol of seconds, ending in a comparison table with its tests."""
     from nsbench import campaign
+    from nsbench.contracts import Need
     from nsbench.registry import SAMPLERS
     from nsbench.results import tables
 
@@ -629,6 +769,9 @@ def demo(runs: Path | None, device: str, threads: int) -> None:
     store = runs or Path(tempfile.mkdtemp(prefix="nsbench-demo-"))
     configs: list[Config] = []
     for model, sampler in itertools.product(["transe", "distmult"], SAMPLERS.names()):
+        component = SAMPLERS.get(sampler)
+        if model != "transe" and (getattr(component, "reads_features", False) or Need.QUERY in component.requires):
+            continue  # mmrns, dhns: once is enough, they take most of the time
         try:
             configs += campaign.plan([sampler], [model], ["planted:small"], range(5), protocol="quick")
         except Misuse as reason:

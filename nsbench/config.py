@@ -202,6 +202,8 @@ def _check_needs(config: Config, dataset: Dataset | None = None) -> None:
     provided = {Need.LIVE} | MODELS.get(config.kge).provides | FUSIONS.get(config.fusion).provides
     if config.protocol.sides != "alternate":
         provided.add(Need.SIDE)
+    if Need.VIEWS not in FUSIONS.get(config.fusion).provides:
+        provided.add(Need.ONE_VIEW)
     if dataset is None or dataset.features:
         provided.add(Need.FEATURES)
     sampler = SAMPLERS.get(config.sampler)
@@ -216,6 +218,7 @@ def _check_needs(config: Config, dataset: Dataset | None = None) -> None:
 _WHY = {
     Need.QUERY: "needs a model with a query vector, which '{kge}' has not; try --kge transe, distmult or rotate",
     Need.VIEWS: "needs two views of an entity; choose a fusion that has them with --fusion (nsbench list)",
+    Need.ONE_VIEW: "needs one vector per entity, and '{fusion}' has several views; use --fusion none or adamf",
     Need.FEATURES: "needs features and '{dataset}' has none; see --features and nsbench data import-features",
     Need.SIDE: "chooses the side itself, which protocol '{p}' fixes by alternating; use --set protocol.sides=per_row",
     Need.SLOTS: "needs a fusion with a slot per modality, which '{fusion}' is not; use --fusion adamf",

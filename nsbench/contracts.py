@@ -28,6 +28,7 @@ class Need(StrEnum):
 
     QUERY = "query"  # the model's query vector (DHNS's condition)
     VIEWS = "views"  # a fusion with more than one view of an entity (MANS)
+    ONE_VIEW = "one_view"  # a fusion with one vector per entity, which generated vectors can take the place of
     SLOTS = "slots"  # a fusion with a slot per modality (MAT)
     FEATURES = "features"  # at least one feature modality
     SIDE = "side"  # the sampler's point is to choose the side: refused where the protocol fixes it

@@ -86,7 +86,7 @@ RELEASED: dict[str, Any] = {
 
 @SAMPLERS.register("dhns")
 class DHNS(Sampler):
-    requires = frozenset({Need.QUERY})
+    requires = frozenset({Need.QUERY, Need.ONE_VIEW})
 
     @dataclass(frozen=True)
     class Options:

@@ -64,6 +64,7 @@ VISUAL = ("image", "visual")  # names of the modality that `bare_anchor` is abou
 class MMRNS(Sampler):
     coupled = True
     reads_features = True
+    requires = frozenset({Need.ONE_VIEW})
 
     @dataclass(frozen=True)
     class Options:
@@ -95,7 +96,7 @@ class MMRNS(Sampler):
 
     def __init__(self, setting: Setting, options: Options) -> None:
         super().__init__(setting, options)
-        self.requires = frozenset() if options.detach_kge else frozenset({Need.LIVE})
+        self.requires = self.requires if options.detach_kge else self.requires | {Need.LIVE}
         self.num_entities = n = setting.graph.num_entities
         self.candidates = min(n, options.candidates or max(-(-n // 10), 2 * self.k))
         if self.candidates < self.k:

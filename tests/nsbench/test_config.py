@@ -260,3 +260,10 @@ def test_a_protocol_that_makes_no_sense_is_refused(tmp_path, text, words):
     path.write_text(text.replace("PATH", str(path)))
     with pytest.raises(Misuse, match=words):
         resolve_protocol(str(path), "rotate", "mkg_y", {})
+
+
+@pytest.mark.parametrize("sampler", ["mmrns", "dhns"])
+def test_generated_vectors_need_one_view_of_an_entity(sampler):
+    with pytest.raises(Misuse, match="needs one vector per entity, and 'two_view' has several views"):
+        configure(sampler, "transe", "planted:small", protocol="quick", fusion="two_view")
+    assert configure(sampler, "transe", "planted:small", protocol="quick", fusion="adamf").fusion == "adamf"

@@ -42,7 +42,8 @@ def rng():
 
 
 def trainer_on(dataset, *settings, kge="distmult", protocol=SIZES):
-    values = [*(f"protocol.{x}" for x in protocol), *settings]
+    own = ["sampler.candidates=0", "sampler.positives=16"]  # the defaults; protocol quick has sizes of its own
+    values = [*(f"protocol.{x}" for x in protocol), *own, *settings]
     return Trainer(configure("mmrns", kge, dataset.name, protocol="quick", settings=values), dataset)
 
 
@@ -351,8 +352,8 @@ def test_detached_the_contrast_leaves_the_model_alone_14(on_toy):
 
 
 def test_what_the_trainer_is_asked_for_follows_the_option(on_toy):
-    assert not on_toy().sampler.requires
-    assert on_toy("sampler.variant=paper").sampler.requires == {Need.LIVE}
+    assert on_toy().sampler.requires == {Need.ONE_VIEW}
+    assert on_toy("sampler.variant=paper").sampler.requires == {Need.LIVE, Need.ONE_VIEW}
 
 
 # --- similarity: properties 15, 16 ---
