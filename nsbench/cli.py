@@ -379,8 +379,8 @@ def plot(runs: Path | None, kinds: str | None, where: tuple[str, ...], posthoc: 
     for each in made:
         files = plots.write(each, output)
         click.echo(f"{output / each.name}: {len(files)} files")
-    for kind, reason in refused.items():
-        click.echo(f"no {kind}: {reason}", err=True)
+    for reason in dict.fromkeys(refused.values()):
+        click.echo(f"no {', '.join(kind for kind in refused if refused[kind] == reason)}: {reason}", err=True)
 
 
 def default_of(run: Any, option: str) -> Any:

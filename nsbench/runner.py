@@ -272,7 +272,9 @@ class _Run:
         r, c = ranks.numpy(), candidates.numpy()
         self.notify({"stage": "writing"})
         triples = dataset.test.numpy()
-        save = functools.partial(np.savez_compressed, ranks=r, candidates=c, triples=triples)
+        of_queries = labels(trainer.graph, dataset.test)
+        seen = np.array([both == "seen" for both, _ in of_queries["seen"]])  # [T]
+        save = functools.partial(np.savez_compressed, ranks=r, candidates=c, triples=triples, seen=seen)
         self.folder.write("ranks.npz", save)
         if save_model:
             self._save_model()
@@ -281,7 +283,7 @@ class _Run:
             "config": record,
             "test": metrics(r, c),
             "valid": progress.best["metrics"],
-            "breakdown": {by: breakdown(r, c, np.array(of)) for by, of in labels(trainer.graph, dataset.test).items()},
+            "breakdown": {by: breakdown(r, c, np.array(of)) for by, of in of_queries.items()},
             "cost": {
                 "seconds": progress.train_seconds + progress.evaluation_seconds,
                 "train_seconds": progress.train_seconds,
@@ -293,6 +295,7 @@ class _Run:
                 "steps": steps,
             },
             "diagnostics": self._diagnostics(),
+            "train_triples": len(dataset.train),
             "selected_at": progress.best["step"],
             # design.md section 3: where the best validation lies in the last tenth of the steps, more might have been better
             "converged": max(progress.events, key=lambda e: e["valid"]["mrr"])["step"] <= 0.9 * steps,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 from nsbench.errors import Misuse
@@ -71,18 +73,22 @@ def _by(runs: Iterable[Run], name: str) -> dict[str, list[Run]]:
 class Grid:
     """The runs of each cell (group, row identity, dataset), by seed, and the names of rows and groups."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Run], unfinished: Iterable[Run] = ()) -> None:
         self.runs = runs
+        self.unfinished = {key_of(run) for run in unfinished}
         self.cells: dict[Key, list[Run]] = {}
         self.kge: dict[str, str] = {}  # group -> scoring model
         for run in sorted(runs, key=lambda run: run["seed"]):
-            group = _group(run)
-            self.kge[group] = run["kge"]
-            cell = self.cells.setdefault((group, _identity(run), run["dataset"]), [])
+            key = key_of(run)
+            self.kge[key[0]] = run["kge"]
+            cell = self.cells.setdefault(key, [])
             if cell and cell[-1]["seed"] == run["seed"]:
                 folders = f"{cell[-1]['path'].name} and {run['path'].name}"
                 raise Misuse(f"{folders} are two runs of one seed that no option tells apart; move one of them away")
             cell.append(run)
+        self.present: dict[tuple[str, str], list[Identity]] = {}  # group, dataset -> rows that have runs there
+        for group, identity, dataset in self.cells:
+            self.present.setdefault((group, dataset), []).append(identity)
         self.labels = _labels({identity for _, identity, _ in self.cells})
         order = papers.print_order("kge")
         self.groups = sorted(self.kge, key=lambda group: (order.get(self.kge[group], len(order)), group))
@@ -98,9 +104,28 @@ class Grid:
 
         return sorted({identity for g, identity, _ in self.cells if g == group}, key=position)
 
-    @property
+    @functools.cached_property
     def seed_lists(self) -> set[tuple[int, ...]]:
         return {tuple(run["seed"] for run in cell) for cell in self.cells.values()}
+
+
+def key_of(run: Run) -> Key:
+    return _group(run), _identity(run), run["dataset"]
+
+
+def begun(folder: Path, skipped: Iterable[str], like: Run) -> list[Run]:
+    """The runs under the protocol of `like` of which there is a config.json and no usable result."""
+    found: list[Run] = []
+    for name in skipped:
+        try:
+            config = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
+            run = {"config": config} | {part: config[part] for part in store.CONFIG if part in config}
+            key_of(run)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        if config.get("protocol", {}).get("name") == like["protocol"]:
+            found.append(run)
+    return found
 
 
 def _group(run: Run) -> str:

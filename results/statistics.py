@@ -65,14 +65,14 @@ def two_way_t(
     level: float = 0.95,
     clusters: ArrayLike | None = None,
     paired: bool = False,
-    interaction: Literal["once", "twice"] = "twice",
+    interaction: Literal["once", "twice"] = "once",
 ) -> TwoWayT:
     """Is the mean of a [S_a, T] that of b [S_b, T], over seeds and over triples that both were scored on?
 
-    SE^2 = var(seed means of a)/S_a + the same of b + var over triples(mean_s a - mean_s b)/T, all with ddof 1; degrees
-    of freedom after Satterthwaite. The triples' term contains the interaction of seeds and triples, as the seeds' terms
-    do, so the test errs on the safe side: far so where seeds differ mostly triple by triple. `interaction` = "once"
-    takes it out of the seeds' terms (the residuals' mean squares over S T, as the analysis of variance does).
+    SE^2 = var(seed means of a)/S_a + the same of b + var over triples(mean_s a - mean_s b)/T, all with ddof 1, less the
+    interaction of seeds and triples, which the seeds' terms hold as the triples' term does (the residuals' mean squares
+    over S T, as in the analysis of variance); degrees of freedom after Satterthwaite. `interaction` = "twice" leaves it
+    in both: far on the safe side where seeds differ mostly triple by triple, as they do in real runs.
     With `clusters` (labels [T]) the term of the triples is the clustered one where that is larger. Seeds are not paired
     unless `paired` says so (equal seed numbers share initialisation and order of batches but no negatives): then the
     differences of seeds take the place of both arms. Misuse below `minimum_seeds` in an arm: from 3 seeds a standard

@@ -1,16 +1,22 @@
-"""The run store: a folder of run folders, read into one frame. A run is complete when its result.json is there."""
+"""The run store: a folder of run folders, read into one frame. A run is complete when its result.json is there.
+
+What was read once is remembered (nsbench.results.cache) for as long as the files stay what they were.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nsbench.errors import Misuse
+from nsbench.results import cache
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +35,10 @@ COLUMNS = (
 
 
 class Ranks(NamedTuple):
-    """Of T test triples: ranks [T, 2 (head, tail), 2 (optimistic, pessimistic)], candidates [T, 2], triples [T, 3]."""
+    """Of T test triples: ranks [T, 2 (head, tail), 2 (optimistic, pessimistic)], candidates [T, 2], triples [T, 3].
+
+    The arrays are read-only: runs on the same triples share them.
+    """
 
     ranks: np.ndarray
     candidates: np.ndarray
@@ -56,35 +65,72 @@ def load(folder: str | Path | None = None) -> pd.DataFrame:
     store = default_folder() if folder is None else Path(folder)
     rows: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
-    first: dict[str, str] = {}  # configuration -> folder
-    for path in sorted(entry for entry in store.iterdir() if entry.is_dir()) if store.is_dir() else []:
-        try:
-            row = _read(path)
-            twin = first.setdefault(json.dumps(row["config"], sort_keys=True), path.name)
-            if twin != path.name:
-                raise _Damaged(f"the same run as {twin}")
-        except _Damaged as reason:
-            skipped[path.name] = str(reason)
-        else:
-            rows.append(row)
+    first: dict[str, list[dict[str, Any]]] = {}  # id -> rows
+    before, entries = cache.read(store), {}
+    with _uncollected():
+        for name in folders(store):
+            path = store / name
+            known, identity = before.get(name), cache.identity(str(path))  # before reading: a later change must show
+            try:
+                text = known.text if known and known.identity == identity else _text(path)
+                row = _row(path, text)
+                twins = first.setdefault(str(row["id"]), [])
+                if twin := next((other for other in twins if other["config"] == row["config"]), None):
+                    raise _Damaged(f"the same run as {twin['path'].name}")
+            except _Damaged as reason:
+                skipped[name] = str(reason)
+            else:
+                twins.append(row)
+                rows.append(row)
+                if identity:
+                    entries[name] = cache.Entry(identity, text.replace(b"\n", b" "))  # a string of JSON holds none
+    cache.keep(store, entries, before)
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame.attrs.update(folder=str(store), skipped=skipped)
     return frame
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The frame's row for one run folder; _Damaged with the reason if there is none."""
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector, which takes a third of the time to find that none of these records is garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
     try:
-        result = json.loads((path / "result.json").read_text(encoding="utf-8"))
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def folders(store: Path) -> list[str]:
+    """Names of the folders in the store, sorted; none if it does not exist."""
+    try:
+        with os.scandir(store) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _text(path: Path) -> bytes:
+    """result.json of a folder that seems complete; _Damaged with the reason if it is not."""
+    try:
+        text = (path / "result.json").read_bytes()
     except FileNotFoundError:
         unfinished = (path / "config.json").exists()
         raise _Damaged("not finished" if unfinished else "no run: no config.json and no result.json") from None
     except OSError as error:
         raise _Damaged(f"result.json cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise _Damaged("result.json is not JSON") from None
     if not zipfile.is_zipfile(path / "ranks.npz"):  # looks at the end of the file only, which a cut file lacks
         raise _Damaged("ranks.npz is missing or cut off")
+    return text
+
+
+def _row(path: Path, text: bytes) -> dict[str, Any]:
+    """The frame's row from the text of result.json; _Damaged with the reason if there is none."""
+    try:
+        result = json.loads(text.decode("utf-8"))
+    except ValueError:
+        raise _Damaged("result.json is not JSON") from None
     try:
         row: dict[str, Any] = {"path": path}
         row |= {column: _field(result["config"], where) for column, where in CONFIG.items()}
@@ -113,12 +159,11 @@ def _field(record: Mapping[str, Any], path: str) -> Any:
 
 def ranks(run: Mapping[str, Any] | pd.Series | str | Path) -> Ranks:
     """The stored ranks of a row of the frame, or of a run folder; read from disk on each call."""
-    import numpy as np
+    from nsbench.results import npz
 
     path = Path(run if isinstance(run, str | Path) else run["path"])
     try:
-        with np.load(path / "ranks.npz", allow_pickle=False) as arrays:
-            stored = Ranks(arrays["ranks"], arrays["candidates"], arrays["triples"])
+        stored = Ranks(*npz.read(path / "ranks.npz", Ranks._fields, shared=("candidates", "triples")))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise Misuse(f"{path / 'ranks.npz'} is damaged ({error}); delete {path} and run it again") from None
     count = len(stored.triples)

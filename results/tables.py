@@ -1,4 +1,4 @@
-"""A table, made by `comparison`, as text: for the terminal, Markdown, LaTeX (booktabs) and csv.
+"""A table, made by `comparison`, as text: for the terminal, Markdown, LaTeX (booktabs), csv and HTML.
 
 Writers lay out and escape; what a table says is decided in nsbench.results.comparison.
 """
@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from nsbench.errors import Misuse
-from nsbench.results.comparison import Cell, Column, Table
+from nsbench.results.cells import Cell, Column, Table
 from nsbench.results.comparison import comparison as comparison
+from nsbench.results.html import page
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -24,11 +26,14 @@ RECORD = (
     "model", "row", "kge", "sampler", "variant", "fusion", "features", "options", "dataset", "split",
     "metric", "unit", "better", "status", "shown", "best", "second", "n", "seeds", "values", "mean", "sd", "low",
     "high", "converged", "baseline", "difference", "difference_low", "difference_high", "standard_error", "df",
-    "p", "p_holm", "family", "source", "published", "ours_minus_published", "note",
+    "p", "p_holm", "family", "inflation", "bootstrap_low", "bootstrap_high", "cliffs_delta", "p_rope", "verdict",
+    "seen_difference", "seen_p_holm", "seen_verdict", "source", "published", "ours_minus_published", "prediction_low",
+    "prediction_high", "outside", "note",
 )  # fmt: skip
 RICH = {"best": "bold", "second": "underline", "": ""}
 PLAIN = {"best": "*{}*", "second": "_{}_", "": "{}"}
 MARKDOWN = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
+WIDE = 6  # columns: more, and LaTeX sets them small and close
 LATEX = {"best": "\\textbf{{{}}}", "second": "\\underline{{{}}}", "": "{}"}
 
 
@@ -50,20 +55,8 @@ def show(table: Table) -> None:
         print(write(table, "rich"), end="")
 
 
-def _legend(table: Table) -> tuple[tuple[str, str], ...]:
-    """What the emphasis means, as (text, style); empty if the table has none."""
-    if not any(cell.style for row in table.rows for cell in row.cells):
-        return ()
-    rest = " of a model's rows go by unrounded means and claim no significance."
-    return (" ", ""), ("Best", "best"), (" and ", ""), ("second best", "second"), (rest, "")
-
-
 def _caption(table: Table, emphasis: dict[str, str]) -> str:
-    return table.caption + "".join(emphasis[style].format(text) for text, style in _legend(table))
-
-
-def _header(column: Column) -> str:
-    return column.metric.header + {True: " ↑", False: " ↓", None: ""}[column.metric.higher]
+    return table.caption + "".join(emphasis[style].format(text) for text, style in table.legend)
 
 
 def _marks(cell: Cell) -> str:
@@ -95,7 +88,7 @@ def to_rich(table: Table, width: int | None = None, styled: bool = True) -> Grou
     else:
         grids = [whole]
     if styled:
-        caption = Text.assemble(table.caption, *((text, RICH[style]) for text, style in _legend(table)))
+        caption = Text.assemble(table.caption, *((text, RICH[style]) for text, style in table.legend))
     else:
         caption = Text(_caption(table, PLAIN))
     return Group(Text(table.title, "bold"), *grids, caption, *(Text(note) for note in _below(table)))
@@ -110,7 +103,7 @@ def _grid(table: Table, columns: tuple[Column, ...], styled: bool):
     grid.add_column("model", overflow="fold")
     grid.add_column("sampler", overflow="fold")
     for column in columns:
-        grid.add_column(Text(f"{column.dataset}\n{_header(column)}"), justify="right", overflow="fold")
+        grid.add_column(Text(f"{column.dataset}\n{column.header}".strip()), justify="right", overflow="fold")
     chosen = [i for i, column in enumerate(table.columns) if column in columns]
     group = None
     for row in table.rows:
@@ -147,7 +140,7 @@ def _plain(table: Table) -> str:
 def _markdown(table: Table) -> str:
     from tabulate import tabulate
 
-    header = ["model", "sampler", *(f"{column.dataset} {_header(column)}" for column in table.columns)]
+    header = ["model", "sampler", *(f"{column.dataset} {column.header}".strip() for column in table.columns)]
     body = []
     group = None
     for row in table.rows:
@@ -166,6 +159,7 @@ def _markdown(table: Table) -> str:
 _SPECIAL = {
     "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "$<$", ">": "$>$",
     "±": "$\\pm$", "↑": "$\\uparrow$", "↓": "$\\downarrow$", "†": "$\\dagger$",
+    "‡": "$\\ddagger$", "≈": "$\\approx$", "Δ": "$\\Delta$", "δ": "$\\delta$", "–": "--", "−": "$-$",
     "▲": "$\\bigtriangleup$", "▼": "$\\bigtriangledown$", "↳": "$\\hookrightarrow$",
 } | {mark: f"\\{mark}" for mark in "&%$#_{}"}  # fmt: skip
 _ESCAPES = str.maketrans(_SPECIAL)  # one pass over the characters: a chain of replacements would escape its own output
@@ -177,8 +171,8 @@ def escape_latex(text: str) -> str:
 
 def _latex_cell(cell: Cell) -> str:
     marks = "".join(mark if mark.isdigit() else _SPECIAL[mark].strip("$") for mark in cell.marks)
-    value = LATEX[cell.style].format(escape_latex(cell.value)) + (f"$^{{{marks}}}$" if marks else "")
-    spread = escape_latex(cell.spread).replace("(-", "($-$")  # a minus, where text would have a hyphen
+    value, spread = (re.sub(r"-(?=\d)", "$-$", escape_latex(text)) for text in (cell.value, cell.spread))  # no hyphens
+    value = LATEX[cell.style].format(value) + (f"$^{{{marks}}}$" if marks else "")
     return " ".join(filter(None, [value, spread]))
 
 
@@ -188,19 +182,19 @@ def _latex(table: Table) -> str:
     sizes = [(dataset, len(list(columns))) for dataset, columns in groupby(table.columns, lambda c: c.dataset)]
     for dataset, size in sizes:
         spans.append(f"\\multicolumn{{{size}}}{{c}}{{{escape_latex(dataset)}}}")
-        rules.append(f"\\cmidrule(lr){{{first}-{first + size - 1}}}")
+        rules += [f"\\cmidrule(lr){{{first}-{first + size - 1}}}"] if dataset else []
         first += size
     caption = escape_latex(f"{table.title}. {table.caption}")
-    caption += "".join(LATEX[style].format(text) for text, style in _legend(table))
+    caption += "".join(LATEX[style].format(text) for text, style in table.legend)
     lines = [
         "\\begin{table*}",
         "\\centering",
         f"\\caption{{{caption}}}",
+        *(["\\scriptsize", "\\setlength{\\tabcolsep}{3pt}"] if len(table.columns) > WIDE else []),
         f"\\begin{{tabular}}{{ll{'r' * len(table.columns)}}}",
         "\\toprule",
-        f" & & {' & '.join(spans)} \\\\",
-        "".join(rules),
-        f"Model & Sampler & {' & '.join(escape_latex(_header(column)) for column in table.columns)} \\\\",
+        *([f" & & {' & '.join(spans)} \\\\", "".join(rules)] if rules else []),
+        f"Model & Sampler & {' & '.join(escape_latex(column.header) for column in table.columns)} \\\\",
     ]
     group = None
     for row in table.rows:
@@ -233,4 +227,4 @@ def _csv(table: Table) -> str:
     return out.getvalue()
 
 
-FORMS: dict[str, Callable[[Table], str]] = {"rich": _plain, "md": _markdown, "latex": _latex, "csv": _csv}
+FORMS: dict[str, Callable[[Table], str]] = {"rich": _plain, "md": _markdown, "latex": _latex, "csv": _csv, "html": page}

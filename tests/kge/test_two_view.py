@@ -114,7 +114,7 @@ def test_the_second_view_is_the_image_or_the_first_by_name_or_the_one_asked_for(
 def test_it_is_registered_and_offers_views_alone():
     assert FUSIONS.get("two_view") is TwoView
     assert TwoView.provides == {Need.VIEWS}
-    with pytest.raises(Misuse, match="use --fusion adamf"):
+    with pytest.raises(Misuse, match="has several views; use --fusion none or adamf"):
         steps(trainer_for(sampler="dhns"), 1)
 
 

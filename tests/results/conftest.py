@@ -32,8 +32,8 @@ def merged(base, changes):
 
 
 def write_run(store: Path, sampler="uniform", kge="transe", dataset="mkg_y", seed=0, quality=1.0, folder=None,
-              ranks=None, result=None, **config):
-    """One complete run; `config` and `result` change values of config.json and result.json. Returns its folder."""
+              ranks=None, result=None, arrays=None, **config):
+    """One complete run; `config` and `result` change values of config.json and result.json, `arrays` of ranks.npz."""
     record = {
         "sampler": sampler, "variant": "recommended", "kge": kge, "fusion": "none", "aux": {}, "dataset": dataset,
         "split": "released", "fingerprint": f"{dataset:0<64}".replace("_", "0"), "features": "none",
@@ -61,13 +61,20 @@ def write_run(store: Path, sampler="uniform", kge="transe", dataset="mkg_y", see
     record["id"] = path.name[-8:]
     triples = np.arange(3 * len(stored), dtype=np.int64).reshape(-1, 3)
     (path / "config.json").write_text(json.dumps(record))
-    np.savez_compressed(path / "ranks.npz", ranks=stored, candidates=candidates, triples=triples)
+    stored_arrays = {"ranks": stored, "candidates": candidates, "triples": triples, **(arrays or {})}
+    np.savez_compressed(path / "ranks.npz", **stored_arrays)
     (path / "result.json").write_text(json.dumps(complete))
     return path
 
 
 @pytest.fixture
-def store(tmp_path):
+def cache(tmp_path, monkeypatch):
+    """The user's cache folder is left alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def store(tmp_path, cache):
     folder = tmp_path / "runs"
     folder.mkdir()
     return folder

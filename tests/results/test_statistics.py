@@ -31,7 +31,7 @@ B = np.array([[0.40, 0.20, 0.80, 0.10, 0.30], [0.50, 0.10, 0.90, 0.10, 0.40], [0
 
 def test_two_way_t_on_the_worked_example():
     """Fact 20 (G1)."""
-    found = two_way_t(A, B, minimum_seeds=3)
+    found = two_way_t(A, B, minimum_seeds=3, interaction="twice")
     assert found.difference == pytest.approx(1 / 12)
     assert found.standard_error == pytest.approx(0.0360555, rel=1e-5)
     assert found.df == pytest.approx(7.701266, rel=1e-6)
@@ -149,11 +149,11 @@ def test_two_way_t_with_the_interaction_once_is_the_analysis_of_variance():
     table = anova_lm(ols("y ~ C(seed) + C(triple)", frame).fit())
     square = table["sum_sq"] / table["df"]
     expected = (square["C(seed)"] + square["C(triple)"] - square["Residual"]) / y.size
-    once = two_way_t(y, np.zeros((6, 40)), interaction="once")
+    once = two_way_t(y, np.zeros((6, 40)))
     assert once.standard_error**2 == pytest.approx(expected)
     parts = square / y.size
     assert once.df == pytest.approx(expected**2 / (parts**2 / table["df"]).sum())
-    twice = two_way_t(y, np.zeros((6, 40)))
+    twice = two_way_t(y, np.zeros((6, 40)), interaction="twice")
     assert twice.standard_error**2 == pytest.approx((square["C(seed)"] + square["C(triple)"]) / y.size)
 
 
@@ -178,8 +178,11 @@ def test_clusters_enter_the_triples_term():
     b = rng.normal(0, 0.1, (5, 200))
     plain, clustered = two_way_t(a, b), two_way_t(a, b, clusters=hubs)
     fit = sm.OLS(a.mean(axis=0) - b.mean(axis=0), np.ones(200)).fit(cov_type="cluster", cov_kwds={"groups": hubs})
-    seeds = a.mean(axis=1).var(ddof=1) / 5 + b.mean(axis=1).var(ddof=1) / 5
-    assert clustered.standard_error**2 == pytest.approx(seeds + fit.cov_params()[0, 0])
+    seeds = 0.0  # of balanced arms: mean squares of seeds less those of the residuals, over S T
+    for arm in (a, b):
+        rest = arm - arm.mean(axis=0) - arm.mean(axis=1, keepdims=True) + arm.mean()
+        seeds += arm.mean(axis=1).var(ddof=1) / 5 - (rest**2).sum() / (4 * 199) / arm.size
+    assert clustered.standard_error**2 == pytest.approx(max(seeds, 0) + fit.cov_params()[0, 0])
     assert clustered.inflation > 1.25
     assert clustered.p > plain.p
     assert clustered.df < plain.df

@@ -13,11 +13,12 @@ import pytest
 from rich.console import Console
 
 from nsbench.errors import Misuse
-from nsbench.results import grid, load, statistics
-from nsbench.results.comparison import METRICS, comparison
+from nsbench.results import grid, load, papers, statistics
+from nsbench.results.cells import METRICS, Metric
+from nsbench.results.comparison import comparison
 from nsbench.results.metrics import reciprocal
 from nsbench.results.store import ranks
-from nsbench.results.tables import escape_latex, show, to_rich, write
+from nsbench.results.tables import show, to_rich, write
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMS = {"md": "md", "latex": "tex", "csv": "csv"}
@@ -160,6 +161,7 @@ def exact(*reciprocals):
 
 
 def test_best_and_second_go_by_unrounded_means_and_print(store, run):
+    """Fact 47, and the second half of 46."""
     run("uniform", ranks=exact(1 / 2, 1 / 50_000))  # 25.00
     run("bernoulli", ranks=exact(1 / 2, 1 / 90_000))  # 25.00 too, a little less: equal in print, so equal in style
     run("sans", ranks=exact(1 / 4, 1 / 100))
@@ -184,7 +186,15 @@ def test_styles_stay_within_a_model_and_need_a_competitor(store, run):
 
 @pytest.mark.parametrize(("value", "text"), [(0.02675, "2.68"), (0.345, "34.50"), (1.0, "100.00"), (0.00005, "0.01")])
 def test_rounding_is_half_up_in_decimal(value, text):
+    """Fact 46."""
     assert METRICS["mrr"].text(value) == text
+
+
+def test_rounding_to_three_decimals():
+    """Fact 46."""
+    fraction = Metric("x", "x", True, 1, 3, "")
+    assert [fraction.text(x) for x in (0.34549, 0.34551, 0.350)] == ["0.345", "0.346", "0.350"]
+    assert Metric("x", "x", True, 1, 2, "").text(2.675) == "2.68"
 
 
 def test_runs_that_did_not_converge_are_marked(store, run):
@@ -319,6 +329,7 @@ MIXTURES = {
 
 @pytest.mark.parametrize("name", MIXTURES)
 def test_mixed_stores_are_refused_and_the_filter_that_is_named_helps(store, run, name):
+    """Fact 54."""
     run("uniform", seeds=range(2))
     run("dhns", seeds=range(2))
     run("dhns", "rotate", "db15k", seeds=range(2))  # not concerned; its split or version may be another
@@ -436,8 +447,8 @@ def test_unknown_names_are_refused(store, run):
         comparison(store, layout="wide")
     with pytest.raises(Misuse, match="unknown metric 'auc'"):
         comparison(store, metrics=["auc"])
-    with pytest.raises(Misuse, match="unknown format 'html'; there are rich, md, latex, csv"):
-        write(comparison(store), "html")
+    with pytest.raises(Misuse, match="unknown format 'pdf'; there are rich, md, latex, csv, html"):
+        write(comparison(store), "pdf")
     with pytest.raises(Misuse, match="at least one value"):
         comparison(store, where={"seed": []})
 
@@ -458,6 +469,72 @@ def test_published_figures_stand_beside_ours_and_never_compete(store, run):
     assert all(row.cells[i].style == "" for row in table.rows if row.published for i in range(len(row.cells)))
     assert all("p" not in c.record and "mean" not in c.record for row in table.rows if row.published for c in row.cells)
     assert any("never tested" in note for note in table.notes)
+
+
+def test_published_figures_outside_the_prediction_interval_are_flagged(store, run):
+    """Of one new run: t(n - 1) sd sqrt(1 + 1/n) around the mean, and half a unit of the last printed digit."""
+    values = [0.3000, 0.3010, 0.3005, 0.2995, 0.2990]
+    for seed, value in enumerate(values):
+        run("uniform", seed=seed, result={"test": {"mrr": value}})
+    frame = load(store)
+    factor = 3.041443  # fact 43, five seeds
+    half = factor * np.std(values, ddof=1) + 0.00005  # printed to two decimals of a percentage
+
+    def flagged(shift):
+        moved = frame.copy()
+        moved["mrr"] = moved["mrr"] + shift
+        moved.attrs.update(frame.attrs)
+        table = comparison(moved, published=True, metrics=["mrr"])
+        (row,) = [row for row in table.rows if row.label == "published: mmrns2022 Table 2"]
+        return row.cells[0]
+
+    printed = 0.3073
+    for off in (half * 0.98, half * 1.02, -half * 0.98, -half * 1.02):
+        cell = flagged(printed - np.mean(values) + off)
+        assert ("‡" in cell.marks) == (abs(off) > half) == cell.record["outside"]
+        low, high = cell.record["prediction_low"], cell.record["prediction_high"]
+        assert (high - low) / 2 == pytest.approx(half - 0.00005, rel=1e-5)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_too_few_seeds_predict_nothing(store, run, seeds):
+    run("uniform", seeds=range(seeds))
+    table = comparison(store, published=True)
+    assert not any("outside" in c.record or "‡" in c.marks for row in table.rows for c in row.cells)
+    assert not any("‡" in note for note in table.notes)
+
+
+def test_without_runs_the_papers_stand_alone(store):
+    """Issue 5, figure 2: the published table with its footnotes, and empty cells of ours."""
+    table = comparison(store, published=True, layout="dhns4")
+    ours = [row for row in table.rows if not row.published]
+    assert {cell.value for row in ours for cell in row.cells} == {"-"}
+    assert {cell.record["status"] for row in ours for cell in row.cells} == {"missing"}
+    printed = [figure for figure in papers.figures() if figure.metric in ("mrr", "hits@1", "hits@3", "hits@10")]
+    shown = [cell for row in table.rows if row.published for cell in row.cells if cell.record["status"] == "published"]
+    assert len(shown) == len(printed) > 300
+    assert sorted(cell.value for cell in shown) == sorted(figure.printed for figure in printed)
+    assert not any(cell.style for row in table.rows for cell in row.cells)
+    assert {"transe", "distmult", "rotate"} <= set(table.groups)
+    marked = {mark for cell in shown for mark in cell.marks}
+    assert marked == {str(i + 1) for i in range(len(table.footnotes))}
+    assert any("impossible" in note for note in table.footnotes)
+    assert any("29 of those cells differ" in note for note in table.notes)
+    assert "start with `nsbench run" in table.caption
+    assert all("36.68" in write(table, form) for form in ("rich", "md", "latex", "csv", "html"))
+
+
+def test_the_papers_alone_can_be_filtered(store):
+    table = comparison(store, published=True, where={"dataset": "mkg_y", "kge": "rotate,transe", "sampler": ["dhns"]})
+    assert table.groups == ("transe", "rotate")
+    assert {row.label for row in table.rows if not row.published} == {"dhns"}
+    assert {column.dataset for column in table.columns} == {"mkg_y"}
+    with pytest.raises(Misuse, match="can be filtered by kge, sampler, dataset, not by 'seed'"):
+        comparison(store, published=True, where={"seed": "0"})
+    with pytest.raises(Misuse, match="no paper prints kge=nothing; there is "):
+        comparison(store, published=True, where={"kge": "nothing"})
+    with pytest.raises(Misuse, match="no paper prints these columns"):
+        comparison(store, published=True, layout="cost")
 
 
 def test_notes_of_published_figures_are_footnotes(store, run):
@@ -485,52 +562,6 @@ def test_a_table_without_published_figures_says_so(store, run):
 
 
 # Writers
-
-
-NASTY = "a_b & 50% {x} \\y ~ ^ #1 $ [adv] p|q"
-
-
-def unescaped(latex):
-    """What is left of escaped text when every allowed escape is taken out."""
-    return re.sub(r"\\(textbackslash|textasciitilde|textasciicircum)\{\}|\\[&%$#_{}]|\$[<>]\$", "", latex)
-
-
-def test_latex_escapes_every_special_character_once():
-    assert not set(unescaped(escape_latex(NASTY))) & set("\\&%$#_{}~^")
-    assert escape_latex("\\&") == "\\textbackslash{}\\&"
-    assert escape_latex("100 ± 2, n < 5") == "100 $\\pm$ 2, n $<$ 5"
-
-
-@pytest.mark.parametrize("published", [False, True])
-def test_latex_structure(small_store, run, published):
-    run(NASTY, "transe", seed=0, options={"sampler": {"k_n": 40}})
-    text = write(comparison(small_store, published=published), "latex")
-    bare = re.sub(r"\\[{}]", "", text)
-    depth = np.cumsum([{"{": 1, "}": -1}.get(c, 0) for c in bare])
-    assert depth[-1] == 0
-    assert depth.min() >= 0
-    assert text.replace("\\$", "").count("$") % 2 == 0
-    stack = []
-    for kind, name in re.findall(r"\\(begin|end)\{([^}]*)\}", text):
-        if kind == "begin":
-            stack.append(name)
-        else:
-            assert stack.pop() == name
-    assert stack == []
-    (columns,) = re.findall(r"\\begin\{tabular\}\{([lr]+)\}", text)
-    body = text.split("\\toprule\n")[1].split("\\bottomrule")[0].splitlines()
-    lines = [line for line in body if not line.startswith(("\\midrule", "\\cmidrule"))]
-    assert len(lines) > 6
-    for line in lines:
-        assert line.endswith(" \\\\")
-        spanned = sum(int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", line))
-        assert len(re.findall(r"(?<!\\)&", line)) + 1 + spanned == len(columns)
-    allowed = {
-        "begin", "end", "centering", "caption", "toprule", "midrule", "bottomrule", "cmidrule", "multicolumn", "textbf",
-        "underline", "pm", "uparrow", "downarrow", "dagger", "bigtriangleup", "bigtriangledown", "hookrightarrow", "par",
-        "footnotesize", "textbackslash", "textasciitilde", "textasciicircum",
-    }  # fmt: skip
-    assert set(re.findall(r"\\([a-zA-Z]+)", text)) <= allowed
 
 
 @pytest.mark.parametrize("published", [False, True])

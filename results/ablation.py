@@ -1,0 +1,108 @@
+"""What each part of a method is worth: the full method, then the rows without one part, then without several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from nsbench.errors import Misuse
+from nsbench.results import captions
+from nsbench.results.cells import Cell, Column, Metric, Row, Table
+from nsbench.results.contrasts import Contrast, contrasts
+from nsbench.results.grid import Grid, Identity, Key, Run
+from nsbench.results.rows import about_column, about_row, emphasised, row_of
+
+DELTA = Metric("difference", "Δ MRR", None, 100, 2, "fraction")
+
+
+def of_one_sampler(runs: Sequence[Run], full: str) -> list[Run]:
+    """The runs of the sampler that `full`, a row's label, names. Misuse if there are none."""
+    sampler = full.partition(" (")[0]
+    kept = [run for run in runs if run["sampler"] == sampler]
+    if not kept:
+        there = ", ".join(sorted({run["sampler"] for run in runs}))
+        raise Misuse(f"no run of '{sampler}' to ablate; name the full method with --baseline, of one of {there}")
+    return kept
+
+
+def table(grid: Grid, shown: Sequence[Metric], baseline: str, skipped: Mapping[str, str]) -> Table:
+    """The ablation of the row `baseline`; a difference of MRR with interval and marker stands beside each MRR."""
+    full = _full(grid, baseline)
+    tested = contrasts(grid, grid.labels[full], full)
+    columns = tuple(
+        Column(dataset, each)
+        for dataset in grid.datasets
+        for metric in shown
+        for each in ([metric, DELTA] if metric.name == "mrr" else [metric])
+    )
+    rows: list[Row] = []
+    for group in grid.groups:
+        parts = {identity: _without(identity, full) for identity in grid.identities(group)}
+        own = []
+        for identity in sorted(parts, key=lambda identity: (len(parts[identity]), parts[identity])):
+            row = row_of(grid, group, identity, [column for column in columns if column.metric != DELTA], {})
+            cells = list(row.cells)
+            for at, column in enumerate(columns):
+                if column.metric == DELTA:
+                    cells.insert(at, _difference(grid, (group, identity, column.dataset), full, tested, column))
+            name = " and ".join(parts[identity]) or f"{grid.labels[full]}: full"
+            own.append(replace(row, label=name, cells=tuple(cells)))
+        rows += emphasised(own)
+    judge = captions.ablated(tested, grid.labels[full])
+    caption = captions.caption(grid, shown, judge)
+    return Table("Ablation", columns, tuple(rows), caption, tuple(captions.notes(grid, skipped, True, tested)))
+
+
+def _full(grid: Grid, baseline: str) -> Identity:
+    """The row that the others are parts of: by its label, or the one without options of that sampler."""
+    labelled = [identity for identity, label in grid.labels.items() if label == baseline]
+    plain = [row for row in grid.labels if ("variant", "recommended") in row and not any("." in name for name, _ in row)]
+    found = labelled or plain
+    if len(found) != 1:
+        raise Misuse(f"which row is the full method? name one with --baseline: {', '.join(sorted(grid.labels.values()))}")
+    return found[0]
+
+
+def _without(identity: Identity, full: Identity) -> list[str]:
+    """In words, what a row lacks or has otherwise than the full method; empty for that itself."""
+    row, whole = dict(identity), dict(full)
+    parts = []
+    for name in sorted({*row, *whole}):
+        if row.get(name) == whole.get(name):
+            continue
+        owner, _, rest = name.partition(".")
+        inner = rest.partition(".")[0]
+        if owner == "aux" and "." in rest and (f"aux.{inner}" in row) != (f"aux.{inner}" in whole):
+            continue  # options of a loss that is gone, or come, as a whole
+        short = rest or name
+        if row.get(name) == "false" or (owner == "aux" and name not in row):
+            parts.append(f"without {short}")
+        elif name in ("fusion", "features") and row[name] == "none":
+            parts.append(f"without {name}")
+        elif name not in row:
+            parts.append(f"default {short}")
+        else:
+            parts.append(row[name] if name == "variant" else f"{short}={row[name]}")
+    return parts
+
+
+def _difference(grid: Grid, key: Key, full: Identity, tested: Mapping[Key, Contrast], column: Column) -> Cell:
+    """MRR minus that of the full method, with interval and marker where it was tested."""
+    group, identity, dataset = key
+    record: dict[str, Any] = {**about_row(grid, group, identity), **about_column(column), "baseline": grid.labels[full]}
+    if identity == full:
+        return Cell(record=record | {"status": "baseline"})
+    runs, whole = grid.cells.get(key, []), grid.cells.get((group, full, dataset), [])
+    if not runs or not whole:
+        return Cell(record=record | {"status": "missing", "n": len(runs)})
+    contrast = tested.get(key)
+    record |= {"status": "ok", "n": len(runs)}
+    if contrast is None:
+        difference = float(np.mean([run["mrr"] for run in runs]) - np.mean([run["mrr"] for run in whole]))
+        return Cell(DELTA.text(difference, sign=True), record=record | {"difference": difference, "verdict": "not testable"})
+    low, high = (DELTA.text(end, sign=True) for end in contrast.test.interval)
+    value = DELTA.text(contrast.test.difference, sign=True)
+    return Cell(value, f"[{low}, {high}]", "", contrast.mark, record | contrast.record)

@@ -1,0 +1,124 @@
+"""Published figures beside ours, as rows of a table: never tested, never competing for bold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from nsbench.errors import Misuse
+from nsbench.results import papers, statistics
+from nsbench.results.cells import Cell, Column, Metric, Row, Table
+from nsbench.results.grid import Run
+from nsbench.results.rows import about_column
+
+OUTSIDE = "‡"
+ABOUT = ("model", "row", "kge", "sampler", "variant", "fusion", "features", "options")  # of a record, shared with ours
+
+
+class Beside:
+    """Makes the rows, and remembers what has to be said below the table: `footnotes`, and the figures shown."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self.columns = columns
+        self.footnotes: list[str] = []
+        self.figures: list[papers.Figure] = []
+        self.outside = False
+
+    def rows(self, ours: Row, kge: str, sampler: str) -> list[Row]:
+        """One row for each source that prints any of the columns for this sampler with this model, to stand under ours."""
+        cited: dict[str, dict[Column, papers.Figure]] = {}
+        of_column = {(column.dataset, column.metric.name): column for column in self.columns}
+        for figure in papers.figures():
+            column = of_column.get((figure.dataset, figure.metric))
+            if column and (figure.sampler, figure.kge) == (sampler, kge):
+                cited.setdefault(figure.source, {})[column] = figure
+                self.figures.append(figure)
+        return [self._row(source, ours, found) for source, found in cited.items()]
+
+    def _row(self, source: str, ours: Row, cited: Mapping[Column, papers.Figure]) -> Row:
+        cells = []
+        for column, own in zip(self.columns, ours.cells):
+            record = {name: own.record[name] for name in ABOUT} | about_column(column)
+            record |= {"status": "published", "source": source}
+            figure = cited.get(column)
+            missing = Cell(record=record | {"status": "missing"})
+            cells.append(self._cell(figure, own, column.metric, record) if figure else missing)
+        return Row(ours.group, f"published: {source}", tuple(cells), published=True)
+
+    def _cell(self, figure: papers.Figure, own: Cell, metric: Metric, record: dict[str, Any]) -> Cell:
+        """The printed figure, ours minus it, and whether that is more than another run of ours might show."""
+        record |= {"published": figure.value, "note": figure.note}
+        spread = ""
+        marks: tuple[str, ...] = ()
+        if "mean" in own.record:
+            record["ours_minus_published"] = own.record["mean"] - figure.value
+            spread = f"({metric.text(record['ours_minus_published'], sign=True)})"
+            values = [float(value) for value in own.record["values"].split()]
+            if len(values) >= statistics.SPREAD_SEEDS:
+                low, high = statistics.prediction_interval(values)
+                outside = not low - half_digit(figure) <= figure.value <= high + half_digit(figure)
+                record |= {"prediction_low": low, "prediction_high": high, "outside": outside}
+                marks = (OUTSIDE,) if outside else ()
+                self.outside |= outside
+        if figure.note and figure.note not in self.footnotes:
+            self.footnotes.append(figure.note)
+        number = (str(self.footnotes.index(figure.note) + 1),) if figure.note else ()
+        return Cell(figure.printed, spread, "", marks + number, record)
+
+    def notes(self, runs: Sequence[Run] = ()) -> list[str]:
+        """What a reader must know of these rows; `runs` are ours."""
+        if not self.figures:
+            return ["No published figure fits a row of this table."]
+        notes = ["Published rows: the figure as printed, and in brackets ours minus it."] if runs else []
+        if self.outside:
+            notes.append(
+                f"{OUTSIDE} Outside the 95 % prediction interval of one new run like ours (t over the seeds), widened by "
+                "half a unit of the paper's last digit."
+            )
+        notes += papers.caveats(self.figures)
+        splits = {run["dataset"]: run["split"] for run in runs}
+        for dataset in sorted({figure.dataset for figure in self.figures}):
+            if splits.get(dataset, "released") != "released":
+                notes.append(f"{dataset}: ours is the {splits[dataset]} split, the papers trained on the released one.")
+        return notes
+
+
+def half_digit(figure: papers.Figure) -> float:
+    """Half a unit of the last digit that the paper prints, in the unit of `value`."""
+    exponent = Decimal(figure.printed).as_tuple().exponent
+    assert isinstance(exponent, int)
+    return 0.5 * 10.0**exponent / (1 if figure.metric == "mr" else 100)
+
+
+def published_table(metrics: Sequence[Metric], where: Mapping[str, Any], begin: str) -> Table:
+    """The papers' figures alone, with empty cells for ours; `begin` says how to fill them.
+
+    `where` may choose kge, sampler and dataset. Misuse for another filter, and where no paper prints what is asked for.
+    """
+    names = ("kge", "sampler", "dataset")
+    other = [name for name in where if name not in names]
+    if other:
+        raise Misuse(f"without runs a table of published figures can be filtered by {', '.join(names)}, not by '{other[0]}'")
+    chosen: dict[str, list[str]] = {}
+    for name in names:
+        wanted = where.get(name, list(papers.print_order(name)))
+        wanted = wanted.split(",") if isinstance(wanted, str) else [str(value) for value in wanted]
+        chosen[name] = [value for value in papers.print_order(name) if value in wanted]
+        if not chosen[name]:
+            raise Misuse(f"no paper prints {name}={','.join(wanted)}; there is {', '.join(papers.print_order(name))}")
+    columns = tuple(Column(dataset, metric) for dataset in chosen["dataset"] for metric in metrics)
+    beside = Beside(columns)
+    rows: list[Row] = []
+    for kge in chosen["kge"]:
+        for sampler in chosen["sampler"]:
+            about = dict.fromkeys(ABOUT, "") | {"model": kge, "row": sampler, "kge": kge, "sampler": sampler}
+            cells = (Cell(record={**about, **about_column(column), "status": "missing", "n": 0}) for column in columns)
+            ours = Row(kge, sampler, tuple(cells))
+            printed = beside.rows(ours, kge, sampler)
+            rows += [ours, *printed] if printed else []
+    if not rows:
+        raise Misuse("no paper prints these columns for these rows; choose layout dhns4 or mmrns2, or leave a filter out")
+    scaled = ", ".join(metric.header for metric in metrics if metric.scale == 100)
+    caption = f"Figures as printed. {scaled} x100. No run of ours stands here yet: {begin}."
+    return Table("Published figures", columns, tuple(rows), caption, tuple(beside.notes()), tuple(beside.footnotes))

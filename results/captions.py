@@ -1,0 +1,187 @@
+"""What stands below a table, generated from what was done: data, protocol, seeds, test, and what to beware of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from nsbench.results import statistics, store
+from nsbench.results.cells import DIAGNOSTICS, METRICS, Metric
+from nsbench.results.clusters import INFLATED
+from nsbench.results.contrasts import EQUAL, Contrast
+from nsbench.results.grid import Grid, Key, differs, flat, listed, preset
+from nsbench.results.ties import TIE_WARNING
+from nsbench.results.verdicts import ROPE
+
+
+def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None) -> str:
+    """What a reader needs to judge the table, generated from what was done; `test` is the sentence on tests, if any."""
+    quality = any(metric.name in store.METRICS for metric in shown)
+    sentences = []
+    if quality:
+        sentences.append(
+            "Every test triple with either end hidden, ranked against all entities but the other known facts of all "
+            "splits; ties count as the realistic rank, the mean of the optimistic and the pessimistic one"
+        )
+    if any(metric.name in DIAGNOSTICS for metric in shown):
+        sentences.append(
+            "Of the negatives of 2,048 training triples: FN, share that are facts of train, of any split, of the complete "
+            "world; hardness, share of candidates that score lower under the finished uniform run of seed 0 (before, "
+            "halfway and after training) and under the own model; active, share with a gradient; type-valid, share seen in "
+            "that place of the relation; unseen, share never seen in train; entropy of the drawn entities over log N; "
+            "coverage, share of N drawn; `generated`: vectors, each judged as the entity nearest to it"
+        )
+    scaled = [metric.header for metric in shown if metric.scale == 100]
+    sentences += [f"{', '.join(scaled)} x100"] if scaled else []
+    data = []
+    for dataset in grid.datasets:
+        run = next(run for run in grid.runs if run["dataset"] == dataset)
+        data.append(f"{dataset} ({run['split']} split, {run['fingerprint'][:8]})")
+    sentences.append(f"Data: {', '.join(data)}")
+    config = grid.runs[0]["config"]
+    changed = ", ".join(f"{name}={value}" for name, value in flat(config.get("changed", {})).items())
+    protocol = f"Protocol {config['protocol']['name']}, version {config['protocol']['version']}"
+    sentences.append(protocol + (f", changed: {changed}" if changed else ""))
+    chosen = {"best": "The model is chosen by validation MRR", "last": "The last model is tested, validated or not"}
+    sentences.append(chosen[config["protocol"].get("selection", "best")])
+    sentences += [f"All rows: {_shared(grid)}"] if _shared(grid) else []
+    sentences.append(_seeds(grid))
+    sentences += [test] if test else []
+    hardware = sorted({f"{run['device']}, {run['threads']} threads, {run['kernels']} kernels" for run in grid.runs})
+    sentences.append(f"Ran on {' and '.join(hardware)}")
+    return ". ".join(sentences) + "."
+
+
+def _shared(grid: Grid) -> str:
+    """Fusion, features and auxiliary losses that all rows have in common, unless there are none."""
+    rows = [dict(identity) for identity in grid.labels]
+    names = [name for name in rows[0] if name not in ("sampler", "variant", "own_loss") and not name.startswith("sampler.")]
+    return ", ".join(f"{n}={rows[0][n]}" for n in names if rows[0][n] != "none" and not differs(n, rows))
+
+
+def _seeds(grid: Grid) -> str:
+    if len(grid.seed_lists) > 1:
+        return "n: number of seeds, mean and from 3 seeds on ± standard deviation over them (ddof 1)"
+    (seeds,) = grid.seed_lists
+    if len(seeds) == 1:
+        return f"One seed ({seeds[0]}), so no spread is known"
+    if len(seeds) < statistics.SPREAD_SEEDS:
+        return f"Mean of {len(seeds)} seeds ({listed(seeds, ', ')}), too few for a standard deviation"
+    return f"Mean ± standard deviation (ddof 1) over {len(seeds)} seeds ({listed(seeds, ', ')})"
+
+
+METHOD = (
+    "two-way t over seeds and test triples, on the mean reciprocal rank of a triple's two sides, seeds not paired, triples "
+    "clustered by their hub entity where that makes the error larger"
+)
+
+
+def testing(tested: Mapping[Key, Contrast], baseline: str) -> str:
+    """What the marks of a table of means say, and by which test."""
+    if not tested:
+        return f"No test: that takes {statistics.TEST_SEEDS} seeds of a row and of its baseline {baseline}"
+    baselines = " or ".join(sorted({contrast.baseline for contrast in tested.values()}))
+    return (
+        f"▲ ▼ MRR above or below {baselines}{_equal(tested)}: {METHOD}; "
+        f"Holm over all {len(tested)} of this table, adjusted p < {statistics.ALPHA}"
+    )
+
+
+def ablated(tested: Mapping[Key, Contrast], full: str) -> str:
+    """As `testing`, for differences from the full method."""
+    about = "Δ: MRR minus that of the full method"
+    if not tested:
+        return f"{about}. No test: that takes {statistics.TEST_SEEDS} seeds of a row and of {full}"
+    return (
+        f"{about}, with its 95 % interval; ▲ ▼ above or below it{_equal(tested)}: {METHOD}; Holm over all {len(tested)} of "
+        f"this table, adjusted p < {statistics.ALPHA}"
+    )
+
+
+def claimed(tested: Mapping[Key, Contrast], baseline: str) -> str:
+    """What the words of a verdict mean, and by which test they are chosen."""
+    if not tested:
+        return f"No test: that takes {statistics.TEST_SEEDS} seeds of a row and of its baseline {baseline}"
+    rope = METRICS["mrr"].text(ROPE)
+    return (
+        f"Δ: MRR minus the baseline's; {METHOD}; Holm over all {len(tested)}. Better or worse: adjusted p < "
+        f"{statistics.ALPHA}, and {EQUAL} where the 95 % interval lies within ±{rope} all the same; practically equal: the "
+        "interval lies there; inconclusive: neither, which is no evidence of equality; not testable: fewer than "
+        f"{statistics.TEST_SEEDS} seeds. Bootstrap: percentile interval of {statistics.BOOTSTRAP_DRAWS:,} draws of seeds "
+        "and triples, which counts the interaction of the two more than once; no verdict goes by it. "
+        f"P(equal): mass of the difference's t distribution within ±{rope}. Cliff's δ: how often a run beats one of the "
+        "baseline, less how often it loses. Seen entities only: the same on the test triples whose entities both occur in "
+        "train, with Holm over those tests"
+    )
+
+
+def _equal(tested: Mapping[Key, Contrast]) -> str:
+    if not any(contrast.verdict.negligible for contrast in tested.values()):
+        return ""
+    return f", {EQUAL} with a 95 % interval of the difference within ±{METRICS['mrr'].text(ROPE)}"
+
+
+def notes(grid: Grid, skipped: Mapping[str, str], judged: bool, tested: Mapping[Key, Contrast]) -> list[str]:
+    """What must not be overlooked: budgets that ended too soon, doubts about a test, verdicts that depend on triples."""
+    notes = []
+    if judged and not all(run["converged"] for run in grid.runs):
+        notes.append("† Not converged, so at this budget: the best validation came in the last tenth of the steps.")
+    for identity, label in sorted(grid.labels.items(), key=lambda item: item[1]):
+        row = dict(identity)
+        peers = [dict(other) for other in grid.labels if preset(dict(other)) == preset(row)]
+        options = [name for name in row if name.startswith("sampler.") and not differs(name, peers)]
+        if options and row["variant"] != "recommended":  # whose options are all in the label
+            values = (f"{name.removeprefix('sampler.')}={row[name]}" for name in options)
+            notes.append(f"{label} sets {', '.join(values)}.")
+    if any("own_loss" in dict(identity) for identity in grid.labels):
+        notes.append("Own loss: the row replaces sampling and the other rows' loss, so it compares more than samplers.")
+    codes = sorted({str(run["code"]) for run in grid.runs})
+    if len(codes) > 1:
+        notes.append(f"The runs come from {len(codes)} states of the code ({listed(codes, ', ')}).")
+    if skipped:
+        notes.append(f"Unfinished or damaged run folders, left out: {len(skipped)}.")
+    late = [run["seed"] for run in grid.runs if run["seed"] >= run["config"]["protocol"].get("seeds", run["seed"] + 1)]
+    if late and tested:
+        notes.append(
+            f"Seeds beyond those that the protocol plans: {listed(sorted(set(late)), ', ')}. Whoever adds seeds until p is "
+            "small finds differences that are none."
+        )
+    return notes + _doubts(grid, tested)
+
+
+def _doubts(grid: Grid, tested: Mapping[Key, Contrast]) -> list[str]:
+    """About single tests: hubs, ties, and triples with entities that train does not have."""
+    notes = []
+    text = METRICS["mrr"].text
+    named = {key: f"{grid.labels[key[1]]} ({key[0]}, {key[2]})" for key in tested}
+    inflated = {named[key]: c.test.inflation for key, c in tested.items() if c.test.inflation > INFLATED}
+    if inflated:
+        notes.append(
+            "Test triples around one hub entity move together: over triples the clustered standard error is "
+            f"{_largest(inflated, '{:.2f} times the plain one for {}'.format)}."
+        )
+    tied = {named[key]: c.ties for key, c in tested.items() if c.ties > TIE_WARNING}
+    if tied:
+        said = _largest(tied, lambda gap, name: f"{text(gap)} for {name} or its baseline")
+        notes.append(f"Ties: their order could move the MRR by up to {said}.")
+    if not tested:
+        return notes
+    if any(c.seen is None for c in tested.values()):
+        datasets = sorted({key[2] for key, c in tested.items() if c.seen is None})
+        notes.append(
+            f"Not repeated on test triples whose entities both occur in train: the runs of {listed(datasets, ', ')} do not "
+            "record which those are."
+        )
+    for key, c in tested.items():
+        if c.changed and c.seen is not None:
+            notes.append(
+                f"{named[key]} is {c.verdict.word}, but {c.seen.verdict.word} on the test triples whose entities both occur "
+                f"in train ({text(c.seen.test.difference, sign=True)})."
+            )
+    return notes
+
+
+def _largest(values: Mapping[str, float], words: Callable[[float, str], str], most: int = 3) -> str:
+    """The largest of the named values in words, and how many more there are."""
+    order = sorted(values, key=lambda name: -values[name])
+    more = [f"less for {len(order) - most} more"] if len(order) > most else []
+    return ", ".join([*(words(values[name], name) for name in order[:most]), *more])

@@ -1,0 +1,124 @@
+"""What lies in a run store: the list of its runs, all of their figures as CSV, and how to be rid of some of them."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nsbench.errors import Misuse
+from nsbench.results import archive, store
+from nsbench.results.grid import flat
+from nsbench.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OWN = (*archive.KEPT, "checkpoint.pt", "lock")  # files that a run writes
+MADE_BY_A_RUN = {"config.json", "result.json", "checkpoint.pt"}  # a folder with none of them is no run's
+LISTED = ("sampler", "kge", "dataset", "seed", "protocol")
+
+
+def listing(frame: pd.DataFrame, skipped: Mapping[str, str]) -> str:
+    """A line per run, MRR x100; below, a line for each of the unfinished and damaged folders."""
+    from tabulate import tabulate
+
+    folder = Path(frame.attrs["folder"])
+    rows = [
+        [*(row[name] for name in LISTED), f"{100 * row['mrr']:.2f}", "yes" if row["converged"] else "no",
+         megabytes(size(row["path"])), row["path"].name]
+        for row in frame.to_dict("records")
+    ]  # fmt: skip
+    sides = ["left"] * 3 + ["right", "left", "right", "left", "right", "left"]
+    header = ["sampler", "model", "dataset", "seed", "protocol", "MRR", "converged", "size", "folder"]
+    parts = [tabulate(rows, header, disable_numparse=True, colalign=sides)] if rows else []
+    if skipped:
+        left_out = [[name, megabytes(size(folder / name)), reason] for name, reason in skipped.items()]
+        left_out.sort(key=lambda line: (line[2], line[0]))
+        heading = ["unfinished or damaged", "size", "reason"]
+        parts.append(tabulate(left_out, heading, disable_numparse=True, colalign=("left", "right", "left")))
+    return "\n\n".join(parts)
+
+
+def size(folder: Path) -> int:
+    """Bytes of the files in a folder; what cannot be seen counts nothing."""
+    total = 0
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            total += entry.stat(follow_symlinks=False).st_size if entry.is_file(follow_symlinks=False) else 0
+    return total
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:.2f} MB"
+
+
+def export(frame: pd.DataFrame) -> str:
+    """CSV (RFC 4180), a line per run: the frame's columns, then every other value of config.json and result.json.
+
+    Nothing is rounded. Values of config.json have the names that filters take, as protocol.steps; those of result.json
+    the path to them, as breakdown.side.head.mrr. A field is empty where a run has no such value.
+    """
+    plain = [name for name in frame.columns if name not in ("path", "config", "result")]
+    known = {*store.CONFIG.values(), *(f"env.{name}" for name in store.ENV)}
+    known |= {f"cost.{name}" for name in (*store.COST, "steps")}
+    lines: list[dict[str, Any]] = []
+    for row in frame.to_dict("records"):
+        line = {"folder": row["path"].name} | {name: row[name] for name in plain}
+        rest = {name: part for name, part in row["result"].items() if name not in ("config", "test", "valid")}
+        values = flat(row["config"]) | flat(rest)
+        lines.append(line | {name: value for name, value in values.items() if name not in known and name not in line})
+    first = ["folder", *plain]
+    further = {name for line in lines for name in line} - set(first)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, first + sorted(further), restval="")
+    writer.writeheader()
+    absent = (None, "null")  # and nan, which pandas makes of None among numbers and which equals nothing
+    writer.writerows({name: "" if x in absent or x != x else x for name, x in line.items()} for line in lines)
+    return text.getvalue()
+
+
+def chosen(folder: Path, names: Sequence[str], where: Mapping[str, Any]) -> list[Path]:
+    """The run folders of these names that pass the filters; without names, the complete runs that do.
+
+    Misuse unless each of them is a folder of the store with nothing in it but what runs write.
+    """
+    if not names and not where:
+        raise Misuse("say which runs: their folders' names, or --where NAME=VALUE (nsbench runs list)")
+    frame = store.load(folder)
+    passing = [path.name for path in store.select(frame, where)["path"]] if where else store.folders(folder)
+    given = [Path(name).name if Path(name).parent in (folder, Path()) else name for name in names]
+    missing = [name for name in given if name not in store.folders(folder)]
+    if missing:
+        raise Misuse(f"there is no folder {missing[0]} in {folder}; nsbench runs list shows those there are")
+    paths = [folder / name for name in (dict.fromkeys(given) if names else passing) if name in passing]
+    for path in paths:
+        refuse_strangers(path)
+    return paths
+
+
+def refuse_strangers(path: Path) -> None:
+    """Misuse unless the folder is a run's, and holds nothing else."""
+    if path.is_symlink():
+        raise Misuse(f"{path} is a link to a folder elsewhere; remove the link by hand")
+    with os.scandir(path) as entries:
+        held = {entry.name: entry.is_file(follow_symlinks=False) for entry in entries}
+    strange = sorted(name for name, file in held.items() if not file or name.removesuffix(".tmp") not in OWN)
+    if not MADE_BY_A_RUN & held.keys():
+        raise Misuse(f"{path} is no run folder: it holds neither config.json nor result.json")
+    if strange:
+        raise Misuse(f"{path} holds {strange[0]}, which no run writes; move that away first")
+
+
+def remove(path: Path) -> None:
+    """Delete a run's folder. Busy while another process works on it; Misuse as `refuse_strangers`."""
+    refuse_strangers(path)
+    folder = RunFolder(path)
+    with folder.claimed():
+        for name in ("result.json", *(name for name in OWN if name != "lock")):  # first what makes it complete
+            folder.remove(name)
+    path.rmdir()  # refuses where something has come since

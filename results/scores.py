@@ -1,0 +1,67 @@
+"""Per-triple scores of runs that are compared, read from their ranks, and which triples hold seen entities only."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsbench.errors import Misuse
+from nsbench.results import store
+from nsbench.results.grid import Run
+from nsbench.results.metrics import reciprocal
+from nsbench.results.ties import tie_share
+
+
+class Scores(NamedTuple):
+    """Of a cell's S runs on T triples: reciprocal ranks [S, T], means of both sides; triples [T, 3].
+
+    `ties`: the largest difference in a run's MRR between the best and the worst order of ties.
+    """
+
+    values: NDArray[np.float64]
+    triples: NDArray[np.int64]
+    ties: float
+
+
+def scores(cell: Sequence[Run], like: Run) -> Scores:
+    """Of the runs of a cell. Misuse unless they rank the triples of `like`, in its order, and none is another's copy."""
+    reference = store.ranks(like)
+    stored = [reference if run["path"] == like["path"] else store.ranks(run) for run in cell]
+    values = np.stack([reciprocal(own.ranks) for own in stored])
+    for run, own, mean in zip(cell, stored, values.mean(axis=1)):
+        same = np.array_equal(own.triples, reference.triples) and np.array_equal(own.candidates, reference.candidates)
+        if not same:
+            raise Misuse(f"{run['path'].name} and {like['path'].name} rank different triples; move one of them away")
+        if not np.isclose(mean, run["mrr"], rtol=1e-6, atol=0):
+            raise Misuse(f"ranks.npz of {run['path'].name} does not give its MRR; delete the folder and run it again")
+    for i, run in enumerate(cell):
+        for j in range(i):
+            if np.array_equal(stored[i].ranks, stored[j].ranks):
+                pair = f"{cell[j]['path'].name} and {run['path'].name}"
+                raise Misuse(f"{pair} have different seeds and identical ranks, as copies have; move one of them away")
+    return Scores(values, reference.triples, max(_ties(own.ranks) for own in stored))
+
+
+def _ties(ranks: NDArray) -> float:
+    """MRR of the best order of ties less that of the worst: ranks [T, 2, 2]."""
+    tied = ranks[..., 0] != ranks[..., 1]  # most runs have none, and thousands are read
+    return tie_share(ranks[tied])[1] * float(tied.mean()) if tied.any() else 0.0
+
+
+def seen(runs: Iterable[Run], triples: int) -> NDArray[np.bool_] | None:
+    """Whether both entities of each test triple occur in train, [T]; None where no run recorded it.
+
+    The runs are of one dataset and split, so that what one of them recorded holds for all.
+    """
+    for run in runs:
+        try:
+            with np.load(run["path"] / "ranks.npz", allow_pickle=False) as arrays:
+                if "seen" in arrays.files and arrays["seen"].shape == (triples,):
+                    return arrays["seen"].astype(bool)
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+            continue  # nsbench.results.store says what is wrong with it, where its ranks are needed
+    return None

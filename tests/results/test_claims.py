@@ -1,0 +1,291 @@
+"""Verdicts, the repetition on triples of seen entities, doubts that are printed, and the layouts claims and ablation."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from nsbench.errors import Misuse
+from nsbench.results import ablation, drawn, load, statistics
+from nsbench.results.claims import p_rope, p_text
+from nsbench.results.clusters import labels
+from nsbench.results.comparison import comparison
+from nsbench.results.metrics import reciprocal
+from nsbench.results.store import ranks
+from nsbench.results.tables import write
+
+TRIPLES = 400
+
+
+def lines(table):
+    """label -> metric -> cell."""
+    names = [column.metric.name for column in table.columns]
+    return {f"{row.group}: {row.label}": dict(zip(names, row.cells)) for row in table.rows}
+
+
+def shifted(seed, gain, gained=slice(None)):
+    """Ranks [T, 2, 2] of about 100, whose reciprocals, of about 0.01, are larger by `gain` on the triples `gained`."""
+    value = 0.01 + np.random.default_rng(seed).normal(0, 0.001, (TRIPLES, 2))
+    value[gained] += gain
+    rank = np.round(1 / value).astype(np.int32)
+    return np.stack([rank, rank], axis=2), np.full((TRIPLES, 2), 10_000, np.int32)
+
+
+def pair(run, gain, gained=slice(None), seen=None):
+    """Five seeds of dhns, better by `gain` on the triples `gained`, and five of uniform; `seen` is recorded if given."""
+    arrays = {} if seen is None else {"seen": seen}
+    for seed in range(5):
+        run("uniform", seed=seed, ranks=shifted(seed, 0.0), arrays=arrays)
+        run("dhns", seed=seed, ranks=shifted(50 + seed, gain, gained), arrays=arrays)
+
+
+# Verdicts
+
+
+@pytest.mark.parametrize(
+    ("gain", "word", "marks"),
+    [(0.001, "better", ("▲", "≈")), (-0.001, "worse", ("▼", "≈")), (0.0, "practically equal", ("≈",))],
+)
+def test_small_differences_within_the_rope(store, run, gain, word, marks):
+    pair(run, gain)
+    table = comparison(store)
+    (cell,) = [row.cells[0] for row in table.rows if row.label == "dhns"]
+    assert cell.marks == marks
+    assert cell.record["verdict"] == word
+    assert "≈ with a 95 % interval of the difference within ±0.50" in table.caption
+    claim = lines(comparison(store, layout="claims"))["transe, mkg_y: dhns against uniform"]
+    assert claim["verdict"].value == word
+    assert claim["verdict"].marks == (("≈",) if word != "practically equal" else ())
+
+
+def test_large_and_unclear_differences(store, run):
+    run("uniform", seeds=range(5))
+    run("dhns", seeds=range(5), quality=2.5)
+    run("bernoulli", seeds=range(5), quality=1.01)
+    run("sans", seeds=range(3), quality=2.5)
+    table = comparison(store, layout="claims", where={"sampler": "uniform,dhns,bernoulli"})
+    found = lines(table)
+    assert found["transe, mkg_y: dhns against uniform"]["verdict"].value == "better"
+    assert found["transe, mkg_y: bernoulli against uniform"]["verdict"].value == "inconclusive"
+    assert "Holm over all 2" in table.caption
+    few = lines(comparison(store, layout="claims", where={"seed": "0,1,2"}))
+    assert {cells["verdict"].value for cells in few.values()} == {"not testable"}
+    assert all(cells["p_holm"].value == "-" and cells["interval"].value == "-" for cells in few.values())
+    assert len(few) == 3
+
+
+def test_figures_of_a_claim(store, run):
+    run("uniform", seeds=range(5))
+    run("dhns", seeds=range(5), quality=1.2)
+    record = lines(comparison(store, layout="claims"))["transe, mkg_y: dhns against uniform"]["difference"].record
+    frame = load(store)
+    ours, theirs = (frame[frame["sampler"] == name] for name in ("dhns", "uniform"))
+    wins = np.sign(ours["mrr"].to_numpy()[:, None] - theirs["mrr"].to_numpy())
+    assert record["cliffs_delta"] == pytest.approx(wins.mean())
+    spread = stats.t(record["df"], record["difference"], record["standard_error"])
+    assert record["p_rope"] == pytest.approx(spread.cdf(0.005) - spread.cdf(-0.005))
+    low, high = spread.interval(0.95)
+    assert (record["difference_low"], record["difference_high"]) == pytest.approx((low, high))
+    assert record["p"] == pytest.approx(2 * stats.t.sf(abs(record["difference"] / record["standard_error"]), record["df"]))
+
+
+def test_mass_in_the_rope_without_spread():
+    sure = statistics.TwoWayT(0.004, 0.0, np.inf, 0.0, (0.004, 0.004))
+    assert (p_rope(sure), p_rope(sure._replace(difference=0.006))) == (1, 0)
+
+
+def test_p_is_never_printed_as_zero():
+    assert [p_text(p) for p in (0.0, 0.00009, 0.0001, 0.04996)] == ["< 0.0001", "< 0.0001", "0.0001", "0.0500"]
+
+
+def test_claims_at_a_budget_are_said_to_be(store, run):
+    run("uniform", seeds=range(5))
+    run("dhns", seeds=range(5), quality=2.5, result={"converged": False})
+    (cells,) = lines(comparison(store, layout="claims")).values()
+    assert (cells["verdict"].value, cells["verdict"].spread) == ("better", "at this budget")
+
+
+def test_claims_need_a_baseline_and_no_papers(store, run):
+    run("dhns", seeds=range(5))
+    with pytest.raises(Misuse, match="no row has the baseline uniform beside it"):
+        comparison(store, layout="claims")
+    with pytest.raises(Misuse, match="leave out --published"):
+        comparison(store, layout="claims", published=True)
+    with pytest.raises(Misuse, match="claims are about MRR"):
+        comparison(store, layout="claims", metrics=["mr"])
+
+
+def test_bootstrap_intervals_are_drawn_once(store, run, monkeypatch):
+    run("uniform", seeds=range(5))
+    run("dhns", seeds=range(5), quality=1.2)
+    (cells,) = lines(comparison(store, layout="claims")).values()
+    frame = load(store)
+    arms = [np.stack([reciprocal(ranks(run).ranks) for _, run in frame[frame["sampler"] == name].iterrows()])
+            for name in ("dhns", "uniform")]  # fmt: skip
+    low, high = statistics.crossed_bootstrap(arms[0], np.random.default_rng(0), b=arms[1]).interval
+    record = cells["bootstrap"].record
+    assert (record["bootstrap_low"], record["bootstrap_high"]) == (low, high)
+    assert cells["bootstrap"].value == f"[{100 * low:+.2f}, {100 * high:+.2f}]"
+    monkeypatch.setattr(drawn, "crossed_bootstrap", None)  # calling it would fail
+    assert lines(comparison(store, layout="claims")).popitem()[1]["bootstrap"] == cells["bootstrap"]
+    assert "bootstrap_low" not in comparison(store).rows[1].cells[0].record
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{}", '["a", 1]', "null"])
+def test_a_damaged_cache_is_drawn_again(tmp_path, cache, content):
+    a, b = np.random.default_rng(0).normal(size=(2, 3, 10))
+    found = drawn.interval(a, b, None, draws=100)
+    (path,) = (tmp_path / "cache" / "nsbench" / "intervals").iterdir()
+    path.write_text(content)
+    assert drawn.interval(a, b, None, draws=100) == found
+    assert drawn.interval(a, b + 1, None, draws=100) != found
+    assert drawn.interval(a, b, np.arange(10) // 2, draws=100) != found
+
+
+# Triples of seen entities
+
+
+def test_claims_are_repeated_on_triples_of_seen_entities(store, run):
+    flags = np.arange(TRIPLES) >= 80
+    pair(run, 0.2, gained=~flags, seen=flags)  # all that is gained is gained on unseen entities
+    table = comparison(store, layout="claims")
+    (cells,) = lines(table).values()
+    assert cells["verdict"].value == "better"
+    assert (cells["seen_verdict"].value, cells["seen_verdict"].spread) == ("practically equal", "(changed)")
+    note = "dhns (transe, mkg_y) is better, but practically equal on the test triples whose entities both occur in train"
+    assert any(text.startswith(note) for text in comparison(store).notes)
+    frame = load(store)
+    arms = [np.stack([reciprocal(ranks(run).ranks)[flags] for _, run in frame[frame["sampler"] == name].iterrows()])
+            for name in ("dhns", "uniform")]  # fmt: skip
+    again = statistics.two_way_t(*arms)
+    record = cells["verdict"].record
+    assert record["seen_difference"] == pytest.approx(again.difference)
+    assert record["seen_p_holm"] == pytest.approx(again.p)
+
+
+def test_an_unchanged_verdict_is_no_note(store, run):
+    pair(run, 0.02, seen=np.arange(TRIPLES) >= 80)
+    (cells,) = lines(comparison(store, layout="claims")).values()
+    assert (cells["seen_verdict"].value, cells["seen_verdict"].spread) == ("better", "")
+    assert not any("occur in train" in note for note in comparison(store).notes)
+
+
+def test_runs_that_do_not_record_seen_entities_say_so(store, run):
+    pair(run, 0.02)
+    (cells,) = lines(comparison(store, layout="claims")).values()
+    assert cells["seen_verdict"].value == "not recorded"
+    assert any(note.startswith("Not repeated on test triples") and "mkg_y" in note for note in comparison(store).notes)
+
+
+def test_one_run_that_records_them_is_enough(store, run):
+    pair(run, 0.02)
+    run("bernoulli", seed=0, ranks=shifted(99, 0.0), arrays={"seen": np.arange(TRIPLES) >= 80})
+    assert lines(comparison(store, layout="claims"))["transe, mkg_y: dhns against uniform"]["seen_verdict"].value == "better"
+
+
+# Doubts
+
+
+def test_hubs_widen_the_interval_and_are_named(store, run):
+    hub = np.repeat(np.arange(20), TRIPLES // 20)
+    factor = np.exp(np.random.default_rng(5).normal(0, 0.5, 20))[hub]
+    triples = np.stack([1000 + np.arange(TRIPLES), np.zeros(TRIPLES, int), hub], axis=1)
+    for seed in range(5):
+        run("uniform", seed=seed, ranks=shifted(seed, 0.0), arrays={"triples": triples})
+        stored, candidates = shifted(50 + seed, 0.0)
+        moved = np.round(stored * factor[:, None, None]).astype(np.int32)
+        run("dhns", seed=seed, ranks=(moved, candidates), arrays={"triples": triples})
+    table = comparison(store)
+    (cell,) = [row.cells[0] for row in table.rows if row.label == "dhns"]
+    assert cell.record["inflation"] > 1.25
+    (note,) = [note for note in table.notes if "hub entity" in note]
+    assert f"{cell.record['inflation']:.2f} times the plain one for dhns (transe, mkg_y)" in note
+    frame = load(store)
+    arms = [np.stack([reciprocal(ranks(run).ranks) for _, run in frame[frame["sampler"] == name].iterrows()])
+            for name in ("dhns", "uniform")]  # fmt: skip
+    assert cell.record["p"] > statistics.two_way_t(*arms).p
+    assert cell.record["p"] == pytest.approx(statistics.two_way_t(*arms, clusters=labels(triples)).p)
+
+
+def test_ties_that_could_move_the_mrr_are_named(store, run):
+    pair(run, 0.0)
+    assert not any(note.startswith("Ties") for note in comparison(store).notes)
+    tied, candidates = shifted(7, 0.0)
+    tied[:, :, 0] //= 2
+    run("sans", seed=0, ranks=(tied, candidates))
+    for seed in range(1, 5):
+        run("sans", seed=seed, ranks=shifted(70 + seed, 0.0))
+    (note,) = [note for note in comparison(store).notes if note.startswith("Ties")]
+    assert "for sans (transe, mkg_y)" in note
+    assert "dhns" not in note
+
+
+def test_seeds_beyond_the_plan_are_named(store, run):
+    for sampler in ("uniform", "dhns"):
+        run(sampler, seeds=range(7), quality=1 + (sampler == "dhns"), protocol={"seeds": 5})
+    (note,) = [note for note in comparison(store).notes if note.startswith("Seeds beyond")]
+    assert "5, 6." in note
+    assert not any(note.startswith("Seeds beyond") for note in comparison(store, where={"seed": "0,1,2,3,4"}).notes)
+
+
+def test_a_cell_whose_runs_are_unfinished_says_so(store, run):
+    run("uniform", seeds=range(2))
+    run("dhns", "rotate", seeds=range(2))
+    run("dhns", seeds=range(2), dataset="mkg_w")
+    for path in run("uniform", seeds=range(2), dataset="mkg_w"):
+        (path / "result.json").unlink()
+    table = comparison(store)
+    rows = [row for row in table.rows if row.group == "transe"]
+    shown = {(row.label, column.dataset): cell for row in rows for column, cell in zip(table.columns, row.cells)}
+    assert shown["uniform", "mkg_w"].value == "unfinished"
+    assert shown["uniform", "mkg_w"].record["status"] == "unfinished"
+    assert shown["dhns", "mkg_y"].value == "-"
+
+
+# Ablation
+
+
+def test_ablation(store, run):
+    loss = {"aux": {"diffusion": 1.0}, "versions": {"aux.diffusion": 1}}
+    run("dhns", seeds=range(5), quality=2.5, **loss)
+    run("dhns", seeds=range(5), quality=1.5)
+    run("dhns", seeds=range(5), quality=1.8, options={"sampler": {"hard": False}}, **loss)
+    run("dhns", seeds=range(5), quality=1.0, options={"sampler": {"hard": False, "k": 3}})
+    run("uniform", seeds=range(5))
+    full = "dhns (aux.diffusion=1.0)"
+    table = comparison(store, layout="ablation", baseline=full)
+    assert [row.label for row in table.rows] == [
+        f"{full}: full", "without diffusion", "without hard", "without diffusion and without hard and k=3",
+    ]  # fmt: skip
+    assert [column.header for column in table.columns] == ["MRR ↑", "Δ MRR", "H@1 ↑", "H@10 ↑"]
+    deltas = [row.cells[1] for row in table.rows]
+    assert deltas[0].value == "-"
+    assert [cell.marks for cell in deltas[1:]] == [("▼",), ("▼",), ("▼",)]
+    means = [row.cells[0].record["mean"] for row in table.rows]
+    for cell, mean in zip(deltas[1:], means[1:]):
+        assert cell.record["difference"] == pytest.approx(mean - means[0])
+        assert cell.record["family"] == 3
+        low, high = cell.record["difference_low"], cell.record["difference_high"]
+        assert cell.spread == f"[{100 * low:+.2f}, {100 * high:+.2f}]"
+    assert not any(row.cells[0].marks for row in table.rows)
+    assert "Holm over all 3" in table.caption
+    assert "Δ MRR" in write(table, "md")
+
+
+def test_ablation_without_enough_seeds_shows_differences_and_tests_nothing(store, run):
+    run("dhns", seeds=range(2), quality=2.5)
+    run("dhns", seeds=range(2), quality=1.5, options={"sampler": {"hard": False}})
+    table = comparison(store, layout="ablation", baseline="dhns")
+    cell = table.rows[1].cells[1]
+    assert (cell.spread, cell.marks, cell.record["verdict"]) == ("", (), "not testable")
+    means = [row.cells[0].record["mean"] for row in table.rows]
+    assert cell.value == f"{100 * (means[1] - means[0]):+.2f}"
+
+
+def test_ablation_must_know_the_full_method(store, run):
+    run("dhns", options={"sampler": {"hard": False}})
+    run("dhns", options={"sampler": {"k": 3}})
+    with pytest.raises(Misuse, match=r"which row is the full method\? name one .*: dhns \(hard=false\), dhns \(k=3\)"):
+        comparison(store, layout="ablation", baseline="dhns")
+    with pytest.raises(Misuse, match="no run of 'uniform' to ablate"):
+        comparison(store, layout="ablation")
+    assert ablation.of_one_sampler(load(store).to_dict("records"), "dhns (k=3)")

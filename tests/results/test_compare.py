@@ -1,0 +1,198 @@
+"""`nsbench compare`: one paragraph, whose figures are those of the tests and whose limits are those of the data."""
+
+import re
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from nsbench.cli import cli
+from nsbench.errors import Misuse
+from nsbench.results import load, paired, statistics
+from nsbench.results.compare import compare
+from nsbench.results.metrics import realistic, reciprocal
+from nsbench.results.store import ranks
+
+
+def scores(store, sampler):
+    frame = load(store)
+    return np.stack([reciprocal(ranks(run).ranks) for _, run in frame[frame["sampler"] == sampler].iterrows()])
+
+
+def percent(value):
+    return f"{100 * value:+.2f}"
+
+
+def test_two_samplers_over_seeds(store, run):
+    run("uniform", seeds=range(5))
+    run("dhns", seeds=range(5), quality=2.5)
+    text = compare("sampler=dhns", "sampler=uniform", store)
+    test = statistics.two_way_t(scores(store, "dhns"), scores(store, "uniform"))
+    assert text.startswith("A and B differ in sampler (dhns and uniform); MRR x100, transe on mkg_y (released split)")
+    low, high = map(percent, test.interval)
+    assert f"A is better: {percent(test.difference)}, 95 % interval {low} to {high}" in text
+    assert "A run of A beats a run of B in 25 of 25 pairs." in text
+    assert "60 test triples" in text
+    assert "two-way t over seeds" in text
+    assert "equal because" not in text
+    assert text.endswith("anything about other models, datasets, protocols or budgets.")
+    assert "\n" not in text
+
+
+def test_the_order_of_the_groups_turns_the_sign(store, run):
+    run("uniform", seeds=range(5))
+    run("dhns", seeds=range(5), quality=2.5)
+    forth, back = compare("sampler=dhns", "sampler=uniform", store), compare("sampler=uniform", "sampler=dhns", store)
+    numbers = [re.search(r"A is (better|worse): ([+-][\d.]+), .* (p [^)]*)\)", text).groups() for text in (forth, back)]
+    assert numbers[0][0::2] == ("better", numbers[1][2])
+    assert numbers[1][0] == "worse"
+    assert float(numbers[0][1]) == -float(numbers[1][1])
+
+
+def test_no_difference_found_is_not_equality(store, run):
+    run("uniform", seeds=range(5))
+    run("dhns", seeds=range(5), quality=1.01)
+    text = compare("sampler=dhns", "sampler=uniform", store)
+    assert "which is better, or whether they are equal, is open" in text
+    assert "that they are equal because no difference was found" in text
+
+
+def test_single_runs_compare_models_and_not_samplers(store, run):
+    run("uniform", seed=0)
+    run("dhns", seed=0, quality=2.5)
+    text = compare("sampler=dhns", "sampler=uniform", store)
+    frame = load(store).set_index("sampler")
+    sides = [1 / realistic(ranks(frame.loc[name]).ranks) for name in ("dhns", "uniform")]
+    low, high = map(percent, paired.paired_t(*sides).interval)
+    assert f"model A ranks this test set better than model B: {percent((sides[0] - sides[1]).mean())}" in text
+    assert f"95 % interval {low} to {high}" in text
+    assert "randomisation p 0.0001" in text  # the smallest of 9,999 flips
+    assert "that sampler made the difference, for a test of one run each does not see what other seeds would do" in text
+    assert "±" not in text.split("What may not be said")[0]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(2, 2), (3, 3), (1, 5), (4, 6)])
+def test_too_few_seeds_get_no_p(store, run, ours, theirs):
+    run("dhns", seeds=range(ours), quality=2.5)
+    run("uniform", seeds=range(theirs))
+    text = compare("sampler=dhns", "sampler=uniform", store)
+    assert f"not testable with {min(ours, theirs)} seeds on a side" in text
+    assert not re.search(r"\bp [\d<]", text)
+    assert "where there was no test" in text
+
+
+def test_very_unequal_seeds_are_refused(store, run):
+    run("dhns", seeds=range(5), quality=2.5)
+    run("uniform", seeds=range(11))
+    with pytest.raises(Misuse, match="11 seeds against 5 are too unequal"):
+        compare("sampler=dhns", "sampler=uniform", store)
+    assert "A is better" in compare("sampler=dhns", "sampler=uniform,seed=0,1,2,3,4,5,6", store)
+
+
+def test_several_blocks_get_holm_and_a_count(small_store):
+    text = compare("sampler=dhns", "sampler=uniform", small_store)
+    assert "rotate mkg_y: A has" in text
+    assert "transe db15k: A has" in text
+    assert text.count("after Holm over 3") == 3
+    assert "A is above B in 2 of 3 blocks, too few for a test over blocks." in text
+    assert "Left out, with runs of one group only: dataset=db15k" in text
+    assert "kge=rotate" in text.split("Left out")[1]
+    assert "anything beyond this budget, at which 5 of 30 runs had not converged" in text
+
+
+def test_from_six_blocks_on_there_is_a_test_over_blocks(store, run):
+    for i, dataset in enumerate(("a", "b", "c", "d", "e", "f")):
+        run("uniform", dataset=dataset)
+        run("dhns", dataset=dataset, quality=2 + 0.1 * i)
+    text = compare("sampler=dhns", "sampler=uniform", store)
+    assert "A is above B in 6 of 6 blocks (signed-rank p 0.0313" in text  # 2 / 2^6
+
+
+def test_what_else_differs_is_said(store, run):
+    run("uniform", seeds=range(5), protocol={"margin": 6.0})
+    run("dhns", seeds=range(5), quality=2.5)
+    text = compare("sampler=dhns", "sampler=uniform", store)
+    assert "differ in protocol.margin (3.0 and 6.0), sampler (dhns and uniform)" in text
+    assert "which of protocol.margin, sampler made it" in text
+    run("uniform", seeds=range(5), quality=2.4)
+    one = compare("sampler=uniform,protocol.margin=3.0", "sampler=uniform,protocol.margin=6.0", store)
+    assert one.startswith("A and B differ in protocol.margin (3.0 and 6.0);")
+
+
+def test_versions_of_one_sampler_are_a_difference_and_those_of_two_are_not(store, run):
+    run("dhns", seeds=range(5), versions={"sampler": 2})
+    run("dhns", seeds=range(5), quality=2.5)
+    run("uniform", seeds=range(5))
+    assert "versions.sampler (2 and 1)" in compare("versions.sampler=2", "sampler=dhns,versions.sampler=1", store)
+    assert "versions" not in compare("versions.sampler=2", "sampler=uniform", store)
+
+
+def test_own_loss_and_small_differences_are_limits(store, run):
+    run("uniform", seeds=range(5))
+    run("ns_kge", seeds=range(5), quality=2.5, own_loss=True)
+    assert "for a group replaces the loss as well" in compare("sampler=ns_kge", "sampler=uniform", store)
+
+
+def test_seen_entities(store, run):
+    seen = np.arange(60) >= 10
+    run("uniform", seeds=range(5), arrays={"seen": seen})
+    run("dhns", seeds=range(5), quality=2.5, arrays={"seen": seen})
+    test = statistics.two_way_t(scores(store, "dhns")[:, seen], scores(store, "uniform")[:, seen])
+    text = compare("sampler=dhns", "sampler=uniform", store)
+    assert f"whose entities both occur in train the verdict stays ({percent(test.difference)}" in text
+
+
+def test_folders_and_names_of_runs(store, run, tmp_path):
+    one, two = run("uniform", seeds=range(2), quality=2)
+    other = run("dhns", seed=0)
+    named = compare(other.name, one.name, store)
+    assert named == compare(str(other), str(one)) == compare("sampler=dhns", "sampler=uniform,seed=0", store)
+    elsewhere = tmp_path / "other"
+    elsewhere.mkdir()
+    other.rename(elsewhere / other.name)
+    assert compare(str(elsewhere), str(store)) .startswith("A and B differ in sampler (dhns and uniform)")
+    assert two.exists()
+
+
+REFUSED = {
+    "same": ("sampler=uniform", "sampler=uniform", "both groups are 'sampler=uniform'"),
+    "dataset": ("dataset=mkg_y", "dataset=db15k", r"differ in dataset \(mkg_y and db15k\), so they answer different"),
+    "nothing": ("nothing", "sampler=uniform", "'nothing' means no complete run"),
+    "value": ("sampler=nothing", "sampler=uniform", "no run has sampler=nothing"),
+    "disjoint": ("kge=rotate", "kge=transe,dataset=db15k", "differ in dataset"),
+    "word": ("uniform sampler=uniform", "sampler=dhns", "a filter is NAME=VALUE, not 'uniform'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals(store, run, case):
+    run("uniform")
+    run("uniform", "transe", "db15k")
+    run("dhns", "rotate", quality=2)
+    first, second, sentence = REFUSED[case]
+    with pytest.raises(Misuse, match=sentence):
+        compare(first, second, store)
+
+
+def test_groups_without_a_common_cell_are_refused(store, run):
+    run("uniform", "transe")
+    run("uniform", "rotate")
+    run("dhns", "transe", "db15k")
+    run("dhns", "rotate", "db15k")
+    with pytest.raises(Misuse, match="differ in dataset"):
+        compare("sampler=uniform", "sampler=dhns", store)
+    run("dhns", "rotate", "mkg_w")
+    with pytest.raises(Misuse, match="no cell in common"):
+        compare("sampler=uniform", "sampler=dhns", store)
+
+
+
+
+def test_the_command(store, run):
+    run("uniform", seed=0)
+    run("dhns", seed=0, quality=2.5)
+    run("dhns", "rotate", seed=0, quality=2.5)
+    arguments = ["compare", "sampler=dhns", "sampler=uniform", "--where", "kge=transe", "--runs", str(store)]
+    said = CliRunner().invoke(cli, arguments)
+    assert said.exit_code == 0
+    assert said.output == compare("sampler=dhns", "sampler=uniform", store, {"kge": "transe"}) + "\n"

@@ -1,0 +1,286 @@
+"""What a table looks like in every format: nothing lost, nothing cut, nothing that a name could break."""
+
+import csv
+import io
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from nsbench.results import html
+from nsbench.results.cells import Cell, Column, Metric, Row, Table
+from nsbench.results.comparison import LAYOUTS, comparison
+from nsbench.results.tables import FORMS, RECORD, escape_latex, to_rich, write
+
+NASTY = "a_b & 50% {x} \\y ~ ^ #1 $ [adv] p|q <i>"
+ENGINES = ("pdflatex", "lualatex", "xelatex", "tectonic")
+
+
+@pytest.fixture
+def every_store(store, run):
+    """A store from which every layout can be made: five seeds, an ablated sampler, diagnostics."""
+    measured = {"step": 0, "hardness": 0.5, "entropy": 0.9}
+    result = {"diagnostics": {"sampler": {}, "start": measured, "end": measured}}
+    for kge in ("transe", "rotate"):
+        run("uniform", kge, seeds=range(5), result=result)
+        run("dhns", kge, seeds=range(5), quality=2.5, result=result)
+        run("dhns", kge, seeds=range(5), quality=2.0, options={"sampler": {"hard": False}}, result=result)
+    return store
+
+
+def made(every_store, layout):
+    baseline = "dhns" if layout == "ablation" else "uniform"
+    return comparison(every_store, layout=layout, baseline=baseline, published=layout in ("dhns4", "mmrns2"))
+
+
+def wide(columns=20):
+    """A table of one row whose cells all keep a zero, and names that formats trip over."""
+    metric = Metric("x", "X", True, 1, 3, "")
+    cells = tuple(Cell(metric.text(0.35), record={"status": "ok", "mean": 0.35}) for _ in range(columns))
+    heads = tuple(Column(f"data{i // 5}", metric) for i in range(columns))
+    rows = (Row("transe", "NS[adv]", cells), Row("transe", "a|b", cells), Row("rotate", NASTY, cells))
+    return Table("T", heads, rows, "Caption.", ("Note [x].",))
+
+
+# All formats
+
+
+class Cells(HTMLParser):
+    """Of an HTML page: text of each <td>, the tags left open, and every tag with its attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.cells, self.tags = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        if tag == "td":
+            self.cells.append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "td" in self.open:
+            self.cells[-1] += data
+
+
+def grid_lines(text, form):
+    """The lines of the body of a table, split into cells, without the columns of names."""
+    if form == "md":
+        lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("|")][2:]
+        return [line[2:] for line in lines]
+    body = text.split("\\midrule\n", 1)[1].split("\\bottomrule")[0].replace("\\midrule\n", "")
+    return [re.split(r"(?<!\\)&", line)[2:] for line in body.splitlines()]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_format_has_every_cell(every_store, layout):
+    """Fact 49, second half."""
+    table = made(every_store, layout)
+    size = len(table.rows) * len(table.columns)
+    assert len(list(csv.DictReader(io.StringIO(write(table, "csv"))))) == size
+    assert len(Cells(write(table, "html")).cells) == size
+    for form in ("md", "latex"):
+        lines = grid_lines(write(table, form), form)
+        assert len(lines) == len(table.rows)
+        assert {len(line) for line in lines} == {len(table.columns)}
+    grid = to_rich(table, styled=False).renderables[1]
+    assert grid.row_count * (len(grid.columns) - 2) == size
+
+
+def parsed(text):
+    """A long csv file as (group, label, published) -> [cells], in its order; the inverse of the writer."""
+    rows = {}
+    for line in csv.DictReader(io.StringIO(text)):
+        published = line["source"] != ""
+        name = line["model"], f"published: {line['source']}" if published else line["row"], line["row"], published
+        style = "best" if line["best"] == "True" else "second" if line["second"] == "True" else ""
+        record = {key: value for key, value in line.items() if value != "" and key not in ("shown", "best", "second")}
+        rows.setdefault(name, []).append((line["dataset"], line["metric"], style, line["shown"], record))
+    return rows
+
+
+def says(text, value):
+    """Is it this value, to the last bit of a float?"""
+    return float(text) == value if isinstance(value, float) else text == str(value)
+
+
+@pytest.mark.parametrize("layout", ["dhns4", "mmrns2", "cost", "diagnostics"])
+def test_csv_gives_back_the_table(every_store, layout):
+    """Fact 49: every figure bit by bit, every word, every style."""
+    table = made(every_store, layout)
+    found = parsed(write(table, "csv"))
+    assert [(group, label) for group, label, _, _ in found] == [(row.group, row.label) for row in table.rows]
+    for row, cells in zip(table.rows, found.values()):
+        for column, cell, (dataset, metric, style, shown, record) in zip(table.columns, row.cells, cells):
+            assert (dataset, metric, style) == (column.dataset, column.metric.name, cell.style)
+            marks = "".join(f"[{mark}]" if mark.isdigit() else mark for mark in cell.marks)
+            assert shown == " ".join(filter(None, [cell.value + marks, cell.spread]))
+            expected = {key: value for key, value in cell.record.items() if value not in ("", None)}
+            assert set(record) == set(expected)
+            assert all(says(record[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("layout", ["ablation", "claims"])
+def test_csv_of_tests_keeps_every_figure(every_store, layout):
+    """Fact 49, for the layouts whose rows have names of their own."""
+    table = made(every_store, layout)
+    lines = list(csv.DictReader(io.StringIO(write(table, "csv"))))
+    flat = [cell.record for row in table.rows for cell in row.cells]
+    assert len(lines) == len(flat)
+    for line, record in zip(lines, flat):
+        assert all(says(line[key], value) for key, value in record.items())
+
+
+def test_csv_has_a_field_for_all_that_cells_record(every_store):
+    keys = {key for layout in LAYOUTS for row in made(every_store, layout).rows for cell in row.cells for key in cell.record}
+    assert keys <= set(RECORD)
+
+
+# Terminal and Markdown
+
+
+def test_a_wide_table_goes_through_a_pipe_unbroken():
+    """Fact 50."""
+    text = write(wide(), "rich")
+    assert "…" not in text
+    (line,) = [line for line in text.splitlines() if "NS[adv]" in line]
+    assert line.split()[-20:] == ["0.350"] * 20
+    assert text.count("0.350") == 60
+    out = io.StringIO()
+    Console(file=out, width=80, force_terminal=True, color_system=None).print(to_rich(wide(), 80))
+    assert "…" not in out.getvalue()
+    assert out.getvalue().count("0.350") == 60
+
+
+def test_markdown_keeps_zeros_and_columns():
+    """Fact 50."""
+    text = write(wide(), "md")
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {23}
+    assert "a\\|b" in text
+    assert text.count("0.350") == 60
+
+
+# HTML
+
+
+def test_html_is_self_contained_and_well_formed(every_store):
+    table = made(every_store, "dhns4")
+    page = write(table, "html")
+    found = Cells(page)
+    assert found.open == []
+    assert "http" not in page
+    assert not {"link", "img", "iframe"} & {tag for tag, _ in found.tags}
+    assert not any("src" in attributes for _, attributes in found.tags)
+    assert all(attributes.get("scope") for tag, attributes in found.tags if tag == "th")
+    titles = [attributes.get("title", "") for tag, attributes in found.tags if tag == "td"]
+    assert all("seeds 5" in title and "sd over seeds" in title for title in titles[: len(table.columns)])
+    values = [float(attributes["data-value"]) for _, attributes in found.tags if "data-value" in attributes]
+    flat = [cell.record.get("mean", cell.record.get("published")) for row in table.rows for cell in row.cells]
+    assert values == [value for value in flat if value is not None]
+    assert html.fragment(table) in page
+    assert html.STYLE in page
+    assert page.count("<strong>") == sum(cell.style == "best" for row in table.rows for cell in row.cells) + 1  # the legend
+
+
+def test_html_escapes_names():
+    page = write(wide(), "html")
+    assert "<i>" not in page
+    assert "&lt;i&gt;" in page
+    assert Cells(page).open == []
+    assert "NS[adv]" in page
+
+
+# LaTeX
+
+
+def unescaped(latex):
+    """What is left of escaped text when every allowed escape is taken out."""
+    return re.sub(r"\\(textbackslash|textasciitilde|textasciicircum)\{\}|\\[&%$#_{}]|\$[<>]\$", "", latex)
+
+
+def test_latex_escapes_every_special_character_once():
+    """Fact 48: no special character is left, and escaping twice is not escaping once."""
+    assert not set(unescaped(escape_latex(NASTY))) & set("\\&%$#_{}~^")
+    assert escape_latex("\\&") == "\\textbackslash{}\\&"
+    assert escape_latex(escape_latex("a_b")) == "a\\textbackslash{}\\_b" != escape_latex("a_b")
+    assert escape_latex("100 ± 2, n < 5") == "100 $\\pm$ 2, n $<$ 5"
+    assert escape_latex(NASTY) in write(wide(), "latex")  # once, on its way through the writer
+
+
+ALLOWED = {
+    "begin", "end", "centering", "caption", "toprule", "midrule", "bottomrule", "cmidrule", "multicolumn", "textbf",
+    "underline", "pm", "uparrow", "downarrow", "dagger", "ddagger", "bigtriangleup", "bigtriangledown", "hookrightarrow",
+    "par", "footnotesize", "textbackslash", "textasciitilde", "textasciicircum", "approx", "Delta", "delta", "scriptsize",
+    "setlength", "tabcolsep",
+}  # fmt: skip
+
+
+def assert_structure(text):
+    """Balanced braces, environments and math; rows of equal width that end; known macros only."""
+    bare = re.sub(r"\\[{}]", "", text)
+    depth = np.cumsum([{"{": 1, "}": -1}.get(c, 0) for c in bare])
+    assert depth[-1] == 0
+    assert depth.min() >= 0
+    assert text.replace("\\$", "").count("$") % 2 == 0
+    stack = []
+    for kind, name in re.findall(r"\\(begin|end)\{([^}]*)\}", text):
+        if kind == "begin":
+            stack.append(name)
+        else:
+            assert stack.pop() == name
+    assert stack == []
+    (columns,) = re.findall(r"\\begin\{tabular\}\{([lr]+)\}", text)
+    body = text.split("\\toprule\n")[1].split("\\bottomrule")[0].splitlines()
+    lines = [line for line in body if not line.startswith(("\\midrule", "\\cmidrule"))]
+    assert len(lines) > 2
+    for line in lines:
+        assert line.endswith(" \\\\")
+        spanned = sum(int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", line))
+        assert len(re.findall(r"(?<!\\)&", line)) + 1 + spanned == len(columns)
+    assert set(re.findall(r"\\([a-zA-Z]+)", text)) <= ALLOWED
+    assert all(ord(character) < 256 for character in text)  # what a font without mathematics has
+
+
+def every_latex(every_store, run):
+    run(NASTY, "transe", seed=0, options={"sampler": {"k_n": 40}})
+    tables = [made(every_store, layout) for layout in LAYOUTS]
+    return [write(table, "latex") for table in [*tables, wide()]]
+
+
+def test_latex_structure(every_store, run):
+    for text in every_latex(every_store, run):
+        assert_structure(text)
+
+
+def test_latex_has_minus_signs(store, run):
+    run("uniform", seeds=range(5))
+    run("dhns", seeds=range(5), quality=0.1)
+    text = write(comparison(store, layout="claims"), "latex").split("\\midrule")[1].split("\\bottomrule")[0]
+    assert "$-$" in text
+    assert not re.search(r"(?<!\$)-\d", text)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ENGINES)), reason="no LaTeX engine in PATH")
+def test_latex_compiles(every_store, run, tmp_path):
+    engine = next(name for name in ENGINES if shutil.which(name))
+    tables = "\n\\clearpage\n".join(every_latex(every_store, run))
+    head = "\\documentclass[twocolumn]{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{booktabs}\n\\begin{document}\n"
+    (tmp_path / "tables.tex").write_text(f"{head}{tables}\n\\end{{document}}\n", encoding="utf-8")
+    options = [] if engine == "tectonic" else ["-interaction=nonstopmode", "-halt-on-error"]
+    said = subprocess.run([engine, *options, "tables.tex"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert said.returncode == 0, said.stdout[-3000:]
+    assert (tmp_path / "tables.pdf").stat().st_size > 1000
+
+
+def test_all_formats_are_listed():
+    assert list(FORMS) == ["rich", "md", "latex", "csv", "html"]
