@@ -1,4 +1,4 @@
-"""kill -9 anywhere in a run, fifty times: what is resumed ends as if nothing had happened.
+"""kill -9 anywhere in a run, 58 times: what is resumed ends as if nothing had happened.
 
 Each attempt is a process of its own that sends itself SIGKILL at a chosen place. The processes come from a fork server
 that has imported torch once, and their clock ticks at every reading, so that checkpoints and events fall on the same
@@ -31,9 +31,10 @@ WRITES = ("half", "flushed", "renaming", "renamed")
 STAGE = {"set-up": "set-up", "built": "set-up", "training": "training", "optimiser": "training"}
 STAGE |= {"validation": "validation", "validation scores": "validation", "event half": "validation"}
 STAGE |= {"checkpoint": "checkpoint", "ranking": "ranking", "ranking scores": "ranking", "writing": "writing"}
-STAGE |= {"removing checkpoint": "writing"}
+STAGE |= {"removing checkpoint": "writing", "diagnosis": "diagnosis"}
 for _file, _stage in {"config.json": "set-up", "events.jsonl": "set-up", "checkpoint.pt": "checkpoint",
-                      "ranks.npz": "writing", "result.json": "writing"}.items():  # fmt: skip
+                      "ranks.npz": "writing", "reference.safetensors": "writing",
+                      "result.json": "writing"}.items():  # fmt: skip
     STAGE |= {f"{_file} {part}": _stage for part in WRITES}
 
 # Each chain is one run folder: (place, how many passages of it in this process) one kill after the other, then the end.
@@ -41,20 +42,23 @@ Kill = tuple[str, int]
 CHAINS: list[tuple[str, str, list[Kill]]] = [
     ("uniform", "transe", [
         ("set-up", 1), ("config.json half", 1), ("config.json renaming", 1), ("config.json renamed", 1), ("built", 1),
-        ("events.jsonl half", 1), ("training", 3), ("checkpoint.pt half", 1), ("checkpoint.pt renaming", 1),
+        ("diagnosis", 1), ("events.jsonl half", 1), ("training", 3), ("checkpoint.pt half", 1), ("checkpoint.pt renaming", 1),
         ("validation scores", 1), ("checkpoint.pt renamed", 1), ("events.jsonl renaming", 1), ("validation", 1),
-        ("event half", 1), ("checkpoint.pt half", 2), ("ranking", 1), ("writing", 1), ("ranks.npz half", 1),
+        ("event half", 1), ("checkpoint.pt half", 2), ("diagnosis", 1), ("ranking", 1), ("writing", 1),
+        ("ranks.npz half", 1), ("reference.safetensors half", 1), ("reference.safetensors renamed", 1),
         ("result.json half", 1), ("result.json renamed", 1),
     ]),
     ("bernoulli", "rotate", [
-        ("optimiser", 1), ("training", 9), ("checkpoint", 2), ("built", 1), ("optimiser", 11), ("validation scores", 3),
-        ("event half", 2), ("checkpoint.pt flushed", 2), ("ranking scores", 1), ("ranking", 2), ("ranks.npz renaming", 1),
+        ("optimiser", 1), ("diagnosis", 1), ("training", 9), ("checkpoint", 2), ("built", 1), ("optimiser", 11), ("validation scores", 3),
+        ("event half", 2), ("checkpoint.pt flushed", 2), ("diagnosis", 1), ("ranking scores", 1), ("ranking", 2),
+        ("ranks.npz renaming", 1),
         ("result.json flushed", 1), ("ranking scores", 2), ("ranks.npz renamed", 1), ("result.json renaming", 1),
         ("removing checkpoint", 1),
     ]),
     ("bernoulli", "distmult", [
-        ("training", 1), ("validation", 2), ("checkpoint.pt flushed", 1), ("events.jsonl flushed", 1), ("training", 5),
-        ("optimiser", 6), ("validation", 3), ("checkpoint.pt renaming", 2), ("event half", 1), ("ranking", 1),
+        ("diagnosis", 1), ("training", 1), ("validation", 2), ("checkpoint.pt flushed", 1), ("events.jsonl flushed", 1),
+        ("training", 5), ("optimiser", 6), ("validation", 3), ("checkpoint.pt renaming", 2), ("event half", 1),
+        ("diagnosis", 1), ("ranking", 1),
         ("ranking scores", 1), ("set-up", 1), ("ranking", 2), ("result.json half", 1),
     ]),
 ]  # fmt: skip
@@ -62,8 +66,8 @@ CHAINS: list[tuple[str, str, list[Kill]]] = [
 
 def test_the_plan_kills_everywhere() -> None:
     stages = Counter(STAGE[place] for _, _, kills in CHAINS for place, _ in kills)
-    assert sum(stages.values()) == 50
-    assert set(stages) == {"set-up", "training", "checkpoint", "validation", "ranking", "writing"}
+    assert sum(stages.values()) == 58
+    assert set(stages) == {"set-up", "diagnosis", "training", "checkpoint", "validation", "ranking", "writing"}
     assert min(stages.values()) >= 5
 
 
@@ -97,15 +101,16 @@ def test_a_killed_run_ends_like_an_undisturbed_one(
     (undisturbed,), (killed,) = ((tmp_path / name).iterdir() for name in ("undisturbed", "killed"))
     assert killed.name == undisturbed.name
     files = {file.name for file in killed.iterdir()}
-    assert files == {"config.json", "events.jsonl", "ranks.npz", "result.json"}
+    yardstick = {"reference.safetensors"} if sampler == "uniform" else set()
+    assert files == {"config.json", "events.jsonl", "ranks.npz", "result.json"} | yardstick
     with np.load(undisturbed / "ranks.npz") as one, np.load(killed / "ranks.npz") as other:
-        assert set(one) == set(other) == {"ranks", "candidates", "triples"}
+        assert set(one) == set(other) == {"ranks", "candidates", "triples", "seen"}
         for name in one:
             assert one[name].dtype == other[name].dtype
             assert np.array_equal(one[name], other[name]), name
     assert history(killed) == history(undisturbed)
     assert len(history(killed)) == VALIDATIONS
-    for part in ("config", "test", "valid", "breakdown", "selected_at", "converged"):
+    for part in ("config", "test", "valid", "breakdown", "diagnostics", "selected_at", "converged"):
         assert read(killed / "result.json")[part] == read(undisturbed / "result.json")[part]
     assert read(undisturbed / "result.json")["resumed_at"] is None
 
