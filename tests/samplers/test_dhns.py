@@ -823,7 +823,9 @@ def test_the_norm_at_the_end_of_the_papers_denoiser_drives_the_chain_off():
 
 @pytest.mark.parametrize("base", ["bernoulli", "nscaching", "kbgan", "igan", "sans", "pseudo_typed"])
 def test_any_base_draws_what_it_draws_alone(base):
-    alone = make("transe", sampler=base, fusion="none")
+    defaults = SAMPLERS.get(base).Options()  # protocol quick has sizes of its own, a base has its defaults
+    own = [f"sampler.{name}={value}" for name, value in vars(defaults).items()]
+    alone = make("transe", *own, sampler=base, fusion="none")
     under = make("transe", f"sampler.base={base}", "sampler.warmup=1000", fusion="none")
     assert under.sampler.filtered == alone.sampler.filtered
     for _ in range(4):
