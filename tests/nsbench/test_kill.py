@@ -42,14 +42,15 @@ Kill = tuple[str, int]
 CHAINS: list[tuple[str, str, list[Kill]]] = [
     ("uniform", "transe", [
         ("set-up", 1), ("config.json half", 1), ("config.json renaming", 1), ("config.json renamed", 1), ("built", 1),
-        ("diagnosis", 1), ("events.jsonl half", 1), ("training", 3), ("checkpoint.pt half", 1), ("checkpoint.pt renaming", 1),
-        ("validation scores", 1), ("checkpoint.pt renamed", 1), ("events.jsonl renaming", 1), ("validation", 1),
+        ("diagnosis", 1), ("events.jsonl half", 1), ("training", 3), ("checkpoint.pt half", 1),
+        ("checkpoint.pt renaming", 1), ("validation scores", 1), ("checkpoint.pt renamed", 1), ("events.jsonl renaming", 1), ("validation", 1),
         ("event half", 1), ("checkpoint.pt half", 2), ("diagnosis", 1), ("ranking", 1), ("writing", 1),
         ("ranks.npz half", 1), ("reference.safetensors half", 1), ("reference.safetensors renamed", 1),
         ("result.json half", 1), ("result.json renamed", 1),
     ]),
     ("bernoulli", "rotate", [
-        ("optimiser", 1), ("diagnosis", 1), ("training", 9), ("checkpoint", 2), ("built", 1), ("optimiser", 11), ("validation scores", 3),
+        ("optimiser", 1), ("diagnosis", 1), ("training", 9), ("checkpoint", 2), ("built", 1), ("optimiser", 11),
+        ("validation scores", 3),
         ("event half", 2), ("checkpoint.pt flushed", 2), ("diagnosis", 1), ("ranking scores", 1), ("ranking", 2),
         ("ranks.npz renaming", 1),
         ("result.json flushed", 1), ("ranking scores", 2), ("ranks.npz renamed", 1), ("result.json renaming", 1),
