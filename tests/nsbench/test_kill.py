@@ -43,8 +43,9 @@ CHAINS: list[tuple[str, str, list[Kill]]] = [
     ("uniform", "transe", [
         ("set-up", 1), ("config.json half", 1), ("config.json renaming", 1), ("config.json renamed", 1), ("built", 1),
         ("diagnosis", 1), ("events.jsonl half", 1), ("training", 3), ("checkpoint.pt half", 1),
-        ("checkpoint.pt renaming", 1), ("validation scores", 1), ("checkpoint.pt renamed", 1), ("events.jsonl renaming", 1), ("validation", 1),
-        ("event half", 1), ("checkpoint.pt half", 2), ("diagnosis", 1), ("ranking", 1), ("writing", 1),
+        ("checkpoint.pt renaming", 1), ("validation scores", 1), ("checkpoint.pt renamed", 1),
+        ("events.jsonl renaming", 1), ("validation", 1), ("event half", 1), ("checkpoint.pt half", 2), ("diagnosis", 1),
+        ("ranking", 1), ("writing", 1),
         ("ranks.npz half", 1), ("reference.safetensors half", 1), ("reference.safetensors renamed", 1),
         ("result.json half", 1), ("result.json renamed", 1),
     ]),
