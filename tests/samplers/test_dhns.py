@@ -635,8 +635,8 @@ def test_a_number_of_logits_for_each_ablation():
         counts[variant] = [block.shape[1] for block in blocks[1:]]
     assert counts == {
         "recommended": [4, 4], "paper": [4, 4], "tamed": [4, 4], "released": [4, 4, 4], "wo_leak": [4, 4, 4],
-        "wo_diffheg": [], "wo_mmc": [4, 4], "wo_mhld": [1, 1], "mhld_same_count": [4, 4], "wo_hal": [4, 4], "wo_ntat": [12, 12],
-        "forward": [4, 4], "gauss": [4, 4],
+        "wo_diffheg": [], "wo_mmc": [4, 4], "wo_mhld": [1, 1], "mhld_same_count": [4, 4], "wo_hal": [4, 4],
+        "wo_ntat": [12, 12], "forward": [4, 4], "gauss": [4, 4],
     }  # fmt: skip
 
 
