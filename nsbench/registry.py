@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import math
 import pkgutil
+import re
 import sys
 import types
 import typing
@@ -204,3 +205,9 @@ def _origin(component: Any) -> str:
         return inspect.getfile(component)
     except TypeError:
         return repr(component)
+
+
+def card(component: Any) -> str:
+    """What it is, in one sentence: the first of the docstring of its file."""
+    text = sys.modules[component.__module__].__doc__ or component.__doc__ or ""
+    return re.split(r"\.\s+(?=[A-Z])", text.split("\n\n")[0], maxsplit=1)[0].replace("\n", " ").strip().rstrip(".")

@@ -179,7 +179,8 @@ def test_the_table_of_a_store(command: Callable, store: Path, tmp_path: Path) ->
 
 
 def test_the_table_offers_all_layouts_and_formats() -> None:
-    offered = {option.name: list(option.type.choices) for option in cli.table.params if hasattr(option.type, "choices")}
+    options = cli.cli.commands["table"].params
+    offered = {option.name: list(option.type.choices) for option in options if hasattr(option.type, "choices")}
     assert offered == {"layout": list(comparison.LAYOUTS), "fmt": list(tables.FORMS)}
 
 

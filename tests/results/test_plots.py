@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner
 from scipy import stats
 
-from nsbench.cli import cli, default_of
+from nsbench.cli import cli
+from nsbench.commands.results import default_of
 from nsbench.errors import Misuse
 from nsbench.results import drawing, papers
 from nsbench.results.plots import KINDS, TRAIN_TRIPLES, plots, write

@@ -1,0 +1,59 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nsbench.errors import Misuse
+from nsbench.registry import suggest
+
+
+class Commands(click.Group):
+    """A group that answers a mistyped command with the nearest one."""
+
+    def resolve_command(self, context: click.Context, args: list[str]) -> Any:
+        if not args[0].startswith("-") and self.get_command(context, args[0]) is None:
+            path = context.command_path
+            raise Misuse(f"unknown command '{args[0]}'{suggest(args[0], self.commands)} ({path} --help)")
+        return super().resolve_command(context, args)
+
+
+def words(text: str) -> list[str]:
+    found = [word.strip() for word in text.split(",") if word.strip()]
+    if not found:
+        raise Misuse("an empty list of names was given; see nsbench list")
+    return list(dict.fromkeys(found))
+
+
+def filters(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """The values of --where by name. Misuse for a name with two values: the second would silently undo the first."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise Misuse(f"--where takes NAME=VALUE, not '{text}'")
+        if found.setdefault(name, value) != value:
+            raise Misuse(f"--where names {name} twice; give it once: --where {name}={found[name]},{value} passes both")
+    return found
+
+
+def set_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+runs_option = click.option("--runs", type=click.Path(path_type=Path), help="Run store.  [default: NSBENCH_RUNS or ./runs]")
+where_option = click.option(
+    "--where", multiple=True, metavar="NAME=VALUE", callback=filters,
+    help="Only runs with this value, or one of several: dataset=mkg_y,mkg_w. Repeatable.",
+)
+set_option = click.option(
+    "--set", "settings", multiple=True, metavar="GROUP.NAME=VALUE",
+    help="Change an option: sampler.x=1, kge.x=1, fusion.x=1, protocol.steps=100, aux.NAME=0.1. Repeatable.",
+)
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+threads_option = click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")

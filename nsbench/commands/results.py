@@ -1,0 +1,200 @@
+"""Commands that read runs: table, compare, plot, runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nsbench.commands.options import Commands, runs_option, where_option, words
+from nsbench.errors import Busy, Misuse, RunFailed
+
+
+@click.command()
+@runs_option
+@click.option("--baseline", default="uniform", show_default=True,
+              help="The sampler, or row, that others are tested against; for an ablation the full method.")
+@click.option("--published", is_flag=True, help="Set the papers' figures beside ours.")
+@click.option("--format", "fmt", type=click.Choice(["rich", "md", "latex", "csv", "html"]), default="rich",
+              show_default=True)
+@where_option
+@click.option("--layout", type=click.Choice(["dhns4", "mmrns2", "ablation", "cost", "diagnostics", "claims"]),
+              default="dhns4", show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file; Markdown by default.")
+def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
+    """Compare the samplers of a run store: means, deviations, and from five seeds up tests against the baseline.
+
+    \b
+    nsbench table --published                                    the papers' figures beside ours, or alone
+    nsbench table --layout claims                                a verdict for each row
+    nsbench table --layout ablation --baseline dhns --format latex
+    """
+    from nsbench.results import tables
+
+    made = tables.comparison(runs, **how)
+    if output is not None:
+        output.write_text(tables.write(made, "md" if fmt == "rich" else fmt), encoding="utf-8")
+    elif fmt == "rich":
+        tables.show(made)
+    else:
+        click.echo(tables.write(made, fmt), nl=False)
+
+
+@click.command()
+@click.argument("first", metavar="RUNS_A")
+@click.argument("second", metavar="RUNS_B")
+@where_option
+@runs_option
+def compare(first: str, second: str, where: dict[str, str], runs: Path | None) -> None:
+    """One contrast in words: what differs, by how much, how surely, and what may not be said.
+
+    A group of runs is given by filters, by a run's name, or by a folder of runs.
+
+    \b
+    nsbench compare sampler=bernoulli sampler=uniform --where dataset=mkg_y
+    nsbench compare sampler=dhns,kge=transe sampler=uniform,kge=transe
+    nsbench compare mine/runs theirs/runs --where sampler=uniform
+    """
+    from nsbench.results import compare as comparing
+
+    click.echo(comparing.compare(first, second, runs, where))
+
+
+@click.command()
+@runs_option
+@click.option("--kind", "kinds", help="Comma-separated: cd, epochs, seconds, cost, sensitivity, relations, published.  "
+              "[default: what the runs allow]")
+@where_option
+@click.option("--posthoc", type=click.Choice(["wilcoxon", "nemenyi"]), default="wilcoxon", show_default=True, help="For cd.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), default="plots", show_default=True)
+def plot(runs: Path | None, kinds: str | None, where: dict[str, str], posthoc: str, output: Path) -> None:
+    """Figures of a run store as pdf, svg and png, one and two columns wide, each with its data and caption (extra `plots`).
+
+    \b
+    cd           average ranks over (model, dataset), with bars over what no test separates
+    epochs       validation MRR against epochs; `seconds`: against seconds of training
+    cost         test MRR against seconds of training
+    sensitivity  test MRR against a number that --set changed: protocol.negatives, sampler.cache
+    relations    test MRR by relation category, and for entities seen and unseen in train
+    published    our test MRR against the papers'
+    """
+    from nsbench.results import plots
+
+    made, refused = plots.plots(runs, words(kinds) if kinds is not None else (), where=where, posthoc=posthoc,
+                                default=default_of)  # fmt: skip
+    for each in made:
+        files = plots.write(each, output)
+        click.echo(f"{output / each.name}: {len(files)} files")
+    for reason in dict.fromkeys(refused.values()):
+        click.echo(f"no {', '.join(kind for kind in refused if refused[kind] == reason)}: {reason}", err=True)
+
+
+def default_of(run: Any, option: str) -> Any:
+    """The default of options.sampler.NAME, which a run does not record; None if the sampler is not at hand."""
+    import dataclasses
+
+    from nsbench.registry import SAMPLERS
+
+    if not option.startswith("options.sampler."):
+        return None
+    try:
+        fields = dataclasses.fields(SAMPLERS.get(run["sampler"]).Options)
+    except Misuse:
+        return None
+    return next((field.default for field in fields if field.name == option.rpartition(".")[2]), None)
+
+
+@click.group("runs", cls=Commands)
+def runs_() -> None:
+    """The run store: what is in it, and how to carry it from machine to machine."""
+
+
+@runs_.command("list")
+@where_option
+@runs_option
+def runs_list(where: dict[str, str], runs: Path | None) -> None:
+    """The runs of the store, MRR x100; without --where also what is unfinished or damaged, and why."""
+    from nsbench.results import inventory, store
+
+    frame = store.load(runs)
+    skipped = frame.attrs["skipped"] if not where else {}
+    shown = store.select(frame, where)
+    click.echo(inventory.listing(shown, skipped) or f"no run in {frame.attrs['folder']}; start with nsbench run")
+
+
+@runs_.command("rm")
+@click.argument("names", nargs=-1, metavar="[FOLDER]...")
+@where_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@runs_option
+def runs_rm(names: tuple[str, ...], where: dict[str, str], yes: bool, runs: Path | None) -> None:
+    """Delete runs: these FOLDERs of the store, or all complete runs that pass --where; given both, those that are both.
+
+    \b
+    nsbench runs rm uniform-transe-mkg_y-s0-3b0ee4dd
+    nsbench runs rm --where protocol=quick
+    """
+    from nsbench.results import inventory
+    from nsbench.results.store import default_folder
+
+    paths = inventory.chosen(runs or default_folder(), names, where)
+    for path in paths:
+        click.echo(f"{inventory.megabytes(inventory.size(path)):>12}  {path}")
+    if not paths or not (yes or click.confirm(f"delete these {len(paths)} runs?")):
+        click.echo("nothing was deleted")
+        return
+    kept = []
+    for path in paths:
+        try:
+            inventory.remove(path)
+        except Busy:
+            kept.append(path.name)
+    click.echo(f"deleted {len(paths) - len(kept)} of {len(paths)} runs")
+    if kept:
+        raise RunFailed(f"other processes are working on {', '.join(kept)}; stop those first")
+
+
+@runs_.command("export")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@where_option
+@runs_option
+def runs_export(file: Path, where: dict[str, str], runs: Path | None) -> None:
+    """Write FILE.csv: a line per complete run with all of its figures, unrounded, and its configuration."""
+    from nsbench.results import inventory, store
+
+    frame = store.load(runs)
+    shown = store.select(frame, where)
+    if shown.empty:
+        raise Misuse(f"no complete run in {frame.attrs['folder']}; there is nothing to export")
+    file.write_text(inventory.export(shown), encoding="utf-8", newline="")
+    left_out = len(frame.attrs["skipped"])
+    click.echo(f"{len(shown)} runs in {file}" + (f"; {left_out} unfinished or damaged ones left out" if left_out else ""))
+
+
+@runs_.command()
+@click.argument("archive", type=click.Path(path_type=Path, dir_okay=False))
+@runs_option
+def pack(archive: Path, runs: Path | None) -> None:
+    """Write the complete runs of the store to ARCHIVE (.tar.gz)."""
+    from nsbench.results import archive as archives
+    from nsbench.results.store import default_folder
+
+    names = archives.pack(runs or default_folder(), archive)
+    click.echo(f"{len(names)} runs in {archive}; next, on the other machine: nsbench runs merge {archive.name}")
+
+
+@runs_.command()
+@click.argument("archives", nargs=-1, required=True, type=click.Path(path_type=Path))
+@runs_option
+def merge(archives: tuple[Path, ...], runs: Path | None) -> None:
+    """Add the runs of packed stores, or of other stores' folders; what is there already stays as it is."""
+    from nsbench.results import archive
+    from nsbench.results.store import default_folder
+
+    store = runs or default_folder()
+    for one in archives:
+        found = archive.merge(one, store)
+        click.echo(f"{one}: {len(found.added)} runs added to {store}, {len(found.present)} were there already")
+        for name, reason in found.refused.items():
+            click.echo(f"  left out {name}: {reason}", err=True)
