@@ -49,8 +49,10 @@ class Diagnosis:
     def __init__(self, trainer: Trainer, dataset: Dataset) -> None:
         self.trainer = trainer
         self.graph = graph = trainer.graph
-        facts = {"train": graph.triples, "known": dataset.known, "world": dataset.world}
-        self.facts = {name: self._codes(x.to(graph.device)) for name, x in facts.items() if x is not None}
+        further = {"known": dataset.known, "world": dataset.world}
+        self.facts = {"train": graph.codes} | {
+            name: graph.code(*x.to(graph.device).unbind(1)).sort().values for name, x in further.items() if x is not None
+        }
         h, r, t = graph.triples.unbind(1)
         n = graph.num_entities
         self.typed = torch.cat([r * n + h, (r + graph.num_relations) * n + t]).unique()  # (relation and place, entity)
@@ -115,18 +117,12 @@ class Diagnosis:
         h = torch.where(side, ids, positives.h.unsqueeze(1))
         r = positives.r.unsqueeze(1)
         t = torch.where(side, positives.t.unsqueeze(1), ids)
-        code = self._codes(torch.stack(torch.broadcast_tensors(h, r, t), dim=-1), sort=False)
+        code = self.graph.code(h, r, t)
         for name, facts in self.facts.items():
             tally.add(f"{prefix}false_negatives_{name}", find(facts, code) >= 0, counted)
         place = torch.where(side, r, r + self.graph.num_relations) * self.graph.num_entities + ids
         tally.add(f"{prefix}type_valid", find(self.typed, place) >= 0, counted)
         tally.add(f"{prefix}unseen", self.graph.degree[ids] == 0, counted)
-
-    def _codes(self, triples: Tensor, sort: bool = True) -> Tensor:
-        """One number per triple [..., 3]."""
-        h, r, t = triples.unbind(-1)
-        code = (h * self.graph.num_relations + r) * self.graph.num_entities + t
-        return code.sort().values if sort else code
 
     @torch.no_grad()
     def hardness(self, measured: dict[str, Any], reference: Scoring) -> float | None:

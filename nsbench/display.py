@@ -43,7 +43,7 @@ class Display:
         self.durations: list[float] = []  # seconds of the runs so far
         self.began = self.spoken = 0.0
         self.training_since: float | None = None
-        self.estimated = False
+        self.estimated = self.warned = False
         self.bars = _bars(self.console)
 
     def __enter__(self) -> Display:
@@ -65,7 +65,7 @@ class Display:
         """A run starts; `remaining` runs are missing, this one included."""
         self.title, self.remaining = title, remaining
         self.began = self.spoken = time.monotonic()
-        self.training_since, self.estimated = None, False
+        self.training_since, self.estimated, self.warned = None, False, False
 
     def end(self, text: str) -> None:
         """The run is done; `text` says how it went."""
@@ -95,17 +95,18 @@ class Display:
             self.say(f"{self.title}: {text}{self._whole()}")
 
     def _estimate(self, left: float) -> None:
-        """Once per run, when its speed is known; `left` are the seconds of training."""
+        """Once per run, when its speed is known, and again when it turns out to be long; `left`: seconds of training."""
         now = time.monotonic()
         if self.training_since is None:
             self.training_since = now
-        if self.estimated or now - self.training_since < ESTIMATE_SECONDS:
+        if self.warned or now - self.training_since < ESTIMATE_SECONDS:
             return
-        self.estimated = True
         if left > LONG_SECONDS:
+            self.warned = True
             self.say(f"{self.title}: about {duration(left)}; `--protocol cpu` takes a small share of that, `quick` seconds")
-        elif not self.live and left > QUIET_SECONDS:
+        elif not self.estimated and not self.live and left > QUIET_SECONDS:
             self.say(f"{self.title}: about {duration(left)}")
+        self.estimated = True
 
     def _update(self, share: float | None, text: str) -> None:
         fields: dict[str, Any] = {"text": text, "description": self.title}

@@ -62,7 +62,7 @@ class TrainGraph:
         self.num_relations = num_relations
         self.triples = train.to(self.device)  # [n, 3] as trained on, duplicates included
         h, r, t = self.triples.unique(dim=0).unbind(1)
-        self.codes = ((h * num_relations + r) * num_entities + t).sort().values  # distinct facts, for `is_positive`
+        self.codes = self.code(h, r, t).sort().values  # of the distinct facts
         self._tail_codes = (h * num_relations + r).unique()
         self._head_codes = (r * num_entities + t).unique()
         self.num_tail_keys = len(self._tail_codes)
@@ -112,9 +112,13 @@ class TrainGraph:
         key = key.unsqueeze(1) if key.dim() == 1 else key
         return (self.non_positives.free[key] > 0).expand(len(key), k)
 
+    def code(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        """One number per triple. Shapes broadcast."""
+        return (h * self.num_relations + r) * self.num_entities + t
+
     def is_positive(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
         """bool: the triple is a training fact. Shapes broadcast."""
-        code = (h * self.num_relations + r) * self.num_entities + t
+        code = self.code(h, r, t)
         at = torch.searchsorted(self.codes, code).clamp_(max=len(self.codes) - 1)
         return self.codes[at] == code
 

@@ -139,8 +139,12 @@ def _restored(folder: Path, name: str | None) -> tuple[Trainer, Dataset]:
         raise Misuse(f"{folder} has no saved model; run it again into another store with --save-model")
     config = from_record(record)
     data = load_dataset(name or config.dataset, split=config.split, features=config.features)
-    if config.record(data)["id"] != record["id"] and data.fingerprint != record["fingerprint"]:
+    here = config.record(data)
+    if here["fingerprint"] != record["fingerprint"]:
         raise Misuse(f"{folder} was trained on other data than {data.name} is here; give --dataset")
+    for part, what in (("feature_fingerprint", "features"), ("versions", "versions of its parts"), ("sources", "code")):
+        if here[part] != record[part]:
+            raise Misuse(f"{folder} was made with other {what} than are here; run it again into another store")
     trainer = Trainer(config, data)
     if not isinstance(trainer.sampler, Sampler):
         raise Misuse(f"{config.sampler} is an objective and draws no negatives; inspect the run of a sampler")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -145,15 +146,16 @@ class _Run:
             self.progress.train_seconds += time.monotonic() - mark
             self._diagnose("start")
             mark = time.monotonic()
-        began, first = time.monotonic(), trainer.step_count
-        spoken = began
+        ends = collections.deque([time.monotonic()], maxlen=1 + protocol.validate_every)  # of the last steps
+        spoken = ends[0]
         while trainer.step_count < protocol.steps and not self.progress.finished:
             trainer.step()
             step, now = trainer.step_count, time.monotonic()
+            ends.append(now)
             due = step % protocol.validate_every == 0 or step == protocol.steps
             if due or now - spoken > 0.5:
                 spoken = now
-                left = (now - began) / (step - first) * (protocol.steps - step)
+                left = (now - ends[0]) / (len(ends) - 1) * (protocol.steps - step)  # early steps may be cheaper (dhns)
                 self.notify({"stage": "training", "step": step, "steps": protocol.steps, "seconds_left": left,
                              "loss": self._mean_loss(), "valid_mrr": self._best_mrr()})
             if due:
@@ -229,7 +231,8 @@ class _Run:
         if yardstick.path == self.folder.path:
             tables = {f"table.{name}": table for name, table in scoring.tables.items()} | {"relation": scoring.relation}
             self._save_tensors(path.name, tables)
-        elif not path.exists():
+            return scoring
+        if not path.exists():
             return None
         from safetensors.torch import load_file
 

@@ -254,15 +254,24 @@ class Trainer:
         self.loss_sum = state["loss_sum"].to(self.device)
 
     def sampler_bytes(self) -> int:
-        """What the sampler holds on the device: buffers, parameters, and what its Adam keeps of them."""
+        """What the sampler holds on the device: buffers, parameters, and what Adam keeps of them, its own Adams included."""
         tensors = [*self.sampler.parameters(), *self.sampler.buffers()]
         if self.sampler_adam is not None:
-            tensors += [x for state in self.sampler_adam.state.values() for x in state.values() if isinstance(x, Tensor)]
+            tensors += _floats(self.sampler_adam.state_dict())
+        tensors += _floats([x for name, x in self.sampler.state_dict().items() if name.endswith("_extra_state")])
         return sum(x.numel() * x.element_size() for x in tensors)
 
     def scoring(self) -> Scoring:
         """The model as it stands, without gradients: what evaluation ranks with."""
         return Scoring(self.kge, self.fusion, self.graph, live=False)
+
+
+def _floats(state: Any) -> list[Tensor]:
+    """The floating-point tensors in nested dicts and lists: an Adam's moments, but no generator's state."""
+    if isinstance(state, Tensor):
+        return [state] if state.is_floating_point() else []
+    inside = state.values() if isinstance(state, dict) else state if isinstance(state, list) else []
+    return [x for part in inside for x in _floats(part)]
 
 
 class Stopwatch:

@@ -1,5 +1,6 @@
 """What the command line prints, and how soon."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -157,6 +158,40 @@ def test_a_long_run_names_a_shorter_protocol(capsys: pytest.CaptureFixture[str],
         listener.hear(event)
     said = [line for line in capsys.readouterr().err.splitlines() if "about" in line]
     assert said == ["a-run: about 2 h 00 min; `--protocol cpu` takes a small share of that, `quick` seconds"]
+
+
+def test_a_run_that_turns_out_long_says_so(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    """A sampler's first steps may be cheap: dhns warms up without its denoiser."""
+    clock = itertools.count(0.0, 4.0)
+    monkeypatch.setattr(display.time, "monotonic", lambda: next(clock))
+    listener = display.Display(1)
+    listener.begin("a-run", 1)
+    for left in (600.0, 600.0, 600.0, 7200.0, 7100.0):
+        listener.hear({"stage": "training", "step": 1, "steps": 6000, "seconds_left": left, "loss": 1.0, "valid_mrr": None})
+    said = [line for line in capsys.readouterr().err.splitlines() if ": about" in line]
+    assert [line.split(";")[0] for line in said] == ["a-run: about 10 min 00 s", "a-run: about 2 h 00 min"]
+
+
+def test_the_time_left_follows_the_last_steps(monkeypatch, tmp_path) -> None:
+    """Ten steps of 1 s, then of 5 s: after twenty of forty, with a window of ten, 100 s are left and not 60."""
+    from nsbench import campaign
+    from nsbench.trainer import Trainer
+
+    clock = FastClock()
+    monkeypatch.setattr("nsbench.runner.time", clock)
+    real = Trainer.step
+
+    def step(trainer: Trainer) -> None:
+        real(trainer)
+        clock.now += 0 if trainer.step_count <= 10 else 4
+
+    monkeypatch.setattr(Trainer, "step", step)
+    heard: list[dict] = []
+    options = {"protocol.steps": 40, "protocol.validate_every": 10}
+    campaign.run("uniform", "transe", "planted:small", protocol="quick", options=options, runs=tmp_path, notify=heard.append)
+    left = {event["step"]: event["seconds_left"] for event in heard if event["stage"] == "training"}
+    assert left[9] == pytest.approx(31, abs=4)
+    assert left[20] == pytest.approx(100, abs=15)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3599.6, "1 h 00 min"),

@@ -112,6 +112,20 @@ def test_refusals(saved, tmp_path):
         inspection.inspect(bare, **names)
 
 
+@pytest.mark.parametrize(("part", "value", "words"), [
+    ("fingerprint", "f00", "on other data than planted"), ("feature_fingerprint", "f00", "with other features than"),
+    ("versions", {"sampler": 0}, "with other versions of its parts"), ("sources", {"sampler": "f00"}, "with other code"),
+])  # fmt: skip
+def test_a_run_made_with_something_else_is_refused(saved, tmp_path, part, value, words):
+    folder = saved["nscaching-transe"]
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    record = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(record | {part: value}))
+    with pytest.raises(Misuse, match=words):
+        inspection.inspect(tmp_path, head="person 184", relation="spouse of", tail=None)
+
+
 def test_names_may_be_numbers_cases_and_ends_of_paths():
     names = ["http://x.org/onto#plays", "Plays Late", "b/Twin", "c/twin"]
     assert inspection._index("plays", names, "relation") == 0
