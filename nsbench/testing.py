@@ -70,6 +70,7 @@ SAMPLER_RULES = {
     "generator": "random numbers come from view.rng alone",
     "model": "sample and feedback leave the model's parameters as they are, bit for bit",
     "gradient": "no gradient reaches the model from sample or feedback, unless Need.LIVE is declared",
+    "buffers": "no buffer hangs on a graph, which would grow with every step",
     "finite": "the scores of valid negatives are finite",
     "ends": "the first and the last entity can be drawn",
     "learning": "training lifts training triples above uniform negatives",
@@ -90,6 +91,7 @@ OBJECTIVE_RULES = {
     "reach": "the loss has a gradient into the model's entities",
     "generator": SAMPLER_RULES["generator"],
     "model": "loss leaves the model's parameters and their gradients to the trainer",
+    "buffers": SAMPLER_RULES["buffers"],
     "learning": SAMPLER_RULES["learning"],
     "evaluation": "ranking between two steps changes nothing",
     "seeded": "the same seed gives the same losses and the same model, bit for bit",
@@ -339,6 +341,10 @@ class Watch:
             if leaked:
                 self.fault("gradient", f"after a step {leaked[0]} holds a gradient; detach what feedback uses of the model")
                 self.trainer.model_adam.zero_grad(set_to_none=True)  # else it would break `resume` as well
+            for name, x in self.trainer.sampler.named_buffers():
+                if x.requires_grad:
+                    self.fault("buffers", f"after a step '{name}' hangs on a graph; write to it under torch.no_grad()")
+                    x.detach_()
         return self
 
     def fault(self, rule: str, words: str) -> None:
@@ -646,14 +652,16 @@ class SyncWatch(TorchDispatchMode):
 
     ALWAYS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount",
               "equal", "is_nonzero")  # fmt: skip
-    WORDS = {"_local_scalar_dense": "reading a tensor's value (item, int, float, bool, if)", "_unique2": "unique"}
+    WORDS = {"_local_scalar_dense": "reading a tensor's value (item, int, float, bool, if)", "_unique2": "unique",
+             "lift_fresh": "torch.tensor(...) of a list"}  # fmt: skip
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = function.overloadpacket.__name__
         masks = name == "index" and any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1])
         repeats = name == "repeat_interleave" and kwargs.get("output_size") is None
-        if name in self.ALWAYS or masks or repeats:
+        copies = name == "lift_fresh" and args[0].dim() > 0  # without dimensions it may be x[i] = 1.0, which copies nothing
+        if name in self.ALWAYS or masks or repeats or copies:
             what = "indexing with a mask" if masks else self.WORDS.get(name, name)
             raise RuntimeError(f"{what} makes the host wait for a GPU; keep shapes fixed and values on the device")
         return function(*args, **kwargs)
@@ -680,7 +688,7 @@ def host_sync(case: Case, report: Report) -> None:
 SAMPLER_CHECKS: list[tuple[Callable[[Case, Report], None], tuple[str, ...]]] = [
     (declared, ("declared",)),
     (long_run, ("runs", "shapes", "range", "device", "feedback", "constants", "sides", "positives", "generator", "model",
-                "gradient", "finite", "ends", "learning")),
+                "gradient", "buffers", "finite", "ends", "learning")),
     (fixed_side, ("fixed side",)),
     (per_slot, ("per slot",)),
     (seeded, ("seeded",)),
@@ -692,7 +700,7 @@ SAMPLER_CHECKS: list[tuple[Callable[[Case, Report], None], tuple[str, ...]]] = [
 
 OBJECTIVE_CHECKS: list[tuple[Callable[[Case, Report], None], tuple[str, ...]]] = [
     (declared, ("declared",)),
-    (long_run, ("runs", "loss", "device", "reach", "generator", "model", "learning")),
+    (long_run, ("runs", "loss", "device", "reach", "generator", "model", "buffers", "learning")),
     (evaluation, ("evaluation",)),
     (seeded, ("seeded",)),
     (resume, ("resume",)),

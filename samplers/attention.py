@@ -21,7 +21,6 @@ cancels its gate (specs/mmrns.md 4.3).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -61,7 +60,6 @@ class CrossModalAttention(nn.Module):
         self.width, self.attend, self.gated = width, attend, gated
         self.names = sorted(shapes)
         self.count = {m: shape[0] if len(shape) == 2 else pooled_tokens for m, shape in shapes.items()}  # T
-        self.numbers = {m: math.prod(shape) for m, shape in shapes.items()}  # features per entity
         self.partners = {m: [p for p in self.names if p != m] or [m] for m in self.names}
         self.project, self.gate, self.out = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         for m, shape in shapes.items():
@@ -79,8 +77,9 @@ class CrossModalAttention(nn.Module):
         """Eq. 1 for features [n, F] or [n, T, F] of modality m, as if they were 0 where present [n] is False."""
         linear = self.project[m]
         assert isinstance(linear, nn.Linear)
-        x = F.linear(features, linear.weight) * present.view(-1, *[1] * (features.dim() - 1))
-        return Tokens(F.leaky_relu(x + linear.bias, SLOPE).view(len(x), self.count[m], self.width), valid)
+        features = torch.where(present.view(-1, *[1] * (features.dim() - 1)), features, 0.0)  # not even nan may matter
+        x = F.leaky_relu(F.linear(features, linear.weight) + linear.bias, SLOPE)
+        return Tokens(x.view(len(x), self.count[m], self.width), valid)
 
     def pairs(self, tokens: Mapping[str, Tokens], r: Tensor, bare: str | None = None) -> dict[str, Tensor]:
         """m -> [n, out] for entity i seen through relation i, r [n, Dr]: the equations as they stand.

@@ -6,8 +6,8 @@ hardness. A step, in the paper's order (section 1 of specs/dhns.md; A_k and stat
     Eq. 1-2     x_k = sqrt(A_k) x_0 + sqrt(1 - A_k) eps                           Schedule.noised
     Eq. 7-9     C_m = query(e_m, r, side), e_m the kept end in slot m             both_ends
     Eq. 10-11   one step of the denoiser on |eps_hat(x_k, k, C_m) - eps|^2        Diffusion.loss, DHNS._learn
-    Eq. 3-6     from noise down to the least of the levels' states: a state       reverse_chain, DHNS._generate
-                k gives one negative per slot and side, the smaller k the harder
+    Eq. 3-6     from noise down to the least of the levels' states: a state       Schedule.mean, DHNS._generate
+                k gives one negative per slot and side
     Eq. 12      J_l = mean over slots of f(kept end, r, generated slot)           Negatives.joint
     Eq. 13      mean over levels, sides, batch of                                 DHNS._block
                 -log s(f_pos - shift_l) - w_l log s(-(J_l - shift_l)), shift_l = (1 - m_l) gamma
@@ -17,14 +17,16 @@ Each weight w_l, margin m_l, schedule value and the weight is a guess: the paper
 
 Variants. `paper`: its equations with the misprints mended, latents scaled to unit second moment, a schedule that reaches
 noise, a pass of warm-up; `recommended` is the same. The LayerNorm at the end of its Eq. 10 gives every prediction one
-length, so nothing pulls a state back that has grown too long, and the chain runs off until it is clipped (vectors of twice
-the entities' length, tests/samplers/test_dhns.py); `tamed` has the released denoiser instead, which validation does not
-tell apart so far. `released` is what the authors' code does for
-DistMult, and would do for the others, where it crashes: heads are one more step from the *tail's* state, both ends at once
-are a third corruption, absolute error, no scaling, five other levels of which one has weight 0, TransE's condition has the
-wrong sign, and the diffusion loss trains the embeddings too (`leak`). The rest are the ablations of the paper's Table 5,
-on top of `recommended` (`wo_leak`: of `released`), and two controls: `forward` noises the true entity, `gauss` draws noise
-of the second moment that the chain's vectors have.
+length, so nothing pulls a state back that has grown too long, and the chain runs off until it is clipped: vectors of twice
+the entities' length, and no order in the levels. `tamed` has the released denoiser instead, with which a smaller k is a
+harder negative, as the paper means it (both in tests/samplers/test_dhns.py). Validation does not tell the two apart: MRR x
+100 on MKG-Y, protocol cpu-mm, one seed, 28.85 (TransE) and 21.20 (DistMult) of `tamed`, 28.83 and 21.19 of `paper`.
+
+`released` is what the authors' code does for DistMult, and would do for the others, where it crashes: heads are one more
+step from the *tail's* state, both ends at once are a third corruption, absolute error, no scaling, five other levels of
+which one has weight 0, TransE's condition has the wrong sign, and the diffusion loss trains the embeddings too (`leak`).
+The rest are the ablations of the paper's Table 5, on top of `recommended` (`wo_leak`: of `released`), and two controls:
+`forward` noises the true entity, `gauss` draws noise of the second moment that the chain's vectors have.
 
 Departures from the released code. Its DistMult trains on structural vectors but generates for the features' slots too; here
 slots come from the fusion, so that needs `--fusion adamf`, which is then scored. State 0, which it generates and weights
@@ -70,7 +72,7 @@ LEVELS: dict[str, tuple[tuple[int, float, float], ...]] = {  # (divisor of T, we
 
 
 def levels(name: str, steps: int) -> list[Level]:
-    """The levels of a chain of T = `steps`, hardest first; warns where integer division makes two of a list equal."""
+    """The levels of a chain of T = `steps`, least noise first; warns where integer division makes two of a list equal."""
     found = [Level(steps // divisor, weight, margin) for divisor, weight, margin in LEVELS[name]]
     states = [level.state for level in found]
     if name != "one_x4" and len(set(states)) < len(states):
@@ -87,6 +89,7 @@ RELEASED: dict[str, Any] = {
 
 @SAMPLERS.register("dhns")
 class DHNS(Sampler):
+    version = 2
     requires = frozenset({Need.QUERY, Need.ONE_VIEW})
 
     @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class DHNS(Sampler):
         weight: float = option(0.01, "lambda, of the generated negatives; 0: none are generated", minimum=0)
         chain: str = option("reverse", "reverse: generate; forward: noise the true entity; gauss: noise of equal second "
                             "moment", choices=("reverse", "forward", "gauss"))  # fmt: skip
-        timesteps: int = option(50, "T, diffusion steps", minimum=2)
+        timesteps: int = option(50, "T, diffusion steps", minimum=QUARTERS)
         schedule: str = option("cosine", "noise: cosine down to A_T = 0.01, or linear", choices=("cosine", "linear"))
         normalise: bool = option(True, "diffuse vectors over their running root mean square, per slot")
         clip: float = option(4.0, "bound on the signal implied by a prediction, in latent units; 0: none", minimum=0)
@@ -139,9 +142,20 @@ class DHNS(Sampler):
         self.base = base_sampler(options.base, setting)
         self.filtered = self.base.filtered
         if options.leak:  # the model's part of the diffusion loss is `feedback`
+            if type(self.base).phase is not Sampler.phase:  # which is not asked for in phases of the model alone
+                raise Misuse(f"dhns with sampler.leak cannot be put on top of '{options.base}', which learns in turns with "
+                             "the model; set sampler.leak=false or another sampler.base")  # fmt: skip
             self.requires = self.requires | {Need.LIVE}
             self.coupled = True
         self.levels = levels(options.levels, options.timesteps)
+        weight = torch.tensor([level.weight for level in self.levels])
+        for name, values in (("state", torch.tensor([level.state for level in self.levels])),
+                             ("weight", weight / weight.mean()),
+                             ("margin", torch.tensor([level.margin for level in self.levels]))):  # fmt: skip
+            self.register_buffer(f"level_{name}", values, persistent=False)  # [L]
+        self.level_state: Tensor
+        self.level_weight: Tensor
+        self.level_margin: Tensor
         self.slots = 1 if options.slots == "structure" else setting.slots
         self.diffusion = Diffusion(setting.entity_width, self.slots, options.timesteps, options.schedule, options.denoiser,
                                    options.noise_loss, options.normalise)  # fmt: skip
@@ -210,9 +224,8 @@ class DHNS(Sampler):
         target, condition = self.diffusion.latents(ends)
         _, batch, slots, width = condition.shape
         if self.options.chain == "forward":
-            states = torch.tensor([level.state for level in self.levels], device=target.device)
-            truth = target.unsqueeze(2).expand(-1, -1, len(states), -1, -1)
-            generated = self.diffusion.schedule.noised(truth, states.unsqueeze(1), self._normal(truth.shape))
+            truth = target.unsqueeze(2).expand(-1, -1, len(self.levels), -1, -1)
+            generated = self.diffusion.schedule.noised(truth, self.level_state.unsqueeze(1), self._normal(truth.shape))
         else:
             rows = condition.reshape(2, batch * slots, width)
             generated = self._reverse(rows).view(len(self.levels), 2, batch, slots, width).permute(1, 2, 0, 3, 4)
@@ -278,18 +291,15 @@ class DHNS(Sampler):
     def _block(self, corruption: str, vectors: Tensor, anchors: Tensor | None, mask: Tensor, gamma: float) -> Negatives:
         """Eq. 13 for vectors [B, L, S, D], the levels' share of one corruption; mask bool [B, S]."""
         batch, count, slots, _ = vectors.shape
-        device = vectors.device
-        weight = torch.tensor([level.weight for level in self.levels], device=device)
-        shift = torch.tensor([(level.margin - 1) * gamma for level in self.levels], device=device)
         mean_weight = sum(level.weight for level in self.levels) / count
         corruptions = 3 if self.options.heads == "leaf" else 2
         block = Negatives(
-            side=torch.full((batch,), corruption == "head", device=device),
+            side=torch.full((batch,), corruption == "head", device=vectors.device),
             vectors=vectors,
             anchors=anchors,
             slot_mask=mask,
-            weight=(weight / mean_weight).expand(batch, -1),
-            margin_shift=shift.expand(batch, -1) if self.options.hal == "on" else None,
+            weight=self.level_weight.expand(batch, -1),
+            margin_shift=((self.level_margin - 1) * gamma).expand(batch, -1) if self.options.hal == "on" else None,
             joint="fuse" if self.options.joint == "fuse" else "score",
             reduce="weighted",
             positive="once" if self.options.positive == "once" or self.options.hal != "on" else "per_negative",
@@ -336,7 +346,7 @@ class DHNS(Sampler):
         """The base's; 12 bytes per parameter of the denoiser, 4 per tensor of them, Adam's included; the buffers."""
         base = self.base.state_bytes(setting)
         parameters = list(self.diffusion.parameters())
-        buffers = [*self.diffusion.buffers(), *self.statistics.buffers()]
+        buffers = [*self.buffers(recurse=False), *self.diffusion.buffers(), *self.statistics.buffers()]
         own = sum(12 * p.numel() + 4 for p in parameters) + sum(x.numel() * x.element_size() for x in buffers)
         return None if base is None else base + own
 
@@ -378,6 +388,7 @@ class Statistics(nn.Module):
             self.register_buffer(name, torch.zeros(shape))
             self.register_buffer(f"{name}_steps", torch.zeros(shape))
 
+    @torch.no_grad()  # with `leak` what is counted hangs on the model's graph, which a running sum would keep for good
     def add(self, name: str, value: Tensor, place: Any = ...) -> None:
         getattr(self, name)[place] += value
         getattr(self, f"{name}_steps")[place] += 1
@@ -396,6 +407,7 @@ class Statistics(nn.Module):
             counted = (negatives.weight > 0).unflatten(1, (self.count, -1)).sum((0, 2))
             self.add(name, by_level / counted.clamp(min=1), place)
 
+    @torch.no_grad()
     def placed(self, generated: Tensor, truth: Tensor) -> None:
         """Slot 0 of generated vectors [2, B, L, D] and of the entities [2, B, D] that they replace."""
         norm = torch.linalg.vector_norm(truth, dim=2, keepdim=True).clamp_min(1e-12)
@@ -420,9 +432,6 @@ class Statistics(nn.Module):
         return found
 
 
-TOUCHED = {"paper": 50, "released": 61}  # numbers per row, evaluation and D that the chain's operators read or write, about
-
-
 def step_cost(options: DHNS.Options, width: int, batch: int, slots: int) -> dict[str, int]:
     """What a step's generated negatives cost beside the base's, for D = `width`.
 
@@ -430,13 +439,10 @@ def step_cost(options: DHNS.Options, width: int, batch: int, slots: int) -> dict
     flop          learn: 12 D^2 multiply-adds forward on each of N = 2 B S rows; backward 12 for the weights, 4 for the
                   hidden layer, with `leak` 8 for the vectors. chain: 8 D^2 per evaluation, 4 D^2 for each condition.
                   Folding: 4 T D^2, the released form 2 T D^2 + 4 D^3 more; with its backward pass two or three times that
-    normals       random numbers of the chain
-    moved_bytes   that the chain's operators read and write; on a CPU nearly all of it stays in the caches
-    state_bytes   parameters, Adam's two moments
-    peak_bytes    that `sample` holds at its fullest beyond that: in numbers per row and D, 3 for slots and conditions, and
-                  either 12 for what the backward pass keeps (hidden layer 4, latents and noised ones 4, errors 4) or
-                  2 L + 2 for the states, before and after scaling; the hidden layer of a piece; the weights' gradients,
-                  of the released form also folded weights and theirs
+    peak_bytes    that `sample` holds at its fullest, parameters and Adam's moments apart: in numbers per row and D, 3 for
+                  slots and conditions, and either 12 for what the backward pass keeps (hidden layer 4, latents and noised
+                  ones 4, errors 4) or 2 L + 2 for the states, before and after scaling; the hidden layer of a piece; the
+                  weights' gradients, of the released form also folded weights and theirs
     """
     deepest = min(level.state for level in levels(options.levels, options.timesteps))
     count, per_slot = len(LEVELS[options.levels]), batch * slots
@@ -452,9 +458,6 @@ def step_cost(options: DHNS.Options, width: int, batch: int, slots: int) -> dict
         "evaluations": evaluations,
         "learn_flop": 2 * learn,
         "chain_flop": 2 * chain,
-        "normals": evaluations * per_slot * width,
-        "moved_bytes": 4 * TOUCHED[options.denoiser] * width * per_slot * evaluations,
-        "state_bytes": 4 * 3 * weights,
         "peak_bytes": 4 * (2 * per_slot * width * held + 4 * width * ROWS + (3 if released else 1) * weights),
     }
 
@@ -462,6 +465,6 @@ def step_cost(options: DHNS.Options, width: int, batch: int, slots: int) -> dict
 def base_sampler(name: str, setting: Setting) -> Sampler:
     """The sampler `name` with its default options; one that needs nothing of the experiment but the choice of the side."""
     component = SAMPLERS.get(name)
-    if issubclass(component, Objective) or component.coupled or component.requires - {Need.SIDE} or component is DHNS:
+    if issubclass(component, Objective) or component.coupled or component.requires - {Need.SIDE}:
         raise Misuse(f"dhns cannot be put on top of '{name}'; set sampler.base to uniform, bernoulli, nscaching or the like")
     return component(setting, component.Options())

@@ -90,7 +90,7 @@ class Ends:
 def both_ends(positives: Positives, view: View, masked: bool = True, slots: int | None = None,
               swapped: bool = False) -> Ends:
     """masked=False takes missing features as delivered; `slots` keeps the first so many; swapped: the other end's query."""
-    side = torch.tensor([True, False], device=view.device).view(2, 1, 1).expand(2, len(positives), 1)
+    side = (torch.arange(2, device=view.device) == 0).view(2, 1, 1).expand(2, len(positives), 1)
     h, t = (view.slots(ids)[:, :slots] for ids in (positives.h, positives.t))
     masks = [view.slot_mask(ids)[:, :slots] for ids in (positives.h, positives.t)]
     if masked:  # what a missing slot holds must not matter, not even if it is nan
@@ -187,7 +187,7 @@ class DiffusionLoss(Auxiliary):
 
     @dataclass(frozen=True)
     class Options:
-        timesteps: int = option(50, "T, diffusion steps", minimum=2)
+        timesteps: int = option(50, "T, diffusion steps", minimum=QUARTERS)
         learning_rate: float = option(2e-3, "of the denoiser; the protocol's decay applies", minimum=0)
 
     def __init__(self, setting: Setting, options: Options) -> None:

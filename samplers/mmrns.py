@@ -197,6 +197,18 @@ class MMRNS(Sampler):
         steps = self.steps.clamp(min=1)
         return {name: (getattr(self, name) / steps).item() for name in ("entropy", "invalid", "empty")}
 
+    def state_bytes(self, setting: Setting) -> int:
+        """12 bytes per parameter, 4 per tensor of them, Adam's included: 8 and 4 of it for those that learn. 16 per fact,
+        32 for `describe`, and the masks of padding.
+        """
+        options: Any = self.options
+        learning = list(self.parameters()) if options.feedback or options.beta > 0 else []
+        if not (self.attention.names and options.attention):  # nothing is normalised
+            learning = [p for p in learning if all(p is not q for q in self.attention.norm.parameters())]
+        masks = [x for name, x in self.named_buffers() if name.startswith("valid_")]
+        return (sum(4 * p.numel() for p in self.parameters()) + sum(8 * p.numel() + 4 for p in learning)
+                + 16 * len(setting.graph.codes) + 32 + sum(x.numel() for x in masks))  # fmt: skip
+
     def _tokens(self, m: str, ids: Tensor, view: View) -> Tokens:
         features, present = (table[m].index_select(0, ids) for table in (view.features, view.present))
         valid = getattr(self, f"valid_{m}", None)
@@ -371,19 +383,20 @@ def _log_ratio(answer: Tensor, negative: Tensor, there: Tensor) -> Tensor:
     return negative.where(there, 1.0).log() - answer.where(there, 1.0).log()
 
 
-class Answers:
+class Answers(nn.Module):
     """The training answers of every query, to be listed."""
 
     def __init__(self, graph: TrainGraph) -> None:
+        super().__init__()
         key, entity = graph.answered()
         self.n = graph.num_entities
-        self.codes = (key * self.n + entity).sort().values  # [P]
-        self.count = torch.bincount(key, minlength=graph.num_keys + 1)
-        self.first = self.count.cumsum(0) - self.count
+        self.register_buffer("codes", (key * self.n + entity).sort().values, persistent=False)  # [P]
+        self.codes: Tensor
+        self.of_key = graph.non_positives  # where the answers of a key begin, and how many entities are none
 
     def others(self, key: Tensor, entity: Tensor, most: int, rng: torch.Generator) -> Others:
         """At most `most` answers of each query key [B] other than entity [B], uniform without replacement (Floyd, 1987)."""
-        free = self.count[key] - 1
+        free = self.n - self.of_key.free[key] - 1
         u = torch.rand(most, len(key), generator=rng, device=key.device, dtype=torch.float64)
         picks = torch.full((most, len(key)), -1, device=key.device)
         for i in range(most):
@@ -392,8 +405,9 @@ class Answers:
             at = last.where((picks == at).any(0), at)
             picks[i] = at.where(free > most, i)
         live = torch.arange(most, device=key.device).unsqueeze(1) < free
-        own = torch.searchsorted(self.codes, key * self.n + entity) - self.first[key]
-        place = (self.first[key] + picks + (picks >= own)).clamp_(min=0, max=len(self.codes) - 1)
+        first = self.of_key.first[key]
+        own = torch.searchsorted(self.codes, key * self.n + entity) - first
+        place = (first + picks + (picks >= own)).clamp_(min=0, max=len(self.codes) - 1)
         row = torch.arange(len(key), device=key.device).expand(most, -1)
 
         total = live.sum()
@@ -437,29 +451,5 @@ class Groups:
 
 def _size(count: Tensor, bound: int) -> int:
     """How many places to provide for `count` things: on a CPU as many; a GPU must not be asked, so the most there can be."""
+    # numpy, because on a CPU this waits for nothing, but int(count) looks like a wait to nsbench.testing.SyncWatch
     return int(count.numpy()) if count.device.type == "cpu" else bound
-
-
-def bytes_kept(sampler: MMRNS, rows: int, relations: int, tiles: int, others: int) -> int:
-    """What a step keeps for its backward pass, in float32, for `Groups` of this size and as many `Others`.
-
-    The parts of specs/mmrns.md 4.5 under the algebra of `CrossModalAttention.grid`; paddings and the model's own part are
-    left out. It is also the step's peak within a tenth, because the backward pass frees what it has used (measured on a CPU
-    at the sizes of 4.5).
-    """
-    n, k, attention, layers = sampler.candidates, sampler.k, sampler.attention, sampler.options.structure_layers
-    pairs, entities, width = rows + others, n + rows + others, sampler.structure.first.weight.shape[1]
-    d = width - sampler.structure.relation_width
-    hidden = 2 * HIDDEN if layers == 2 else 0
-    floats = (tiles * n + pairs) * (2 * d + hidden) + entities * d
-    components = 1 + len(attention.names)
-    floats += components * (2 * tiles * TILE * n + 4 * rows * n) + (k + 1) * rows * n
-    for m in attention.names:
-        read = attention.count[m]
-        floats += entities * (attention.numbers[m] + 2 * read * WIDTH)
-        floats += tiles * n * WIDTH
-        for p in attention.partners[m] if attention.attend else []:
-            cells, seen = attention.count[p] * read, attention.count[p]
-            floats += n * relations * (2 * cells + 3 * seen) + n * cells * (WIDTH + read)
-            floats += entities * (2 * cells + 3 * seen * WIDTH) + pairs * (2 * cells + 3 * seen * WIDTH)
-    return 4 * floats

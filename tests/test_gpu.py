@@ -1,4 +1,7 @@
-"""The same code on a GPU: the battery for every built-in sampler, ranks as on the CPU, and whole runs."""
+"""The same code on a GPU: the battery for every built-in sampler, ranks as on the CPU, and whole runs.
+
+What no other file runs in just this way runs on the CPU too, so that it is known to work when a GPU comes.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,9 @@ from nsbench.registry import MODELS, SAMPLERS
 from nsbench.testing import assert_contract, toy
 from nsbench.trainer import Trainer
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+on_gpu = pytest.mark.parametrize("device", [pytest.param("cuda", marks=GPU)])
+on_both = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
 MODEL_NAMES = ("transe", "distmult", "rotate")
 
 
@@ -28,20 +30,35 @@ def trained(kge: str, device: str, steps: int = 30) -> Trainer:
     return trainer
 
 
+@on_gpu
 @pytest.mark.parametrize("kge", MODEL_NAMES)
 @pytest.mark.parametrize("sampler", SAMPLERS.names())
-def test_the_battery(sampler: str, kge: str) -> None:
+def test_the_battery(sampler: str, kge: str, device: str) -> None:
     """Its rule `host sync` runs under torch's own watch here."""
     if "gram" in missing_needs(SAMPLERS.get(sampler).requires, MODELS.get(kge).provides):
         pytest.skip(f"{sampler} refuses {kge}")
     fusion = "two_view" if "views" in SAMPLERS.get(sampler).requires else "none"
-    assert_contract(sampler, kge, fusion=fusion, device="cuda")
+    assert_contract(sampler, kge, fusion=fusion, device=device)
 
 
+@on_both
+@pytest.mark.filterwarnings("ignore:dhns:UserWarning")  # T = 10 is short for the released levels
+@pytest.mark.parametrize(("sampler", "fusion", "settings"), [
+    ("dhns", "adamf", ["sampler.timesteps=10", "sampler.warmup=0"]),
+    ("dhns", "adamf", ["sampler.variant=released", "sampler.timesteps=10"]),
+    ("mmrns", "none", ["sampler.variant=released"]),
+    ("uniform", "adamf", ["aux.diffusion=1", "aux.diffusion.timesteps=10"]),
+])  # fmt: skip
+def test_the_battery_of_what_multimodal_samplers_have_beyond_defaults(sampler: str, fusion: str, settings: list[str],
+                                                                      device: str) -> None:  # fmt: skip
+    assert_contract(sampler, "distmult", fusion=fusion, device=device, settings=settings)
+
+
+@on_gpu
 @pytest.mark.parametrize("kge", MODEL_NAMES)
-def test_ranks_are_those_of_the_cpu(kge: str) -> None:
+def test_ranks_are_those_of_the_cpu(kge: str, device: str) -> None:
     """Up to near-ties: sums run in another order."""
-    trainer, dataset = trained(kge, "cuda"), toy()
+    trainer, dataset = trained(kge, device), toy()
     on_cpu = trained(kge, "cpu", steps=0)
     on_cpu.load_model_state({name: x.cpu() for name, x in trainer.model_state().items()})
     found = []
@@ -52,9 +69,10 @@ def test_ranks_are_those_of_the_cpu(kge: str) -> None:
     assert (found[0][0] - found[1][0]).abs().max() <= 1
 
 
+@on_gpu
 @pytest.mark.parametrize("sampler", ["uniform", "nscaching"])
-def test_a_whole_run(sampler: str, tmp_path) -> None:
+def test_a_whole_run(sampler: str, device: str, tmp_path) -> None:
     config = configure(sampler, "transe", "planted:small", protocol="quick")
-    result = campaign.carry_out(config, tmp_path, device="cuda")
+    result = campaign.carry_out(config, tmp_path, device=device)
     assert result.test["mrr"] > 0.2
     assert result.record["env"]["device"].startswith("cuda")

@@ -183,6 +183,17 @@ class LeaksThroughVectors(fakes.Stateless):
         return Negatives(side, vectors=vectors, valid=view.graph.drawable(key, self.k))
 
 
+class CountsWithGraph(fakes.Reinforce):
+    def __init__(self, setting, options):
+        super().__init__(setting, options)
+        self.register_buffer("total", torch.zeros(()))
+
+    def sample(self, positives, view):
+        block = super().sample(positives, view)
+        self.total += block.log_q.mean()
+        return block
+
+
 class WithInfiniteVectors(fakes.Stateless):
     def sample(self, positives, view):
         block = super().sample(positives, view)
@@ -295,6 +306,13 @@ class Reads(fakes.Stateless):
         return block
 
 
+class CopiesNumbers(fakes.Stateless):
+    def sample(self, positives, view):
+        block = super().sample(positives, view)
+        block.margin_shift = torch.tensor([0.0], device=view.device).expand(block.ids.shape)
+        return block
+
+
 class SelectsByMask(fakes.Stateless):
     def sample(self, positives, view):
         block = super().sample(positives, view)
@@ -305,6 +323,7 @@ class SelectsByMask(fakes.Stateless):
 BROKEN = [
     (Reads, "host sync"),
     (SelectsByMask, "host sync"),
+    (CopiesNumbers, "host sync"),
     (WithVersionZero, "declared"),
     (WithUnknownNeed, "declared"),
     (WithBadVariant, "declared"),
@@ -330,6 +349,7 @@ BROKEN = [
     (BackwardInSample, "gradient"),
     (LeaksThroughFeedback, "gradient"),
     (LeaksThroughVectors, "gradient"),
+    (CountsWithGraph, "buffers"),
     (WithInfiniteVectors, "finite"),
     (NeverZero, "ends"),
     (NeverLast, "ends"),

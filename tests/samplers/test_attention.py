@@ -106,12 +106,14 @@ def test_tokens_are_a_leaky_map_and_what_is_missing_is_its_bias():
     attention = attention_on({"text": (2, 7)})
     features = torch.randn(3, 2, 7, dtype=torch.float64)
     present = torch.tensor([True, False, True])
-    x = attention.tokens("text", features, present).x
+    x = attention.tokens("text", features.masked_fill(~present.view(3, 1, 1), torch.nan), present).x
     linear = attention.project["text"]
     for e in range(3):
         for t in range(2):
             value = linear.weight @ features[e, t] * present[e] + linear.bias
             torch.testing.assert_close(x[e, t], torch.where(value > 0, value, 0.1 * value))
+    x.sum().backward()
+    assert linear.weight.grad.isfinite().all()
 
 
 def test_pooled_features_become_tokens_of_their_own():

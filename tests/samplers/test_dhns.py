@@ -312,8 +312,6 @@ def test_work_is_predicted(variant, width, batch, fusion):
     with Peak() as peak:
         made.sampler.sample(positives, view)
     assert peak.peak == pytest.approx(expected["peak_bytes"], rel=0.2)
-    held = sum(p.numel() * 12 for p in made.sampler.diffusion.parameters() if p.dim() == 2)
-    assert expected["state_bytes"] == held
 
 
 def test_work_of_the_issues_setting():
@@ -798,13 +796,21 @@ def trained_on_clusters(form, steps):
 
 
 @pytest.mark.slow
-def test_levels_are_hard_to_easy_after_training():
+def test_levels_of_tamed_are_hard_to_easy_after_training():
     """Property 32, on well separated clusters with scaled latents."""
     made, ends, x = trained_on_clusters("released", 1500)
-    distance = (x - ends.target[:, :, :1, :].squeeze(2).unsqueeze(2)).norm(dim=3).mean((0, 1))
+    distance = (x - ends.target).norm(dim=3).mean((0, 1))
     assert (distance.diff() > 0).all(), distance
-    similarity = made.kge.similarity.pairwise(ends.condition[:, :, :1], x).mean((0, 1))
+    similarity = made.kge.similarity.pairwise(ends.condition, x).mean((0, 1))
     assert (similarity.diff() < 0).all(), similarity
+
+
+@pytest.mark.slow
+def test_levels_of_the_papers_denoiser_are_in_no_order():
+    """Its easiest level is nearer to the truth than its hardest: states that ran off come back only so far."""
+    _, ends, x = trained_on_clusters("paper", 800)
+    distance = (x - ends.target).norm(dim=3).mean((0, 1))
+    assert distance[3] < distance[0], distance
 
 
 @pytest.mark.slow
@@ -839,9 +845,28 @@ def test_any_base_draws_what_it_draws_alone(base):
 
 @pytest.mark.parametrize("base", ["dhns", "ns_kge", "mmrns"])
 def test_other_bases_are_refused(base):
-    if base in SAMPLERS.names():
-        with pytest.raises(Misuse, match="on top of"):
-            make("distmult", f"sampler.base={base}")
+    with pytest.raises(Misuse, match="on top of"):
+        make("distmult", f"sampler.base={base}")
+
+
+def test_a_base_that_takes_turns_is_refused_with_the_leak():
+    """In the model's turns nobody asks for feedback, which is where the leak reaches it."""
+    with pytest.raises(Misuse, match=r"sampler\.leak=false"):
+        make("distmult", "sampler.variant=released", "sampler.base=igan")
+    make("distmult", "sampler.variant=wo_leak", "sampler.base=igan").step()
+
+
+def test_a_chain_shorter_than_the_quarters_of_its_loss_is_refused():
+    with pytest.raises(Misuse, match=r"timesteps must be at least 4"):
+        make("transe", "sampler.timesteps=3")
+
+
+def test_no_buffer_hangs_on_the_models_graph():
+    made = make("distmult", "sampler.variant=released")
+    for _ in range(3):
+        made.step()
+    assert made.sampler.statistics.to_true_steps[0].eq(3).all()
+    assert not any(x.requires_grad for x in made.sampler.buffers())
 
 
 def test_a_base_that_chooses_the_side_is_refused_where_it_is_fixed():
