@@ -9,6 +9,7 @@
     dataset = ["mkg_y"]
     fusion = ["none", "adamf"]            # left out: none
     aux = ["", "diffusion=1"]             # left out: no auxiliary loss
+    change = ["", "sampler.weight=1"]     # left out: nothing; each is one or several --set, comma-separated
     set = ["protocol.steps=500"]          # for the whole block, as --set on the command line
 
 What is missing is run, in the order of the file; several processes may work on one store.
@@ -27,7 +28,7 @@ from nsbench.config import Config
 from nsbench.errors import Misuse
 from nsbench.registry import suggest
 
-FACTORS = ("sampler", "kge", "dataset", "fusion", "aux")
+FACTORS = ("sampler", "kge", "dataset", "fusion", "aux", "change")
 SHARED = ("protocol", "seeds", "split", "features", "set")
 
 
@@ -78,7 +79,7 @@ def _block(name: str, block: dict[str, Any]) -> list[Config]:
     missing = [key for key in FACTORS[:3] if key not in block]
     if missing:
         raise Misuse(f"{name}: a [[grid]] names no {missing[0]}; add {missing[0]} = [\"...\"]")
-    lists = {key: _texts(name, key, block.get(key, {"fusion": "none", "aux": ""}.get(key))) for key in FACTORS}
+    lists = {key: _texts(name, key, block.get(key, {"fusion": "none", "aux": "", "change": ""}.get(key))) for key in FACTORS}
     seeds = block.get("seeds")
     if isinstance(seeds, int):
         seeds = list(range(seeds))
@@ -86,12 +87,16 @@ def _block(name: str, block: dict[str, Any]) -> list[Config]:
         raise Misuse(f"{name}: seeds is a number (5 means 0 to 4) or a list of numbers, not {block['seeds']!r}")
     settings = _texts(name, "set", block.get("set", []))
     configs = []
-    for fusion, aux in itertools.product(lists["fusion"], lists["aux"]):
-        added = [f"aux.{part.strip()}" for part in aux.split(",") if part.strip()]
+    for fusion, aux, change in itertools.product(lists["fusion"], lists["aux"], lists["change"]):
+        added = [f"aux.{part}" for part in _parts(aux)] + _parts(change)
         configs += plan(lists["sampler"], lists["kge"], lists["dataset"], seeds, protocol=block.get("protocol", "nsbench"),
                         fusion=fusion, settings=[*settings, *added], split=block.get("split"),
                         features=block.get("features", "auto"))  # fmt: skip
     return configs
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _texts(name: str, key: str, value: Any) -> list[str]:

@@ -97,7 +97,7 @@ def sweep(grid: str, runs: Path | None, device: str, threads: int | None, diagno
     [[grid]]                                   as many as needed; every list is a factor
     sampler = ["uniform", "nscaching"]
     kge = ["transe"]
-    dataset = ["mkg_y"]                        further: fusion, aux, seeds, set = ["protocol.steps=500"]
+    dataset = ["mkg_y"]                        further: fusion, aux, change, seeds, set
     """
     from nsbench import campaign
     from nsbench import sweep as grids

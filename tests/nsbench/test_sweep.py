@@ -52,6 +52,12 @@ def test_auxiliary_losses_are_a_factor(tmp_path):
     assert [(c.seed, dict(c.aux)) for c in configs] == [(1, {}), (7, {}), (1, {"mat": 0.1}), (7, {"mat": 0.1})]
 
 
+def test_changes_are_a_factor_beside_what_is_set_for_all(tmp_path):
+    text = GRID.replace('aux = ["", "mat=0.1"]', 'change = ["", "protocol.width=8, protocol.negatives=3"]')
+    configs = [c for c in sweep.read(written(tmp_path, text)) if c.seed == 7 and c.fusion == "none"]
+    assert [(c.protocol.steps, c.protocol.width, c.protocol.negatives) for c in configs] == [(20, 32, 8), (20, 8, 3)]
+
+
 def test_seeds_default_to_the_protocols_own(tmp_path):
     text = '[[grid]]\nsampler = "uniform"\nkge = "transe"\ndataset = "planted:small"\nprotocol = "quick"\n'
     assert [c.seed for c in sweep.read(written(tmp_path, text))] == list(range(read_protocol("quick")["seeds"]))
