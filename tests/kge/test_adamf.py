@@ -5,7 +5,7 @@ Properties 30 and 31 and the gradient table of specs/dhns.md section 5, as far a
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import io
 from pathlib import Path
 
@@ -15,52 +15,28 @@ import torch
 
 from nsbench import campaign, runner
 from nsbench.config import configure
-from nsbench.contracts import Negatives, Setting, missing_needs
+from nsbench.contracts import Negatives, missing_needs
 from nsbench.datasets.features import import_features
 from nsbench.datasets.loading import load_dataset
 from nsbench.evaluation import Ranking
-from nsbench.graph import TrainGraph
 from nsbench.kge.adamf import AdaMF, pooled
 from nsbench.losses import block_loss
-from nsbench.registry import FUSIONS, MODELS, SAMPLERS, build_options
+from nsbench.registry import FUSIONS, MODELS, SAMPLERS
 from nsbench.scoring import Scoring
 from nsbench.testing import assert_contract, toy
 from nsbench.trainer import Trainer
+from tests.kge.fusions import made, same, steps, trainer_of, with_features
+
+trainer_for = functools.partial(trainer_of, fusion="adamf")
+fusion_of = functools.partial(made, AdaMF)
 
 MODEL_NAMES = ("transe", "distmult", "rotate")
-SMALL = ("width=6", "batch=16", "negatives=4", "steps=60", "learning_rate=0.02")
-
-
-def trainer_for(*settings, sampler="uniform", kge="transe", fusion="adamf", seed=0, data=None, device="cpu"):
-    values = [*(f"protocol.{x}" for x in SMALL), *settings]
-    config = configure(sampler, kge, "toy", protocol="quick", fusion=fusion, seed=seed, settings=values)
-    return Trainer(config, toy(features=True) if data is None else data, device)
-
-
-def with_features(features, present):
-    return dataclasses.replace(toy(), features=features, present=present, feature_source="planted")
 
 
 def only(*names):
     """The toy with some of its modalities."""
     data = toy(features=True)
     return with_features({m: data.features[m] for m in names}, {m: data.present[m] for m in names})
-
-
-def fusion_of(data, width=5, seed=0, **options):
-    torch.manual_seed(seed)
-    graph = TrainGraph(data.train, data.num_entities, data.num_relations)
-    setting = Setting(graph, 4, 3.0, width, width, data.features, data.present)
-    return AdaMF(setting, build_options(AdaMF.Options, options, "fusion"))
-
-
-def steps(trainer, number):
-    for _ in range(number):
-        trainer.step()
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def through_a_file(state):

@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import io
 
 import numpy as np
 import pytest
 import torch
 
-from nsbench.config import configure
-from nsbench.contracts import Need, Setting
+from nsbench.contracts import Need
 from nsbench.errors import Misuse
-from nsbench.graph import TrainGraph
 from nsbench.kge.two_view import TwoView, chosen
-from nsbench.registry import FUSIONS, build_options
+from nsbench.registry import FUSIONS
 from nsbench.scoring import Scoring
 from nsbench.testing import assert_contract, toy
-from nsbench.trainer import Trainer
+from tests.kge.fusions import made, same, steps, trainer_of, with_features
 
-SMALL = ("width=6", "batch=16", "negatives=4", "steps=60", "learning_rate=0.02")
+trainer_for = functools.partial(trainer_of, fusion="two_view")
+fusion_of = functools.partial(made, TwoView)
 
-
-def trainer_for(*settings, sampler="uniform", kge="transe", fusion="two_view", data=None):
-    values = [*(f"protocol.{x}" for x in SMALL), *settings]
-    config = configure(sampler, kge, "toy", protocol="quick", fusion=fusion, settings=values)
-    return Trainer(config, toy(features=True) if data is None else data)
-
-
-def with_features(features, present):
-    return dataclasses.replace(toy(), features=features, present=present, feature_source="planted")
-
-
-def fusion_of(data, width=5, **options):
-    graph = TrainGraph(data.train, data.num_entities, data.num_relations)
-    setting = Setting(graph, 4, 3.0, width, width, data.features, data.present)
-    return TwoView(setting, build_options(TwoView.Options, options, "fusion"))
-
-
-def steps(trainer, number):
-    for _ in range(number):
-        trainer.step()
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 # The views
