@@ -118,11 +118,13 @@ class _Attention(torch.autograd.Function):
         slots, squashed = saved[: alpha.shape[1]], saved[alpha.shape[1] :]
         to_alpha = torch.stack([torch.linalg.vecdot(grad, e) for e in slots], dim=1)
         to_logits = alpha * (to_alpha - (alpha * to_alpha).sum(1, keepdim=True))
-        to_q, to_slots = torch.zeros_like(q), []
+        to_q = torch.zeros_like(q)
+        to_slots: list[Tensor | None] = [None] * len(squashed)
         for m, x in enumerate(squashed):
             to_q.addmv_(x.T, to_logits[:, m])
-            slope = torch.mul(x, x).neg_().add_(1).mul_(q)  # of q . tanh
-            to_slots.append(slope.mul_(to_logits[:, m : m + 1]).addcmul_(grad, alpha[:, m : m + 1]))
+            if ctx.needs_input_grad[2 + m]:  # not those of generated vectors
+                slope = torch.mul(x, x).neg_().add_(1).mul_(q)  # of q . tanh
+                to_slots[m] = slope.mul_(to_logits[:, m : m + 1]).addcmul_(grad, alpha[:, m : m + 1])
         return to_q, None, *to_slots
 
 

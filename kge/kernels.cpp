@@ -1,4 +1,5 @@
-// Scores of query vectors against rows of an entity table, on a CPU, without ever building [B, K, D] or [Q, N, D].
+// Scores of query vectors against rows of an entity table, on a CPU, without ever building [B, K, D] or [Q, N, D]; and what
+// stands between the matrix products of DHNS's chain (nsbench.samplers.denoiser).
 // Plain C entry points over float32 and int64 arrays, row after row; kernels.py compiles and calls them.
 //
 // Every sum runs in an order that depends on the shapes alone, never on the number of threads: a thread owns whole rows
@@ -311,5 +312,33 @@ int rank_counts(const float* scores, const int64_t* row, const int64_t* answer, 
         infinite |= bad;
     }
     return infinite ? 2 : 0;
+}
+
+// On one thread: it stands between matrix products whose threads, of another pool, still spin.
+// hidden [n, H] becomes relu(hidden + base + time + sd bias), and factor [n] one over the standard deviation of its rows.
+// sd [n] is that of [x; p; c] as long as three x, given the sums over p (*time_sum), over c (sum [n]), and of squares.
+void hidden_layer(float* hidden, const float* base, const float* time, const float* bias, const float* x, const float* sum,
+                  const float* square, const float* time_sum, const float* time_square, float* factor, int64_t n, int64_t h,
+                  int64_t d, float eps) {
+    for (int64_t i = 0; i < n; i++) {
+        const float *row = x + i * d, *before = base + i * h;
+        float total = 0, squares = 0;
+        for (int64_t j = 0; j < d; j++) {
+            total += row[j];
+            squares += row[j] * row[j];
+        }
+        const float mean = (total + *time_sum + sum[i]) / (3 * d);
+        const float variance = (squares + *time_square + square[i]) / (3 * d) - mean * mean + eps, sd = std::sqrt(variance);
+        float* out = hidden + i * h;
+        total = squares = 0;
+        for (int64_t j = 0; j < h; j++) {
+            const float value = out[j] + before[j] + time[j] + sd * bias[j];
+            out[j] = value < 0 ? 0 : value;  // nan stays nan
+            total += out[j];
+            squares += out[j] * out[j];
+        }
+        const float middle = total / h;
+        factor[i] = 1 / std::sqrt(squares / h - middle * middle + eps * variance);
+    }
 }
 }

@@ -1,4 +1,4 @@
-"""Scores of queries against rows of a large table: C++ on a CPU, plain torch everywhere else.
+"""Scores of queries against rows of a large table, and parts of DHNS's chain: C++ on a CPU, plain torch everywhere else.
 
 `kernels.cpp` is compiled once per machine with the user's own compiler (about two seconds) and cached. It serves float32
 tensors on the CPU. Everything else, and a machine without a compiler, takes the eager path: the similarity's own formula
@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -24,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from nsbench.errors import Misuse, RunFailed
+from nsbench.errors import Diverged, Misuse
 
 Choice = Literal["auto", "native", "eager"]
 
@@ -113,7 +114,7 @@ def all_pairs(similarity: Formula, q: Tensor, table: Tensor, scale: Tensor | Non
 def rank_counts(scores: Tensor, row: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
     """For each t, how many of scores[row[t]] are above, and how many equal, scores[row[t], answer[t]]; int64 [T] each.
 
-    scores [Q, N]; row and answer int64 [T]. The answer itself is among the equal. RunFailed when a score in one of these
+    scores [Q, N]; row and answer int64 [T]. The answer itself is among the equal. Diverged when a score in one of these
     rows is not finite (on a GPU the check waits for the device).
     """
     if row.dtype != torch.int64 or answer.dtype != torch.int64 or row.shape != answer.shape or row.dim() != 1:
@@ -130,6 +131,32 @@ def rank_counts(scores: Tensor, row: Tensor, answer: Tensor) -> tuple[Tensor, Te
     if status == 2:
         raise _not_finite()
     return greater, equal
+
+
+def serve(*tensors: Tensor) -> bool:
+    """Whether the native kernels take these; only then may `hidden_layer` be called."""
+    return _library(*tensors) is not None
+
+
+def hidden_layer(hidden: Tensor, base: Tensor, time: Tensor, bias: Tensor, x: Tensor, sums: Sequence[Tensor],
+                 eps: float) -> Tensor:  # fmt: skip
+    """hidden [n, H] becomes relu(hidden + base + time + sd bias); returns [n, 1], one over the rows' standard deviation.
+
+    x is [n, D], base [n, H], time and bias [H]. sd is the standard deviation of [x; p; c], each of width D, from the sums
+    over c's numbers and their squares, [n, 1] each, and over p's, [1] each; `sums` holds them in this order. eps is added to
+    both variances, to that of the hidden rows as if they were divided by sd. Native only, and no graph is made.
+    """
+    library = _library(hidden, base, time, bias, x, *sums)
+    assert library is not None
+    if not all(y.is_contiguous() for y in (hidden, base, time, bias, x, *sums)):
+        raise ValueError("the hidden layer and what goes into it must be contiguous")
+    (n, width), d = hidden.shape, x.shape[1]
+    shapes = [(n, width), (n, width), (width,), (width,), (n, d), (n, 1), (n, 1), (1,), (1,)]
+    if [tuple(y.shape) for y in (hidden, base, time, bias, x, *sums)] != shapes:
+        raise ValueError(f"the hidden layer's parts must have shapes {shapes}")
+    factor = hidden.new_empty(n, 1)
+    library.hidden_layer(*map(_at, (hidden, base, time, bias, x, *sums, factor)), n, width, d, eps)
+    return factor
 
 
 class _Gathered(torch.autograd.Function):
@@ -280,8 +307,8 @@ def _check(similarity: Formula, q: Tensor, table: Tensor, ids: Tensor | None = N
         raise ValueError(f"ids must be int64, not {ids.dtype}")
 
 
-def _not_finite() -> RunFailed:
-    return RunFailed("scores are not finite (nan or infinity): lower the learning rate or the initial range")
+def _not_finite() -> Diverged:
+    return Diverged("scores are not finite (nan or infinity): lower the learning rate or the initial range")
 
 
 def _code(similarity: Formula) -> int:
@@ -362,5 +389,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.all_pairs.argtypes = [code, *[pointer] * 4, *[size] * 3, real, code]
     library.rank_counts.argtypes = [*[pointer] * 5, *[size] * 3, code]
     library.add_rows.argtypes = [*[pointer] * 3, *[size] * 2, code]
-    library.gathered_backward.restype = library.all_pairs.restype = library.add_rows.restype = None
+    library.hidden_layer.argtypes = [*[pointer] * 10, *[size] * 3, real]
+    for nothing in ("gathered_backward", "all_pairs", "add_rows", "hidden_layer"):
+        getattr(library, nothing).restype = None
     return library

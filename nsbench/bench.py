@@ -27,6 +27,7 @@ from nsbench.runner import peak_memory, pick_device, reset_peak_memory
 from nsbench.trainer import Trainer
 
 PASS = 10.0  # seconds
+LARGE = 2048  # rows and columns of a product that reaches the machine's best speed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,8 @@ def epochs(trainer: Trainer, count: int) -> Iterator[float]:
 
     Of a pass that takes longer than PASS seconds, some of the steps speak for all.
     """
-    takes_turns = getattr(type(trainer.sampler), "phase", Sampler.phase) is not Sampler.phase
+    sampler = getattr(trainer.sampler, "base", trainer.sampler)  # dhns takes the turns of the sampler that it is put on
+    takes_turns = getattr(type(sampler), "phase", Sampler.phase) is not Sampler.phase
     steps = max(1, round((1 + takes_turns) * len(trainer.graph) / trainer.protocol.batch))
     for _ in range(count):
         taken, began = 0, time.perf_counter()
@@ -87,7 +89,7 @@ def measure(config: Config, dataset: Dataset, device: torch.device, rounds: int,
 
 
 def against(config: Config, baseline: Config, dataset: Dataset, device: torch.device, pairs: int) -> dict[str, str]:
-    """The cost of a step in steps of the baseline, as predicted and as measured, and the sampler's memory."""
+    """The cost of a step in steps of the baseline, as predicted and as measured, the sampler's products and its memory."""
     one, other = Trainer(config, dataset, device), Trainer(baseline, dataset, device)
     for trainer in (one, other):
         trainer.pretrain()
@@ -98,8 +100,29 @@ def against(config: Config, baseline: Config, dataset: Dataset, device: torch.de
     return {
         "measured": f"{mean:.3f} x {baseline.sampler} (95 % {low:.3f}-{high:.3f}, {pairs} pairs)",
         "predicted": "not stated" if guess is None else f"{guess:.3f} x {baseline.sampler}",
+        "products": of_peak(one),
         "state": f"{one.sampler_bytes():,} bytes (formula {'not stated' if formula is None else f'{formula:,}'})",
     }
+
+
+def of_peak(trainer: Trainer) -> str:
+    """What share of a step the sampler's matrix products would take at the speed of a large one, the two timed in turns."""
+    flop = 2 * (trainer.sampler.work(trainer.protocol.batch, trainer.setting) or {}).get("products", 0.0)
+    if flop == 0:
+        return "none stated"
+    large = torch.randn(LARGE, LARGE, device=trainer.device)
+
+    def seconds(run: Callable[[], object]) -> float:
+        costs.wait(trainer.device)
+        began = time.perf_counter()
+        run()
+        costs.wait(trainer.device)
+        return time.perf_counter() - began
+
+    turns = [(2 * LARGE**3 / seconds(lambda: large @ large), seconds(trainer.step)) for _ in range(6)][1:]
+    share = statistics.median(flop / speed / step for speed, step in turns)
+    speed = statistics.median(speed for speed, _ in turns)
+    return f"{flop / 1e9:,.3g} GFLOP in a step, {share:.0%} of it at the {speed / 1e9:,.0f} GFLOP/s of [{LARGE}, {LARGE}]"
 
 
 def ratio(one: Trainer, other: Trainer, pairs: int) -> tuple[float, float, float]:

@@ -12,6 +12,8 @@ Figures are means over the negatives that enter the loss (valid, and of weight a
     margin_gap                              score of the positive minus that of the negative
     type_valid, unseen                      share seen in that place of the relation in train; share never seen in train
     entropy, coverage, distinct             of the drawn entities: entropy / log N, share of N drawn, distinct / draws
+    pull_drawn, _generated, _feedback, _AUX norm of the gradient on the model of each part of the loss, over the sum of these
+                                            norms, for one batch; where the loss has several parts
 
 The reference is the finished uniform run of seed 0 of the same cell: one yardstick for all samplers and times. Candidates
 are the entities that do not answer the query in train, so that uniform has hardness 1/2. Generated vectors lie in the
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Iterator
@@ -31,8 +34,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nsbench.contracts import Dataset, Negatives, Positives
+from nsbench.contracts import Dataset, Negatives, Positives, Sampler
 from nsbench.graph import TrainGraph, find
+from nsbench.losses import block_loss
 from nsbench.scoring import Scoring
 from nsbench.trainer import Trainer, generator
 
@@ -68,15 +72,45 @@ class Diagnosis:
         tally = _Tally(self.graph.num_entities, self.graph.device)
         drawn: list[dict[str, Tensor]] = []
         left = RANKED
+        parts = set(trainer.config.aux) | ({"feedback"} if trainer.sampler.coupled else set())  # type: ignore[union-attr]
         with _restored(trainer):
             rng = generator(0, "diagnostics", trainer.device)
             for i, rows in enumerate(self.batches):
                 fixed = torch.full_like(rows, i % 2 == 1, dtype=torch.bool)
                 positives = self.graph.positives(rows, fixed if trainer.protocol.sides == "alternate" else None)
                 for block in trainer.draw(positives, rng):
+                    parts.add("drawn" if block.vectors is None else "generated")
                     drawn += self._judge(tally, scoring, positives, block, left)
                 left = max(0, left - len(rows))
-        return {"step": trainer.step_count, "figures": tally.figures(), "drawn": drawn}
+            pulls = self._pulls(positives, rng) if len(parts) > 1 else {}
+        return {"step": trainer.step_count, "figures": tally.figures() | pulls, "drawn": drawn}
+
+    def _pulls(self, positives: Positives, rng: torch.Generator) -> dict[str, float]:
+        """Each part of the loss: its share of the sum of their gradients' norms, over all parameters of model and fusion."""
+        trainer, sampler = self.trainer, self.trainer.sampler
+        assert isinstance(sampler, Sampler)
+        blocks = trainer.draw(positives, rng)
+        scoring = Scoring(trainer.kge, trainer.fusion, self.graph)
+        importance = None if trainer.importance is None else trainer.importance[positives.rows]
+        parts: dict[str, list[Tensor]] = defaultdict(list)
+        for block in blocks:
+            s_pos, s_neg = scoring.block(positives, block)
+            kind = "drawn" if block.vectors is None else "generated"
+            parts[kind].append(block_loss(s_pos, s_neg, block, trainer.protocol.temperature, importance))
+            own = sampler.feedback(block, s_pos.detach(), s_neg.detach()) if sampler.coupled else None
+            if own is not None:
+                parts["feedback"].append(own)
+        view = dataclasses.replace(trainer.view, step=trainer.step_count, epoch=trainer.epoch, scoring=scoring, rng=rng)
+        for name, weight in trainer.config.aux.items():
+            parts[name].append(weight * trainer.auxiliaries[name].loss(positives, view))  # type: ignore[operator]
+        model = [p for module in (trainer.kge, trainer.fusion) for p in module.parameters() if p.requires_grad]
+        norms = {}
+        for name, losses in parts.items():
+            gradients = torch.autograd.grad(torch.stack(losses).sum(), model, retain_graph=True, allow_unused=True)
+            squares = [g.double().square().sum() for g in gradients if g is not None]
+            norms[name] = torch.stack(squares).sum().sqrt().item() if squares else 0.0
+        total = sum(norms.values())
+        return {f"pull_{name}": norm / total for name, norm in norms.items()} if total else {}
 
     @torch.no_grad()
     def _judge(self, tally: _Tally, scoring: Scoring, positives: Positives, block: Negatives, ranked: int) -> list[dict]:
@@ -138,13 +172,14 @@ class Diagnosis:
 
 @contextlib.contextmanager
 def _restored(trainer: Trainer) -> Iterator[None]:
-    """Whatever the sampler learns inside is forgotten."""
-    before = copy.deepcopy(trainer.sampler.state_dict())
+    """Whatever the sampler or an auxiliary learns inside is forgotten."""
+    before = [(module, copy.deepcopy(module.state_dict())) for module in (trainer.sampler, trainer.auxiliaries)]
     try:
         yield
     finally:
-        trainer.sampler.load_state_dict(before)
-        for module in (trainer.kge, trainer.fusion, trainer.sampler):
+        for module, state in before:
+            module.load_state_dict(state)
+        for module in (trainer.kge, trainer.fusion, trainer.sampler, trainer.auxiliaries):
             module.zero_grad(set_to_none=True)
 
 

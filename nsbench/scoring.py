@@ -48,9 +48,11 @@ class Scoring:
             tail = torch.zeros_like(side[:, 0])
             s_pos = self.ids(positives.h, positives.r, tail, positives.t.unsqueeze(1)).squeeze(1)
             return s_pos, torch.where(side, self._one_side(positives, block, ~tail), self._one_side(positives, block, tail))
-        if block.ids is not None and block.delta is None:  # one kernel call for the positive and its negatives
-            ids = torch.cat([positives.answer(side).unsqueeze(1), block.ids], dim=1)
-            scores = self.ids(positives.anchor(side), positives.r, side, ids)
+        given = block.view_ids if block.ids is None else dict.fromkeys(self.tables, block.ids)
+        if given is not None and block.delta is None:  # one kernel call for the positive and its negatives
+            answer = positives.answer(side).unsqueeze(1)
+            ids = {view: torch.cat([answer, others], dim=1) for view, others in given.items()}
+            scores = sum_of(self.view_pairs(positives.anchor(side), positives.r, side, ids))
             return scores[:, 0], scores[:, 1:]
         s_pos = self.ids(positives.anchor(side), positives.r, side, positives.answer(side).unsqueeze(1)).squeeze(1)
         return s_pos, self._one_side(positives, block, side)

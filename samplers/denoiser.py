@@ -26,10 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsbench.errors import Misuse
-from nsbench.kge.kernels import rows
+from nsbench.kge import kernels
 
 HIDDEN = 4  # width of the hidden layer, in D
-ROWS = 512  # that pass the denoiser together on a CPU: their hidden layer fits into the caches of two cores
+ROWS = 2048  # that pass the denoiser together on a CPU: with 512 it takes a twentieth longer, with more only memory grows
 EPS = 1e-5  # of every LayerNorm
 
 
@@ -45,6 +45,8 @@ class Condition:
 class PaperDenoiser(nn.Module):
     """Eq. 10: normalised after the perceptron."""
 
+    dtype: torch.dtype | None = None  # see `precision`
+
     def __init__(self, width: int, steps: int) -> None:
         super().__init__()
         self.first = nn.Linear(3 * width, HIDDEN * width)
@@ -53,13 +55,13 @@ class PaperDenoiser(nn.Module):
         self.register_buffer("sinusoids", interleaved(steps, width), persistent=False)  # [T, D]
         self.sinusoids: Tensor
 
-    def fold(self, dtype: torch.dtype | None = None) -> FoldedPaper:
+    def fold(self) -> FoldedPaper:
         """The same function with everything that depends on t alone computed; differentiable in the parameters."""
-        dtype = dtype or precision(self.first.weight)
+        dtype = precision(self)
         wx, wp, wc = self.first.weight.chunk(3, dim=1)
         time = F.linear(self.sinusoids, wp, self.first.bias)
-        return FoldedPaper(wx.t().to(dtype), wc.t().to(dtype), time.to(dtype), self.second.weight.t().to(dtype),
-                           self.second.bias, self.norm)  # fmt: skip
+        return FoldedPaper(wx.t().to(dtype), wc.t().to(dtype), time, self.second.weight.t().to(dtype), self.second.bias,
+                           self.norm)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class FoldedPaper:
 
     x_in: Tensor  # [D, 4 D]
     c_in: Tensor  # [D, 4 D]
-    time: Tensor  # [T, 4 D], with the first bias
+    time: Tensor  # [T, 4 D], with the first bias; float32, because gradients of many rows meet in one of its rows
     out: Tensor  # [4 D, D]
     bias: Tensor  # [D]
     norm: nn.LayerNorm
@@ -80,13 +82,15 @@ class FoldedPaper:
 
     def __call__(self, x: Tensor, t: int | Tensor, condition: Condition) -> Tensor:
         """eps_hat [n, D] for states x [n, D] at time t in 1..T, one for all or int64 [n]."""
-        hidden = condition.base + at(self.time, t)
+        hidden = condition.base + at(self.time, t).to(self.x_in.dtype)
         hidden.addmm_(x.to(self.x_in.dtype), self.x_in)
         return self.norm((hidden.relu_() @ self.out).float() + self.bias)
 
 
 class ReleasedDenoiser(nn.Module):
     """The authors' code: normalised before each hidden map."""
+
+    dtype: torch.dtype | None = None  # see `precision`
 
     def __init__(self, width: int, steps: int) -> None:
         super().__init__()
@@ -99,16 +103,16 @@ class ReleasedDenoiser(nn.Module):
         self.register_buffer("sinusoids", sines_first(steps, width), persistent=False)  # [T, D]
         self.sinusoids: Tensor
 
-    def fold(self, dtype: torch.dtype | None = None) -> FoldedReleased:
+    def fold(self) -> FoldedReleased:
         """The same function in half the work; differentiable in the parameters. 4 D^3 multiply-adds and T rows."""
-        dtype = dtype or precision(self.first.weight)
+        dtype = precision(self)
         w_in = centred(self.first.weight * self.norm_in.weight)
         wx, wp, wc = w_in.chunk(3, dim=1)
         p = self.time(self.sinusoids)  # [T, D]
         w_out = centred((self.last.weight @ self.second.weight) * self.norm_hidden.weight)
         bias_out = self.last(self.second(self.norm_hidden.bias))
         return FoldedReleased(
-            x_in=wx.t().to(dtype), c_in=wc.t().to(dtype), time=F.linear(p, wp).to(dtype),
+            x_in=wx.t().to(dtype), c_in=wc.t().to(dtype), time=F.linear(p, wp),
             time_total=p.sum(1, keepdim=True), time_square=p.square().sum(1, keepdim=True),
             bias_in=self.first(self.norm_in.bias).to(dtype), out=w_out.t().to(dtype), bias_out=bias_out,
         )  # fmt: skip
@@ -120,7 +124,7 @@ class FoldedReleased:
 
     x_in: Tensor  # [D, 4 D]
     c_in: Tensor  # [D, 4 D]
-    time: Tensor  # [T, 4 D]
+    time: Tensor  # [T, 4 D]; float32, because gradients of many rows meet in one of its rows
     time_total: Tensor  # [T, 1] sum over the numbers of p_t
     time_square: Tensor  # [T, 1] and over their squares
     bias_in: Tensor  # [4 D], to be multiplied by sd(u)
@@ -133,43 +137,59 @@ class FoldedReleased:
 
     def __call__(self, x: Tensor, t: int | Tensor, condition: Condition) -> Tensor:
         """eps_hat [n, D] for states x [n, D] at time t in 1..T, one for all or int64 [n]."""
+        native = isinstance(t, int) and not torch.is_grad_enabled() and kernels.serve(x, self.x_in)
+        hidden, factor = self._native(x, int(t), condition) if native else self._plain(x, t, condition)
+        return torch.addcmul(self.bias_out, (hidden @ self.out).float(), factor)
+
+    def _native(self, x: Tensor, t: int, condition: Condition) -> tuple[Tensor, Tensor]:
+        """As `_plain`, with one pass over the hidden layer between the two products, where torch needs six."""
+        hidden = x @ self.x_in
+        sums = condition.total, condition.square, at(self.time_total, t), at(self.time_square, t)
+        return hidden, kernels.hidden_layer(hidden, condition.base, at(self.time, t), self.bias_in, x, sums, EPS)
+
+    def _plain(self, x: Tensor, t: int | Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """The hidden layer [n, 4 D] times sd(u), and what takes its own sd and that factor out again, [n, 1]."""
         width = 3 * x.shape[1]
         mean = (x.sum(1, keepdim=True) + at(self.time_total, t) + condition.total) / width
         square = (x.square().sum(1, keepdim=True) + at(self.time_square, t) + condition.square) / width
         variance = square - mean.square() + EPS  # of [x; p_t; c]
         hidden = torch.addcmul(condition.base, variance.sqrt().to(self.x_in.dtype), self.bias_in)
-        hidden += at(self.time, t)
+        hidden += at(self.time, t).to(hidden.dtype)
         hidden.addmm_(x.to(self.x_in.dtype), self.x_in).relu_()  # sd times the hidden layer
         mean = hidden.mean(1, keepdim=True, dtype=torch.float32)
         length = torch.linalg.vector_norm(hidden, dim=1, keepdim=True, dtype=torch.float32)
-        hidden_variance = length.square() / hidden.shape[1] - mean.square() + EPS * variance
-        return torch.addcmul(self.bias_out, (hidden @ self.out).float(), hidden_variance.rsqrt())
+        return hidden, (length.square() / hidden.shape[1] - mean.square() + EPS * variance).rsqrt()
 
 
 Denoiser = PaperDenoiser | ReleasedDenoiser
 Folded = FoldedPaper | FoldedReleased
 
 
-def denoiser(form: str, width: int, steps: int) -> Denoiser:
-    """form is `paper` or `released`; width D must be even, for sines and cosines come in pairs."""
+def denoiser(form: str, width: int, steps: int, dtype: torch.dtype | None = None) -> Denoiser:
+    """form is `paper` or `released`; width D must be even, for sines and cosines come in pairs; dtype: see `precision`."""
     if width % 2:
         raise Misuse(f"the diffusion denoiser needs entity vectors of even width, not {width}; set protocol.width")
-    return PaperDenoiser(width, steps) if form == "paper" else ReleasedDenoiser(width, steps)
+    made = PaperDenoiser(width, steps) if form == "paper" else ReleasedDenoiser(width, steps)
+    made.dtype = dtype
+    return made
 
 
-def precision(weight: Tensor) -> torch.dtype:
-    """Of the matrix products; states, norms, losses and the parameters themselves are float32 everywhere."""
-    return torch.bfloat16 if weight.is_cuda else torch.float32
+def precision(model: Denoiser) -> torch.dtype:
+    """Of the matrix products: the model's own, else bfloat16 on a GPU and float32 on a CPU.
+
+    States, sums over rows, norms, losses and the parameters themselves are float32 everywhere.
+    """
+    return model.dtype or (torch.bfloat16 if model.first.weight.is_cuda else torch.float32)
 
 
 def pieces(x: Tensor) -> tuple[Tensor, ...]:
-    """x [n, ...] in views of ROWS rows on a CPU, whole elsewhere: rows never meet, so this is a matter of caches alone."""
+    """x [n, ...] in views of ROWS rows on a CPU, whole elsewhere: rows never meet, so nothing else changes."""
     return x.split(ROWS) if x.device.type == "cpu" else (x,)
 
 
 def at(table: Tensor, t: int | Tensor) -> Tensor:
     """The row(s) of table [T, ...] for time t in 1..T."""
-    return table[t - 1] if isinstance(t, int) else rows(table, t - 1)
+    return table[t - 1] if isinstance(t, int) else kernels.rows(table, t - 1)
 
 
 def centred(weight: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ from nsbench.kge.similarity import Distance
 from nsbench.kge.transe import TransE
 from nsbench.registry import SAMPLERS, option
 from nsbench.samplers.denoiser import ROWS, Folded, pieces
-from nsbench.samplers.diffusion import QUARTERS, Diffusion, Ends, both_ends
+from nsbench.samplers.diffusion import PRECISIONS, QUARTERS, Diffusion, Ends, both_ends
 from nsbench.view import View
 
 
@@ -95,10 +95,11 @@ class DHNS(Sampler):
     @dataclass(frozen=True)
     class Options:
         base: str = option("uniform", "sampler of the negatives beside the generated ones, its options at their defaults")
-        weight: float = option(0.01, "lambda, of the generated negatives; 0: none are generated", minimum=0)
+        weight: float = option(0.01, "lambda, of the generated negatives; 0: none are generated", minimum=0,
+                               search=(0.01, 0.1, 1.0))  # fmt: skip
         chain: str = option("reverse", "reverse: generate; forward: noise the true entity; gauss: noise of equal second "
                             "moment", choices=("reverse", "forward", "gauss"))  # fmt: skip
-        timesteps: int = option(50, "T, diffusion steps", minimum=QUARTERS)
+        timesteps: int = option(50, "T, diffusion steps", minimum=QUARTERS, search=(20, 50, 70, 100))
         schedule: str = option("cosine", "noise: cosine down to A_T = 0.01, or linear", choices=("cosine", "linear"))
         normalise: bool = option(True, "diffuse vectors over their running root mean square, per slot")
         clip: float = option(4.0, "bound on the signal implied by a prediction, in latent units; 0: none", minimum=0)
@@ -120,7 +121,9 @@ class DHNS(Sampler):
                                choices=("per_level", "once"))  # fmt: skip
         gamma0: float = option(4.0, "stands for gamma in the margins of models without one", minimum=0)
         leak: bool = option(False, "the diffusion loss trains the model as well")
-        learning_rate: float = option(5e-4, "of the denoiser's Adam", minimum=0)
+        precision: str = option("auto", "of the denoiser's matrix products; auto: bfloat16 on a GPU, float32 on a CPU",
+                                choices=tuple(PRECISIONS))  # fmt: skip
+        learning_rate: float = option(5e-4, "of the denoiser's Adam", minimum=0, search=(1e-4, 5e-4, 2e-3))
 
     variants = {
         "paper": {},
@@ -158,7 +161,7 @@ class DHNS(Sampler):
         self.level_margin: Tensor
         self.slots = 1 if options.slots == "structure" else setting.slots
         self.diffusion = Diffusion(setting.entity_width, self.slots, options.timesteps, options.schedule, options.denoiser,
-                                   options.noise_loss, options.normalise)  # fmt: skip
+                                   options.noise_loss, options.normalise, options.precision)  # fmt: skip
         self.adam = torch.optim.Adam(self.diffusion.parameters(), lr=options.learning_rate, fused=True)
         # A stream of its own, so that the base draws what it would draw alone.
         self.rng = torch.Generator(device=setting.graph.device)
@@ -454,11 +457,12 @@ def step_cost(options: DHNS.Options, width: int, batch: int, slots: int) -> dict
     learn = (36 if options.leak else 28) * width**2 * 2 * per_slot + (3 if released else 2) * fold
     chain = (8 * evaluations + 4 * 2) * width**2 * per_slot + fold
     held = 3 + max(12, 2 * count + 2)
+    matrices = (3 if released else 1) * weights
     return {
         "evaluations": evaluations,
         "learn_flop": 2 * learn,
         "chain_flop": 2 * chain,
-        "peak_bytes": 4 * (2 * per_slot * width * held + 4 * width * ROWS + (3 if released else 1) * weights),
+        "peak_bytes": 4 * (2 * per_slot * width * held + 4 * width * min(ROWS, 2 * per_slot) + matrices),
     }
 
 

@@ -23,6 +23,7 @@ from nsbench.view import View
 
 FLOOR = 0.01  # A_T of the cosine: bounds what an imperfect denoiser is amplified by to 1 / sqrt(A_T) = 10
 DECAY = 0.99  # of the running latent scale
+PRECISIONS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}  # see nsbench.samplers.denoiser.precision
 QUARTERS = 4  # of 1..T, for which the noise loss is told apart
 
 
@@ -136,10 +137,11 @@ class LatentScale(nn.Module):
 class Diffusion(nn.Module):
     """Denoiser, schedule and latent scale: everything that is trained by predicting noise."""
 
-    def __init__(self, width: int, slots: int, steps: int, schedule: str, form: str, loss: str, normalise: bool) -> None:
+    def __init__(self, width: int, slots: int, steps: int, schedule: str, form: str, loss: str, normalise: bool,
+                 precision: str = "auto") -> None:
         super().__init__()
         self.schedule = Schedule(schedule, steps)
-        self.denoiser = denoiser(form, width, steps)
+        self.denoiser = denoiser(form, width, steps, PRECISIONS[precision])
         self.scale = LatentScale(slots, normalise)
         self.absolute = loss == "l1"
 

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nsbench.contracts import Negatives, Positives, Sampler, Setting
-from nsbench.registry import FUSIONS, MODELS, SAMPLERS, option
+from nsbench.registry import FUSIONS, MODELS, SAMPLERS, Range, option
 from nsbench.samplers.reinforce import Advantage, choose, on_side, reinforce_loss
 from nsbench.scoring import Scoring
 from nsbench.view import View
@@ -46,8 +46,9 @@ class KBGAN(Sampler):
         width: int = option(50, "its dimension", minimum=1)
         candidates: int = option(20, "N_s, entities that it chooses among; K where that is more", minimum=2)
         tau: float = option(1.0, "temperature of its softmax", minimum=0.01)
-        learning_rate: float = option(1e-3, "of its Adam", minimum=0)
-        l2: float = option(1.0, "lambda; its weight decay is lambda over the number of training triples", minimum=0)
+        learning_rate: float = option(1e-3, "of its Adam", minimum=0, search=Range(1e-4, 1e-2))
+        l2: float = option(1.0, "lambda; its weight decay is lambda over the number of training triples", minimum=0,
+                           search=(0.1, 1.0))  # fmt: skip
         baseline: str = option("running", "mean of recent rewards or of the last pass", choices=("running", "epoch", "none"))
         normalise: bool = option(True, "divide rewards by their running deviation")
         filtered: bool = option(True, "leave known training facts out of the candidates")

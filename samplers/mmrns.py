@@ -69,9 +69,11 @@ class MMRNS(Sampler):
     @dataclass(frozen=True)
     class Options:
         candidates: int = option(0, "N, entities to choose from, drawn per step; 0: a tenth of all", minimum=0)
-        exploration: float = option(1.0, "eps_0: the larger, the longer draws are nearly uniform", minimum=1e-6)
-        beta: float = option(0.005, "weight of the contrastive loss; 0: the ablation w/o CSS", minimum=0)
-        learning_rate: float = option(1e-4, "of the sampler's Adam", minimum=0)
+        exploration: float = option(1.0, "eps_0: the larger, the longer draws are nearly uniform", minimum=1e-6,
+                                    search=(1.0, 3.0, 5.0, 10.0))  # fmt: skip
+        beta: float = option(0.005, "weight of the contrastive loss; 0: the ablation w/o CSS", minimum=0,
+                             search=(0.003, 0.005, 0.01, 0.1))  # fmt: skip
+        learning_rate: float = option(1e-4, "of the sampler's Adam", minimum=0, search=(5e-5, 1e-4))
         feedback: int = option(1, "the model's loss reaches the sampler with this factor", choices=(1, 0, -1))
         detach_kge: bool = option(True, "the sampler's gradients stop short of the model's vectors")
         attention: bool = option(True, "False: the ablation w/o KCA, a linear map of a modality's tokens")

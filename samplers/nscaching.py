@@ -27,7 +27,7 @@ from torch import Tensor
 from nsbench.allowed import list_buffers
 from nsbench.contracts import Negatives, Positives, Sampler, Setting
 from nsbench.graph import NonPositives
-from nsbench.registry import SAMPLERS, option
+from nsbench.registry import SAMPLERS, Range, option
 from nsbench.samplers.bernoulli import head_probability
 from nsbench.view import View
 
@@ -36,9 +36,10 @@ from nsbench.view import View
 class NSCaching(Sampler):
     @dataclass(frozen=True)
     class Options:
-        cache: int = option(50, "N1, entities kept per query", minimum=1)
-        candidates: int = option(50, "N2, fresh entities proposed per update", minimum=1)
-        tau: float = option(1.0, "temperature of the update; 0: keep the N1 highest scores", minimum=0)
+        cache: int = option(50, "N1, entities kept per query", minimum=1, search=(10, 30, 50, 70, 90))
+        candidates: int = option(50, "N2, fresh entities proposed per update", minimum=1, search=(10, 30, 50, 70, 90))
+        tau: float = option(1.0, "temperature of the update; 0: keep the N1 highest scores", minimum=0,
+                            search=Range(1e-2, 1e2))  # fmt: skip
         lazy: int = option(0, "epochs without updates after each epoch with them", minimum=0)
         update: str = option("both", "caches renewed per positive: both, or the drawn side's alone",
                              choices=("both", "drawn"))  # fmt: skip

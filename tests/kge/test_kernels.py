@@ -128,6 +128,17 @@ def test_the_eager_path_in_many_pieces_is_the_eager_path_in_one(similarity, monk
         torch.testing.assert_close(one, many)
 
 
+def test_what_would_read_beyond_the_hidden_layer_is_refused():
+    parts = [torch.zeros(shape) for shape in ((3, 8), (3, 8), (8,), (8,), (3, 2))]
+    sums = [torch.zeros(shape) for shape in ((3, 1), (3, 1), (1,), (1,))]
+    assert kernels.hidden_layer(*parts, sums, 1e-5).shape == (3, 1)
+    for place in range(5):
+        with pytest.raises(ValueError, match="shapes"):
+            kernels.hidden_layer(*(x[:1] if i == place else x for i, x in enumerate(parts)), sums, 1e-5)
+    with pytest.raises(ValueError, match="contiguous"):
+        kernels.hidden_layer(parts[0], torch.zeros(8, 3).T, *parts[2:], sums, 1e-5)
+
+
 def test_without_a_compiler_one_sentence_and_the_same_scores(fresh):
     q, table, ids = torch.randn(4, 8), torch.randn(9, 8), torch.randint(9, (4, 3))
     native = [Moduli(2).gathered(q, table, ids), Moduli(2).all_pairs(q, table)]
@@ -216,6 +227,8 @@ def test_processors_with_narrower_vectors(fresh, flag):
             results += [similarity.all_pairs(q.detach(), table.detach(), s) for s in (None, scale)]
         return results
 
+    kernels.use("native")
+    kernels._compiled.cache_clear()
     fresh.setattr(kernels, "FLAGS", (*kernels.FLAGS, flag))
     kernels.use("native")
     narrow = everything()

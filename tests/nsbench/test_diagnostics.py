@@ -11,9 +11,9 @@ import torch
 
 from nsbench import campaign
 from nsbench.config import configure
-from nsbench.contracts import Negatives, Objective, Sampler
+from nsbench.contracts import Auxiliary, Need, Negatives, Objective, Sampler
 from nsbench.diagnostics import Diagnosis, _Tally, percentile
-from nsbench.registry import FUSIONS, SAMPLERS
+from nsbench.registry import AUXILIARIES, FUSIONS, SAMPLERS
 from nsbench.runner import Interrupted, execute
 from nsbench.testing import registered, toy
 from nsbench.trainer import Trainer
@@ -168,6 +168,48 @@ def test_measuring_leaves_no_trace(name, tmp_path):
     assert one.result()["diagnostics"]["sampler"] == other.result()["diagnostics"]["sampler"]
     assert set(one.result()["diagnostics"]) == {"sampler", "reference", "start", "middle", "end"}
     assert set(other.result()["diagnostics"]) == {"sampler"}
+
+
+@pytest.mark.filterwarnings("ignore:dhns:UserWarning")
+def test_pulls_of_a_loss_of_many_parts_are_shares_and_leave_no_trace(tmp_path):
+    settings = ["sampler.variant=released", "sampler.timesteps=10", "aux.diffusion=0.5", "aux.diffusion.timesteps=10"]
+    one, other = planned("dhns", *settings), planned("dhns", *settings)
+    dataset = campaign.dataset_of(one)
+    one = execute(one, dataset, tmp_path / "with")
+    other = execute(other, dataset, tmp_path / "without", diagnose=False)
+    assert np.array_equal(np.load(one.path / "ranks.npz")["ranks"], np.load(other.path / "ranks.npz")["ranks"])
+    pulls = {name: x for name, x in one.result()["diagnostics"]["end"].items() if name.startswith("pull_")}
+    assert set(pulls) == {"pull_drawn", "pull_generated", "pull_feedback", "pull_diffusion"}
+    assert sum(pulls.values()) == pytest.approx(1)
+    assert all(x > 0 for x in pulls.values())
+
+
+def test_pulls_by_hand():
+    """Two linear auxiliaries, whose gradients are constants; the drawn negatives count nothing."""
+
+    class Silent(Constant):
+        def sample(self, positives, view):
+            return dataclasses.replace(super().sample(positives, view), coef=0.0)
+
+    class Linear(Auxiliary):
+        requires = frozenset({Need.LIVE})
+        row = 3
+
+        def loss(self, positives, view):
+            return 2 * view.scoring.entity[self.row].sum()
+
+    class OtherLinear(Linear):
+        row = 5
+
+        def loss(self, positives, view):
+            return super().loss(positives, view) + 2 * view.scoring.relation[0].sum()
+
+    with registered(AUXILIARIES, "one", Linear), registered(AUXILIARIES, "other", OtherLinear):
+        found = diagnosis_of(Silent, toy(), "aux.one=3", "aux.other=1").measure()["figures"]
+        assert not any(name.startswith("pull") for name in diagnosis_of(Constant, toy()).measure()["figures"])
+    norms = {"drawn": 0.0, "one": 3 * 2 * 8**0.5, "other": 2 * 16**0.5}
+    for name, norm in norms.items():
+        assert found[f"pull_{name}"] == pytest.approx(norm / sum(norms.values()))
 
 
 @pytest.mark.parametrize("name", ["Cache", "Memory", "Alternating", "StraightThrough"])

@@ -176,6 +176,40 @@ def test_detached_scoring_reaches_no_parameter():
     assert live.slots(positives.h).requires_grad
 
 
+@pytest.mark.parametrize("per_slot", [False, True])
+def test_another_entity_per_view_against_the_sum_over_pairs_of_views(per_slot, monkeypatch):
+    factors = {"one": 1.0, "two": -0.5}
+
+    class Pair(FUSIONS.get("none")):
+        def views(self, entity):
+            return {name: factor * entity for name, factor in factors.items()}
+
+    with registered(FUSIONS, "pair", Pair):
+        config = configure("uniform", "transe", "toy", protocol="quick", fusion="pair", settings=["protocol.width=4"])
+        trainer = Trainer(config, toy())
+    positives = trainer.graph.positives(torch.arange(0, 120, 10))
+    rng = torch.Generator().manual_seed(0)
+    side = torch.rand(12, 5 if per_slot else 1, generator=rng) < 0.5
+    ids = {view: torch.randint(40, (12, 5), generator=rng) for view in factors}
+    scoring, calls = trainer.scoring(), []
+    monkeypatch.setattr(scoring, "view_pairs", lambda *query: calls.append(query) or Scoring.view_pairs(scoring, *query))
+    s_pos, s_neg = scoring.block(positives, Negatives(side if per_slot else side[:, 0], view_ids=ids))
+    assert len(calls) == (3 if per_slot else 1)  # the positive together with its negatives
+    e, relation, margin = trainer.kge.entity.detach(), trainer.kge.relation.detach(), trainer.protocol.margin
+
+    def summed(h, r, t):
+        pairs = [(a, b) for a in factors for b in factors]
+        return sum(margin - (factors[a] * e[h[a]] + relation[r] - factors[b] * e[t[b]]).abs().sum().item() for a, b in pairs)
+
+    for row, (h, r, t) in enumerate(positives.hrt.tolist()):
+        there = {"h": dict.fromkeys(factors, h), "t": dict.fromkeys(factors, t)}
+        assert s_pos[row].item() == pytest.approx(summed(there["h"], r, there["t"]), abs=1e-4)
+        for slot in range(5):
+            replaced = "h" if side.expand(12, 5)[row, slot] else "t"
+            ends = {**there, replaced: {view: x[row, slot].item() for view, x in ids.items()}}
+            assert s_neg[row, slot].item() == pytest.approx(summed(ends["h"], r, ends["t"]), abs=1e-4)
+
+
 def test_vectors_are_refused_where_an_entity_has_several_views():
     class Twice(FUSIONS.get("none")):
         def views(self, entity):

@@ -3,6 +3,7 @@ in test_denoiser.py. 36 and 37 are the evaluation's, 38 the dataset's."""
 
 import dataclasses
 import math
+import re
 import warnings
 import weakref
 
@@ -11,6 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nsbench import bench
 from nsbench.config import configure
 from nsbench.contracts import Negatives
 from nsbench.errors import Misuse
@@ -200,15 +202,28 @@ def test_bf16_chain_is_within_three_per_cent(monkeypatch):
     made, c = make("distmult", width=32), conditions(width=32)
     for _ in range(20):
         made.step()
-    fold = made.sampler.diffusion.denoiser.fold
     kept = []
     for dtype in (torch.float32, torch.bfloat16):
         monkeypatch.setattr(made.sampler, "_normal", Scripted())
-        monkeypatch.setattr(made.sampler.diffusion.denoiser, "fold", lambda dtype=dtype: fold(dtype))
+        made.sampler.diffusion.denoiser.dtype = dtype
         with torch.no_grad():
             kept.append(made.sampler._reverse(c))
     for exact, rough in zip(*kept):
         assert 0 < (rough - exact).norm() / exact.norm() < 0.03
+
+
+def test_precision_is_the_denoisers_alone():
+    made, exact = make("distmult", "sampler.precision=bfloat16"), make("distmult")
+    folded = made.sampler.diffusion.denoiser.fold()
+    assert folded.x_in.dtype == folded.out.dtype == torch.bfloat16
+    assert exact.sampler.diffusion.denoiser.fold().x_in.dtype == torch.float32
+    for trainer in (made, exact):
+        trainer.step()
+        assert math.isfinite(trainer.loss_sum.item())
+    assert all(p.dtype == torch.float32 for p in made.sampler.parameters())
+    _, _, blocks = drawn(made)
+    assert blocks[1].vectors.dtype == torch.float32
+    assert not torch.equal(made.kge.entity, exact.kge.entity)
 
 
 def test_two_chains_differ_with_equal_moments_and_see_the_new_parameters():
@@ -312,6 +327,16 @@ def test_work_is_predicted(variant, width, batch, fusion):
     with Peak() as peak:
         made.sampler.sample(positives, view)
     assert peak.peak == pytest.approx(expected["peak_bytes"], rel=0.2)
+
+
+def test_bench_tells_how_much_of_a_step_the_products_are(monkeypatch):
+    monkeypatch.setattr(bench, "LARGE", 64)
+    made = make("distmult", "sampler.variant=released", "sampler.timesteps=40", width=16)
+    cost = step_cost(made.sampler.options, 16, 16, 3)
+    told = bench.of_peak(made)
+    assert re.fullmatch(r"([\d.]+) GFLOP in a step, \d+% of it at the \d+ GFLOP/s of \[64, 64\]", told), told
+    assert float(told.split()[0]) == pytest.approx((cost["learn_flop"] + cost["chain_flop"]) / 1e9, rel=5e-3)
+    assert bench.of_peak(make("transe", sampler="uniform")) == "none stated"
 
 
 def test_work_of_the_issues_setting():
