@@ -123,6 +123,8 @@ def place(dataset: str | Path) -> Place:
         return Place(str(dataset), folder, search, download_root() / folder, public=True)
     path = Path(dataset).expanduser()
     if not path.is_dir():
+        if os.sep in str(dataset):
+            raise Misuse(f"there is no folder {dataset}; give the folder of a dataset, or one of {', '.join(FOLDERS)}")
         fix = suggest(str(dataset), FOLDERS) or f"; give a folder, or one of {', '.join(FOLDERS)}"
         raise Misuse(f"no dataset in files is called '{dataset}'{fix}")
     stem = path.resolve().name

@@ -9,9 +9,9 @@ import warnings
 import click
 
 import nsbench
-from nsbench.commands import data, plugins, results, run
+from nsbench.commands import data, plugins, results, run, sweep, tune
 from nsbench.commands.options import Commands
-from nsbench.errors import Misuse, RunFailed
+from nsbench.errors import Misuse, sentence
 from nsbench.registry import suggest
 
 FIRST_STEPS = """nsbench compares negative samplers for knowledge-graph embedding. Three commands to try:
@@ -34,8 +34,9 @@ def cli(context: click.Context, debug: bool) -> None:
 
 
 for command in (
-    run.run, run.sweep, results.table, results.compare, results.plot, results.runs_, plugins.list_, plugins.show,
-    plugins.check, plugins.inspect, plugins.new_sampler, data.data, plugins.bench, run.demo,
+    run.run, sweep.sweep, sweep.status, tune.tune, results.table, results.compare, results.plot, results.report,
+    results.runs_, plugins.list_, plugins.show, plugins.check, plugins.inspect, plugins.new_sampler, data.data,
+    plugins.bench, run.demo,
 ):  # fmt: skip
     cli.add_command(command)
 
@@ -66,8 +67,6 @@ def refusal(error: Exception) -> tuple[str, int]:
     """What is said of an exception, and the exit code."""
     if isinstance(error, Misuse):
         return str(error), 2
-    if isinstance(error, RunFailed):
-        return str(error), 1
     if isinstance(error, click.NoSuchOption) and error.ctx:
         known = [name for option in error.ctx.command.params for name in option.opts]
         near = suggest(error.option_name, known)
@@ -77,8 +76,4 @@ def refusal(error: Exception) -> tuple[str, int]:
         return f"{error.format_message().rstrip('.')} ({where} --help)", 2
     if isinstance(error, click.ClickException):
         return error.format_message().rstrip("."), 2
-    if isinstance(error, OSError) and error.filename:
-        return f"cannot use {error.filename}: {error.strerror}; check the path and its permissions", 1
-    if isinstance(error, MemoryError) or "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
-        return "out of memory; use a smaller protocol.batch, protocol.width or protocol.negatives", 1
-    return f"{type(error).__name__}: {error} (nsbench --debug ... shows where)", 1
+    return sentence(error, "nsbench --debug ... shows where"), 1

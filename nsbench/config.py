@@ -14,7 +14,7 @@ from typing import Any
 
 from nsbench.contracts import Dataset, Need, Objective, missing_needs
 from nsbench.errors import Misuse
-from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS, build_options, option, suggest
+from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS, Range, build_options, option, suggest
 
 PER_CELL = (  # may depend on model and dataset
     "margin", "regularizer", "temperature", "width", "batch", "negatives", "learning_rate", "steps", "validate_every",
@@ -31,7 +31,7 @@ class Protocol:
     batch: int = option(1024, "positives per step", minimum=1)
     negatives: int = option(20, "negatives per positive", minimum=1)
     width: int = option(200, "model dimension d", minimum=1)
-    learning_rate: float = option(1e-3, "of Adam, for the model", minimum=0)
+    learning_rate: float = option(1e-3, "of Adam, for the model", minimum=0, search=Range(1e-4, 1e-1))
     decay_at: float = option(0.5, "share of the steps after which the learning rate drops", minimum=0)
     decay_factor: float = option(0.1, "what it is multiplied by then", minimum=0)
     sides: str = option("per_row", "granularity of the side draw", choices=("per_row", "per_slot", "alternate"))
@@ -40,8 +40,9 @@ class Protocol:
     selection: str = option("best", "tested model: of the best validation MRR, or the last", choices=("best", "last"))
     patience: int = option(0, "validations without a better MRR before stopping; 0: never", minimum=0)
     seeds: int = option(5, "runs per cell", minimum=1)
-    margin: float = option(3.0, "gamma of distance models, and the range of initial values", minimum=0)
-    regularizer: float = option(0.0, "coefficient on the full tables", minimum=0)
+    margin: float = option(3.0, "gamma of distance models, and the range of initial values", minimum=0,
+                           search=(0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 12.0))  # fmt: skip
+    regularizer: float = option(0.0, "coefficient on the full tables", minimum=0, search=(0.0, 1e-6, 5e-6, 1e-5, 5e-5, 1e-4))
     regularizer_power: int = option(3, "sum of |x|^2 or |x|^3", choices=(2, 3))
     temperature: float = option(0.0, "of self-adversarial weighting; 0: plain mean", minimum=0)
 
@@ -65,6 +66,8 @@ class Config:
     fusion_options: Any = None
     aux: Mapping[str, float] = dataclasses.field(default_factory=dict)  # auxiliary -> weight
     aux_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tuning: Mapping[str, Any] | None = None  # of a tuned protocol: budget, and what it chose; see `tuning_of`
+    uniform_tuning: Mapping[str, Any] | None = None  # the same of uniform, the yardstick of diagnostics
 
     @property
     def cell(self) -> str:
@@ -112,6 +115,8 @@ class Config:
         }
         if issubclass(SAMPLERS.get(self.sampler), Objective):
             record["own_loss"] = True
+        if self.tuning is not None:
+            record["tuning"] = dict(self.tuning)
         return record | {"id": run_id(record)}
 
     def _sources(self) -> dict[str, str]:
@@ -124,17 +129,19 @@ class Config:
 def from_record(record: Mapping[str, Any]) -> Config:
     """The configuration that wrote this config.json."""
     options = record["options"]
+    source = record["features"] if record["features"] in ("official", "names", "none") else "auto"
     component, model, fuse = SAMPLERS.get(record["sampler"]), MODELS.get(record["kge"]), FUSIONS.get(record["fusion"])
     return Config(
         sampler=record["sampler"], kge=record["kge"], dataset=record["dataset"], fusion=record["fusion"],
         split=record["split"], seed=record["seed"], variant=record["variant"],
-        features=record["features"] if record["features"] in ("official", "names", "none") else "auto",
+        features=":".join(filter(None, [source, ",".join(record["modalities"])])),
         protocol=Protocol(**record["protocol"]), changed=record["changed"],
         sampler_options=build_options(component.Options, options["sampler"], "sampler"),
         kge_options=build_options(model.Options, options["kge"], "kge"),
         fusion_options=build_options(fuse.Options, options["fusion"], "fusion"),
         aux=record["aux"],
         aux_options={n: build_options(AUXILIARIES.get(n).Options, v, f"aux.{n}") for n, v in options["aux"].items()},
+        tuning=record.get("tuning"),
     )
 
 
@@ -167,7 +174,11 @@ def configure(sampler: str, kge: str, dataset: str, *, protocol: str = "nsbench"
     if variant not in presets:
         raise Misuse(f"{sampler} has no variant '{variant}'; it has {', '.join(presets)}")
     proposed = read_protocol(protocol).get("sampler", {}).get(sampler, {})  # sizes that fit the protocol's budget
-    sampler_options = {**presets[variant], **proposed, **groups["sampler"]}
+    tuning = tuning_of(protocol, sampler, kge, dataset, variant, fusion)
+    chosen = _by_group(chosen_by(tuning))
+    if tuning is not None and any(field in groups[group] for group in GROUPS for field in chosen[group]):
+        tuning = {**tuning, "trials": 0, "chosen": {}}  # --set has it otherwise
+    sampler_options = {**presets[variant], **proposed, **chosen["sampler"], **groups["sampler"]}
 
     weights: dict[str, Any] = {}
     aux_options: dict[str, dict[str, str]] = {}
@@ -181,8 +192,8 @@ def configure(sampler: str, kge: str, dataset: str, *, protocol: str = "nsbench"
         if name not in weights:
             raise Misuse(f"aux.{name} has options but no weight; add --set aux.{name}=1")
 
-    plain = resolve_protocol(protocol, kge, dataset, {})
-    resolved = resolve_protocol(protocol, kge, dataset, groups["protocol"])
+    plain = resolve_protocol(protocol, kge, dataset, chosen["protocol"])
+    resolved = resolve_protocol(protocol, kge, dataset, {**chosen["protocol"], **groups["protocol"]})
     changed = {n: getattr(resolved, n) for n in groups["protocol"] if getattr(resolved, n) != getattr(plain, n)}
     config = Config(
         sampler=sampler, kge=kge, dataset=dataset, fusion=fusion, split=split, features=features, seed=seed,
@@ -192,6 +203,7 @@ def configure(sampler: str, kge: str, dataset: str, *, protocol: str = "nsbench"
         fusion_options=build_options(fuse.Options, groups["fusion"], "fusion"),
         aux=weights,
         aux_options={n: build_options(AUXILIARIES.get(n).Options, aux_options.get(n, {}), f"aux.{n}") for n in weights},
+        tuning=tuning, uniform_tuning=tuning_of(protocol, "uniform", kge, dataset, "recommended", fusion),
     )
     _check_needs(config)
     return config
@@ -234,7 +246,7 @@ def check_features(config: Config, dataset: Dataset) -> None:
 def resolve_protocol(name: str, kge: str, dataset: str, changes: Mapping[str, Any]) -> Protocol:
     """The protocol's values for one model and dataset, with `--set protocol.x` applied last."""
     values = read_protocol(name)
-    for key in ("description", "sampler"):  # the second is `configure`'s
+    for key in ("description", "sampler", "tuning"):  # but for the first they are `configure`'s
         values.pop(key, None)
     for key in PER_CELL:
         table = values.get(key)
@@ -246,6 +258,29 @@ def resolve_protocol(name: str, kge: str, dataset: str, changes: Mapping[str, An
     if "name" in changes or "version" in changes:
         raise Misuse("protocol.name and protocol.version cannot be set; name another protocol with --protocol")
     return build_options(Protocol, {**values, "name": name_of(name), **changes}, "protocol")
+
+
+def tuning_of(protocol: str, sampler: str, kge: str, dataset: str, variant: str, fusion: str) -> dict[str, Any] | None:
+    """The budget of a tuned protocol (nsbench.tune) and what it chose for one run, by the names of --set.
+
+    None where nothing was tuned; no trials and nothing chosen for a sampler, variant or fusion that had no study.
+    """
+    found = dict(read_protocol(protocol).get("tuning", {}))
+    if not found:
+        return None
+    study = found.pop("studies", {}).get(study_key(sampler, kge, dataset))
+    if study is None or variant != "recommended" or fusion != found["fusion"]:
+        return {**found, "trials": 0, "chosen": {}}
+    return {**found, **study}
+
+
+def chosen_by(tuning: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """What a tuned protocol sets for one sampler, model and dataset, by the names of --set."""
+    return {} if tuning is None else tuning["chosen"]
+
+
+def study_key(sampler: str, kge: str, dataset: str) -> str:
+    return f"{sampler}/{kge}/{dataset}"
 
 
 def protocol_names() -> list[str]:
@@ -278,6 +313,8 @@ def read_protocol(name: str, _extended: tuple[str, ...] = ()) -> dict[str, Any]:
     base = values.pop("extends", None)
     if base is None:
         return values
+    if base.endswith(".toml") and name.endswith(".toml"):
+        base = str(Path(name).parent / base)  # as seen from the file that names it
     if base in (name, *_extended):
         raise Misuse(f"protocol {name} extends itself through {base}; name another one there")
     inherited = read_protocol(base, (*_extended, name))
@@ -294,12 +331,21 @@ GROUPS = ("sampler", "kge", "fusion", "protocol", "aux")
 
 
 def _grouped(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
-    groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    values = {}
     for text in settings:
         match = re.fullmatch(r"([a-z_]+)\.([\w.\-]+)=(.*)", text)
-        if match is None or match[1] not in groups:
+        if match is None or match[1] not in GROUPS:
             raise Misuse(f"--set takes GROUP.NAME=VALUE with GROUP one of {', '.join(GROUPS)}, not '{text}'")
-        groups[match[1]][match[2]] = match[3]
+        values[f"{match[1]}.{match[2]}"] = match[3]
+    return _by_group(values)
+
+
+def _by_group(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{"sampler.tau": 1} as {"sampler": {"tau": 1}, ...}."""
+    groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    for name, value in values.items():
+        group, _, field = name.partition(".")
+        groups[group][field] = value
     return groups
 
 

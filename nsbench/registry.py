@@ -147,9 +147,38 @@ AUXILIARIES = Registry("auxiliary loss", "nsbench.kge", "Auxiliary")
 DATASETS = Registry("dataset", "nsbench.datasets")
 
 
-def option(default: Any, help: str, *, minimum: float | None = None, choices: tuple | None = None) -> Any:
-    """A field of an `Options` dataclass: its default, one line of help, and what it may be."""
-    return dataclasses.field(default=default, metadata={"help": help, "minimum": minimum, "choices": choices})
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included; `log`: as many in every decade."""
+
+    low: float
+    high: float
+    log: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}{', by decades' if self.log else ''}"
+
+
+Search = Range | tuple
+"""Where `nsbench tune` looks for the value of an option: in a range, or among the values of a tuple."""
+
+
+def option(default: Any, help: str, *, minimum: float | None = None, choices: tuple | None = None,
+           search: Search | None = None) -> Any:  # fmt: skip
+    """A field of an `Options` dataclass: its default, one line of help, what it may be, and where tuning looks for it."""
+    rules = {"help": help, "minimum": minimum, "choices": choices, "search": search}
+    return dataclasses.field(default=default, metadata=rules)
+
+
+def searched(options: Any) -> dict[str, Search]:
+    """The options of a dataclass, or of an instance, that say where to look for their value."""
+    fields = dataclasses.fields(options)
+    return {field.name: field.metadata["search"] for field in fields if field.metadata.get("search") is not None}
+
+
+def shown(search: Search) -> str:
+    """`10, 30, 50` or `0.01 to 100, by decades`."""
+    return ", ".join(map(str, search)) if isinstance(search, tuple) else str(search)
 
 
 def build_options(cls: type[C], values: Mapping[str, Any], prefix: str) -> C:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from nsbench.errors import Misuse
-from nsbench.results import captions
-from nsbench.results.cells import Cell, Column, Metric, Row, Table
-from nsbench.results.contrasts import Contrast, contrasts
+from nsbench.results import captions, papers
+from nsbench.results.beside import Beside
+from nsbench.results.cells import DIFFERENCE, Cell, Column, Metric, Row, Table
+from nsbench.results.contrasts import Contrast, Progress, contrasts
 from nsbench.results.grid import Grid, Identity, Key, Run
 from nsbench.results.rows import about_column, about_row, emphasised, row_of
 
-DELTA = Metric("difference", "Δ MRR", None, 100, 2, "fraction")
+FIRST_RUN = "nsbench run --sampler dhns --kge rotate --dataset mkg_y --fusion adamf"
 
 
 def of_one_sampler(runs: Sequence[Run], full: str) -> list[Run]:
@@ -28,32 +29,43 @@ def of_one_sampler(runs: Sequence[Run], full: str) -> list[Run]:
     return kept
 
 
-def table(grid: Grid, shown: Sequence[Metric], baseline: str, skipped: Mapping[str, str]) -> Table:
+def with_differences(shown: Sequence[Metric]) -> list[Metric]:
+    """The metrics, and after MRR its difference from the full method."""
+    return [each for metric in shown for each in ([metric, DIFFERENCE] if metric.name == "mrr" else [metric])]
+
+
+def table(
+    grid: Grid, shown: Sequence[Metric], baseline: str, published: bool, skipped: Mapping[str, str],
+    progress: Progress | None = None,
+) -> Table:  # fmt: skip
     """The ablation of the row `baseline`; a difference of MRR with interval and marker stands beside each MRR."""
     full = _full(grid, baseline)
-    tested = contrasts(grid, grid.labels[full], full)
-    columns = tuple(
-        Column(dataset, each)
-        for dataset in grid.datasets
-        for metric in shown
-        for each in ([metric, DELTA] if metric.name == "mrr" else [metric])
-    )
+    if len(grid.labels) == 1:
+        raise Misuse(f"there is only the full method, {grid.labels[full]}; run it without a part as well, by --set")
+    tested = contrasts(grid, grid.labels[full], full, progress=progress)
+    columns = tuple(Column(dataset, metric) for dataset in grid.datasets for metric in with_differences(shown))
+    beside = Beside(columns, papers.ablation() if published else ())
     rows: list[Row] = []
     for group in grid.groups:
         parts = {identity: _without(identity, full) for identity in grid.identities(group)}
+        order = sorted(parts, key=lambda identity: (len(parts[identity]), parts[identity]))
         own = []
-        for identity in sorted(parts, key=lambda identity: (len(parts[identity]), parts[identity])):
-            row = row_of(grid, group, identity, [column for column in columns if column.metric != DELTA], {})
+        for identity in order:
+            row = row_of(grid, group, identity, [column for column in columns if column.metric != DIFFERENCE], {})
             cells = list(row.cells)
             for at, column in enumerate(columns):
-                if column.metric == DELTA:
+                if column.metric == DIFFERENCE:
                     cells.insert(at, _difference(grid, (group, identity, column.dataset), full, tested, column))
             name = " and ".join(parts[identity]) or f"{grid.labels[full]}: full"
             own.append(replace(row, label=name, cells=tuple(cells)))
-        rows += emphasised(own)
-    judge = captions.ablated(tested, grid.labels[full])
-    caption = captions.caption(grid, shown, judge)
-    return Table("Ablation", columns, tuple(rows), caption, tuple(captions.notes(grid, skipped, True, tested)))
+        for identity, row in zip(order, emphasised(own)):
+            lacks = " and ".join(parts[identity])
+            rows += [row, *beside.rows(row, grid.kge[group], dict(identity)["sampler"], lacks)]
+    caption = captions.caption(grid, shown, captions.ablated(tested, grid.labels[full]))
+    notes = captions.notes(grid, skipped, True, tested)
+    if published:
+        notes += beside.notes(grid.runs)
+    return Table("Ablation", columns, tuple(rows), caption, tuple(notes), tuple(beside.footnotes))
 
 
 def _full(grid: Grid, baseline: str) -> Identity:
@@ -102,7 +114,8 @@ def _difference(grid: Grid, key: Key, full: Identity, tested: Mapping[Key, Contr
     record |= {"status": "ok", "n": len(runs)}
     if contrast is None:
         difference = float(np.mean([run["mrr"] for run in runs]) - np.mean([run["mrr"] for run in whole]))
-        return Cell(DELTA.text(difference, sign=True), record=record | {"difference": difference, "verdict": "not testable"})
-    low, high = (DELTA.text(end, sign=True) for end in contrast.test.interval)
-    value = DELTA.text(contrast.test.difference, sign=True)
+        record |= {"difference": difference, "verdict": "not testable"}
+        return Cell(DIFFERENCE.text(difference, sign=True), record=record)
+    low, high = (DIFFERENCE.text(end, sign=True) for end in contrast.test.interval)
+    value = DIFFERENCE.text(contrast.test.difference, sign=True)
     return Cell(value, f"[{low}, {high}]", "", contrast.mark, record | contrast.record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from itertools import product
 from typing import Any
 
 from nsbench.errors import Misuse
@@ -17,21 +18,25 @@ ABOUT = ("model", "row", "kge", "sampler", "variant", "fusion", "features", "opt
 
 
 class Beside:
-    """Makes the rows, and remembers what has to be said below the table: `footnotes`, and the figures shown."""
+    """Makes the rows of these printed figures, and remembers what has to be said below the table: `footnotes`, and more."""
 
-    def __init__(self, columns: Sequence[Column]) -> None:
+    def __init__(self, columns: Sequence[Column], printed: Sequence[papers.Figure]) -> None:
         self.columns = columns
+        self.printed = printed
         self.footnotes: list[str] = []
         self.figures: list[papers.Figure] = []
         self.outside = False
 
-    def rows(self, ours: Row, kge: str, sampler: str) -> list[Row]:
-        """One row for each source that prints any of the columns for this sampler with this model, to stand under ours."""
+    def rows(self, ours: Row, kge: str, sampler: str, without: str = "") -> list[Row]:
+        """One row for each source that prints any of the columns for this sampler with this model, to stand under ours.
+
+        `without`: the part that an ablation's row lacks (nsbench.results.papers.Figure).
+        """
         cited: dict[str, dict[Column, papers.Figure]] = {}
         of_column = {(column.dataset, column.metric.name): column for column in self.columns}
-        for figure in papers.figures():
+        for figure in self.printed:
             column = of_column.get((figure.dataset, figure.metric))
-            if column and (figure.sampler, figure.kge) == (sampler, kge):
+            if column and (figure.kge, figure.sampler, figure.without) == (kge, sampler, without):
                 cited.setdefault(figure.source, {})[column] = figure
                 self.figures.append(figure)
         return [self._row(source, ours, found) for source, found in cited.items()]
@@ -76,6 +81,8 @@ class Beside:
                 f"{OUTSIDE} Outside the 95 % prediction interval of one new run like ours (t over the seeds), widened by "
                 "half a unit of the paper's last digit."
             )
+        if any(figure.metric == "difference" for figure in self.figures):
+            notes.append("Published Δ: computed from the printed MRRs.")
         notes += papers.caveats(self.figures)
         splits = {run["dataset"]: run["split"] for run in runs}
         for dataset in sorted({figure.dataset for figure in self.figures}):
@@ -91,8 +98,10 @@ def half_digit(figure: papers.Figure) -> float:
     return 0.5 * 10.0**exponent / (1 if figure.metric == "mr" else 100)
 
 
-def published_table(metrics: Sequence[Metric], where: Mapping[str, Any], begin: str) -> Table:
-    """The papers' figures alone, with empty cells for ours; `begin` says how to fill them.
+def published_table(
+    metrics: Sequence[Metric], where: Mapping[str, Any], first_run: str, printed: Sequence[papers.Figure]
+) -> Table:
+    """The papers' figures alone, with empty cells for ours, which a command like `first_run` would fill.
 
     `where` may choose kge, sampler and dataset. Misuse for another filter, and where no paper prints what is asked for.
     """
@@ -102,23 +111,24 @@ def published_table(metrics: Sequence[Metric], where: Mapping[str, Any], begin: 
         raise Misuse(f"without runs a table of published figures can be filtered by {', '.join(names)}, not by '{other[0]}'")
     chosen: dict[str, list[str]] = {}
     for name in names:
-        wanted = where.get(name, list(papers.print_order(name)))
+        there = list(dict.fromkeys(str(getattr(figure, name)) for figure in printed))
+        wanted = where.get(name, there)
         wanted = wanted.split(",") if isinstance(wanted, str) else [str(value) for value in wanted]
-        chosen[name] = [value for value in papers.print_order(name) if value in wanted]
+        chosen[name] = [value for value in there if value in wanted]
         if not chosen[name]:
-            raise Misuse(f"no paper prints {name}={','.join(wanted)}; there is {', '.join(papers.print_order(name))}")
+            raise Misuse(f"no paper prints {name}={','.join(wanted)}; there is {', '.join(there)}")
     columns = tuple(Column(dataset, metric) for dataset in chosen["dataset"] for metric in metrics)
-    beside = Beside(columns)
+    beside = Beside(columns, printed)
     rows: list[Row] = []
-    for kge in chosen["kge"]:
-        for sampler in chosen["sampler"]:
-            about = dict.fromkeys(ABOUT, "") | {"model": kge, "row": sampler, "kge": kge, "sampler": sampler}
-            cells = (Cell(record={**about, **about_column(column), "status": "missing", "n": 0}) for column in columns)
-            ours = Row(kge, sampler, tuple(cells))
-            printed = beside.rows(ours, kge, sampler)
-            rows += [ours, *printed] if printed else []
+    for kge, sampler, without in product(chosen["kge"], chosen["sampler"], dict.fromkeys(f.without for f in printed)):
+        label = f"{sampler} ({without})" if without else sampler
+        about = dict.fromkeys(ABOUT, "") | {"model": kge, "row": label, "kge": kge, "sampler": sampler}
+        cells = (Cell(record={**about, **about_column(column), "status": "missing", "n": 0}) for column in columns)
+        ours = Row(kge, label, tuple(cells))
+        below = beside.rows(ours, kge, sampler, without)
+        rows += [ours, *below] if below else []
     if not rows:
         raise Misuse("no paper prints these columns for these rows; choose layout dhns4 or mmrns2, or leave a filter out")
     scaled = ", ".join(metric.header for metric in metrics if metric.scale == 100)
-    caption = f"Figures as printed. {scaled} x100. No run of ours stands here yet: {begin}."
+    caption = f"Figures as printed. {scaled} x100. No run of ours stands here yet: start with `{first_run}`."
     return Table("Published figures", columns, tuple(rows), caption, tuple(beside.notes()), tuple(beside.footnotes))

@@ -1,36 +1,30 @@
-"""What a store's result.json files said last time, in the user's cache folder: a shortcut, never a source of figures.
+"""What was read and computed before, in the user's cache folder: a shortcut, never a source of figures.
 
-One file per store, replaced whole. Its first line is {"format", "store", "checksum" of what follows}; the second names
-the runs, each with the identity of the files it was read from; then comes the text of each result.json, a line each. A
-run whose files are others now is read again; so is everything if the cache is damaged, of another format or cannot be
-read. Nothing is cached in the store itself, which may be read-only, under version control or copied about.
+One file per store and kind of content, replaced whole: a line {"code", "store", "checksum" of what follows}, then JSON.
+It counts for nothing if it is damaged or other code wrote it. What it says of a run holds for as long as the run's files
+are what they were. Nothing is kept in the store itself, which may be read-only, under version control or copied about.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import time
 import zlib
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-FORMAT = 1
 FILES = ("result.json", "ranks.npz")
-SMALLEST = 100  # runs; fewer are read as fast as a cache of them
 SETTLED = 2 * 10**9  # nanoseconds; a younger file may change again without its times changing
 
 
-class Entry(NamedTuple):
-    identity: list[int]
-    text: bytes  # of result.json, in one line
-
-
 def identity(folder: str) -> list[int] | None:
-    """Times, sizes and inodes of the files that a row depends on; None where one is missing."""
+    """Times, sizes and inodes of the files that a run's figures depend on; None where one is missing."""
     found = []
     try:
         for name in FILES:
@@ -41,28 +35,25 @@ def identity(folder: str) -> list[int] | None:
     return found
 
 
-def read(store: Path) -> dict[str, Entry]:
-    """The runs of the store as they were when last kept, by folder name; empty where there is no sound cache."""
+def settled(known: list[int]) -> bool:
+    """Would any later change of the files show in their identity?"""
+    return max(*known[:2], *known[4:6]) < time.time_ns() - SETTLED
+
+
+def read(kind: str, store: Path) -> dict[str, Any]:
+    """What `keep` was last given; empty where there is nothing sound."""
     try:
-        first, _, rest = _file(store).read_bytes().partition(b"\n")
-        if json.loads(first) != _head(store, rest):
-            return {}
-        runs, *texts = rest.split(b"\n")
-        return {name: Entry(known, text) for (name, known), text in zip(json.loads(runs), texts, strict=True)}
+        first, _, rest = _file(kind, store).read_bytes().partition(b"\n")
+        return json.loads(rest) if json.loads(first) == _head(store, rest) else {}
     except (OSError, ValueError, TypeError, RuntimeError):  # RuntimeError: there is no home, or a nest too deep for json
         return {}
 
 
-def keep(store: Path, entries: Mapping[str, Entry], before: Mapping[str, Entry]) -> None:
-    """Write the entries if they are worth it and differ from those of `before`. Silent where that is impossible."""
-    latest = time.time_ns() - SETTLED
-    settled = {name: entry for name, entry in entries.items() if max(*entry.identity[:2], *entry.identity[4:6]) < latest}
-    if len(settled) < SMALLEST or settled == before:
-        return
-    runs = json.dumps([[name, entry.identity] for name, entry in settled.items()], separators=(",", ":"))
-    rest = b"\n".join([runs.encode(), *(entry.text for entry in settled.values())])
+def keep(kind: str, store: Path, content: Mapping[str, Any]) -> None:
+    """Silent where that is impossible."""
+    rest = json.dumps(content, separators=(",", ":")).encode()
     with contextlib.suppress(OSError, RuntimeError):
-        final = _file(store)
+        final = _file(kind, store)
         final.parent.mkdir(parents=True, exist_ok=True)
         _forget_lost_stores(final.parent)
         temporary = final.with_name(f"{final.name}.{os.getpid()}.tmp")
@@ -73,14 +64,24 @@ def keep(store: Path, entries: Mapping[str, Entry], before: Mapping[str, Entry])
             temporary.unlink(missing_ok=True)
 
 
-def _file(store: Path) -> Path:
+def _file(kind: str, store: Path) -> Path:
     """Raises RuntimeError where there is no home folder."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nsbench" / "stores"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nsbench" / kind
     return folder / hashlib.sha256(os.fsencode(store.resolve())).hexdigest()[:16]
 
 
 def _head(store: Path, rest: bytes) -> dict[str, object]:
-    return {"format": FORMAT, "store": str(store.resolve()), "checksum": zlib.crc32(rest)}
+    return {"code": _code(), "store": str(store.resolve()), "checksum": zlib.crc32(rest)}
+
+
+@functools.cache
+def _code() -> str:
+    """Changes with whatever decides what is read and computed: this package's files, and the libraries underneath."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    digest.update(f"{metadata.version('numpy')} {metadata.version('scipy')}".encode())
+    return digest.hexdigest()[:16]
 
 
 def _forget_lost_stores(folder: Path) -> None:

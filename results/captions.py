@@ -8,7 +8,7 @@ from nsbench.results import statistics, store
 from nsbench.results.cells import DIAGNOSTICS, METRICS, Metric
 from nsbench.results.clusters import INFLATED
 from nsbench.results.contrasts import EQUAL, Contrast
-from nsbench.results.grid import Grid, Key, differs, flat, listed, preset
+from nsbench.results.grid import Grid, Key, chosen, differs, flat, listed, preset, trials
 from nsbench.results.ties import TIE_WARNING
 from nsbench.results.verdicts import ROPE
 
@@ -41,8 +41,9 @@ def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None) -> str
     changed = ", ".join(f"{name}={value}" for name, value in flat(config.get("changed", {})).items())
     protocol = f"Protocol {config['protocol']['name']}, version {config['protocol']['version']}"
     sentences.append(protocol + (f", changed: {changed}" if changed else ""))
-    chosen = {"best": "The model is chosen by validation MRR", "last": "The last model is tested, validated or not"}
-    sentences.append(chosen[config["protocol"].get("selection", "best")])
+    selection = {"best": "The model is chosen by validation MRR", "last": "The last model is tested, validated or not"}
+    sentences.append(selection[config["protocol"].get("selection", "best")])
+    sentences.append(_budget(grid))
     sentences += [f"All rows: {_shared(grid)}"] if _shared(grid) else []
     sentences.append(_seeds(grid))
     sentences += [test] if test else []
@@ -58,6 +59,26 @@ def _shared(grid: Grid) -> str:
     return ", ".join(f"{n}={rows[0][n]}" for n in names if rows[0][n] != "none" and not differs(n, rows))
 
 
+def _budget(grid: Grid) -> str:
+    """What was spent on the choice of options (nsbench.tune)."""
+    tuned = [run for run in grid.runs if trials(run)]
+    if not tuned:
+        return "Tuning budget: none"
+    tuning = tuned[0]["config"]["tuning"]
+    length = listed((f"{n:,}" for n in sorted({run["config"]["tuning"]["steps"] for run in tuned})), " or ")
+    what = {
+        "frozen": f"its own options, on the backbone that {tuning['budget']} such trials with uniform had chosen for all",
+        "alike": "its own options and the backbone's together",
+    }
+    used = {run["sampler"]: trials(run) for run in tuned if trials(run) < tuning["budget"]}
+    fewer = "; where that exhausts the choice, fewer: " + listed((f"{s} {n}" for s, n in sorted(used.items())), ", ")
+    return (
+        f"Tuning budget: for each sampler {tuning['budget']} trials of {length} steps under protocol {tuning['base']}, by "
+        f"validation MRR without the test split ({tuning['search']}, seed {tuning['seed']}), of {what[tuning['backbone']]}"
+        + (fewer if used else "")
+    )
+
+
 def _seeds(grid: Grid) -> str:
     if len(grid.seed_lists) > 1:
         return "n: number of seeds, mean and from 3 seeds on ± standard deviation over them (ddof 1)"
@@ -70,8 +91,9 @@ def _seeds(grid: Grid) -> str:
 
 
 METHOD = (
-    "two-way t over seeds and test triples, on the mean reciprocal rank of a triple's two sides, seeds not paired, triples "
-    "clustered by their hub entity where that makes the error larger"
+    "two-way t over seeds and test triples, on the mean reciprocal rank of a triple's two sides, seeds not paired, the "
+    "variation that seeds show only on single triples (their interaction) counted once, as in an analysis of variance, "
+    "triples clustered by their hub entity where that makes the error larger"
 )
 
 
@@ -134,6 +156,7 @@ def notes(grid: Grid, skipped: Mapping[str, str], judged: bool, tested: Mapping[
             notes.append(f"{label} sets {', '.join(values)}.")
     if any("own_loss" in dict(identity) for identity in grid.labels):
         notes.append("Own loss: the row replaces sampling and the other rows' loss, so it compares more than samplers.")
+    notes += _tuned(grid)
     codes = sorted({str(run["code"]) for run in grid.runs})
     if len(codes) > 1:
         notes.append(f"The runs come from {len(codes)} states of the code ({listed(codes, ', ')}).")
@@ -146,6 +169,24 @@ def notes(grid: Grid, skipped: Mapping[str, str], judged: bool, tested: Mapping[
             "small finds differences that are none."
         )
     return notes + _doubts(grid, tested)
+
+
+def _tuned(grid: Grid) -> list[str]:
+    """What the trials chose and how many failed, and rows that had none beside rows that had."""
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for (group, identity, dataset), runs in grid.cells.items():
+        tuning = runs[0]["config"].get("tuning", {"trials": 0})
+        named = f"{grid.labels[identity]} ({group}, {dataset})"
+        values = ", ".join(f"{name.partition('.')[2]}={value}" for name, value in flat(chosen(runs[0])).items())
+        failed = f", {tuning['failed']} of its trials failed" if tuning.get("failed") else ""
+        if tuning["trials"] and values:
+            found[True].append(f"{named} {values}{failed}")
+        elif not tuning["trials"]:
+            found[False].append(named)
+    notes = [f"Chosen by tuning: {listed(found[True], '; ')}."] if found[True] else []
+    if found[False] and any(trials(run) for run in grid.runs):
+        notes.append(f"Not tuned, unlike the other rows: {listed(found[False], ', ')}.")
+    return notes
 
 
 def _doubts(grid: Grid, tested: Mapping[Key, Contrast]) -> list[str]:

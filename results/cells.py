@@ -63,6 +63,7 @@ METRICS = {
         Metric("end.generated_active", "generated: active", None, 100, 1, "fraction"),
     )
 }
+DIFFERENCE = Metric("difference", "Δ MRR", None, 100, 2, "fraction")  # from the baseline, or the full method
 DIAGNOSTICS = tuple(name for name in METRICS if "." in name)  # moment.figure of nsbench.diagnostics
 
 

@@ -10,26 +10,25 @@ from scipy.special import stdtr
 
 from nsbench.errors import Misuse
 from nsbench.results import captions, statistics
-from nsbench.results.cells import METRICS, Cell, Column, Metric, Row, Table
-from nsbench.results.contrasts import EQUAL, MARKS, Contrast, baseline_row, contrasts
+from nsbench.results.cells import DIFFERENCE, METRICS, Cell, Column, Metric, Row, Table
+from nsbench.results.contrasts import EQUAL, MARKS, Contrast, Progress, baseline_row, contrasts
 from nsbench.results.grid import Grid, Key, Run
 from nsbench.results.rows import about_column, about_row
 from nsbench.results.verdicts import ROPE
 
-DIFFERENCE = Metric("difference", "Δ MRR", None, 100, 2, "fraction")
 INTERVAL = Metric("interval", "95 % interval", None, 100, 2, "fraction")
 DRAWN = Metric("bootstrap", "bootstrap", None, 100, 2, "fraction")
 P = Metric("p_holm", "p (Holm)", None, 1, 4, "probability")
-DELTA = Metric("cliffs_delta", "Cliff's δ", None, 1, 2, "")
+CLIFF = Metric("cliffs_delta", "Cliff's δ", None, 1, 2, "")
 IN_ROPE = Metric("p_rope", "P(equal)", None, 1, 2, "probability")
 VERDICT = Metric("verdict", "verdict", None, 1, 0, "")
 SEEN = Metric("seen_verdict", "seen entities only", None, 1, 0, "")
-COLUMNS = tuple(Column("", metric) for metric in (DIFFERENCE, INTERVAL, DRAWN, P, DELTA, IN_ROPE, VERDICT, SEEN))
+COLUMNS = tuple(Column("", metric) for metric in (DIFFERENCE, INTERVAL, DRAWN, P, CLIFF, IN_ROPE, VERDICT, SEEN))
 
 
-def table(grid: Grid, baseline: str, skipped: Mapping[str, str]) -> Table:
+def table(grid: Grid, baseline: str, skipped: Mapping[str, str], progress: Progress | None = None) -> Table:
     """Every cell of the grid that has a baseline, tested or not, with the verdict that its test allows."""
-    tested = contrasts(grid, baseline, bootstrap=True)
+    tested = contrasts(grid, baseline, bootstrap=True, progress=progress)
     rows = []
     for group in grid.groups:
         for dataset in grid.datasets:
@@ -95,7 +94,7 @@ def _texts(figures: Mapping[str, float], contrast: Contrast | None) -> dict[Metr
         INTERVAL: Cell(_interval(contrast.test.interval)),
         DRAWN: Cell(_interval(contrast.drawn) if contrast.drawn else "-"),
         P: Cell(p_text(contrast.p_holm)),
-        DELTA: Cell(DELTA.text(figures["cliffs_delta"], sign=True)),
+        CLIFF: Cell(CLIFF.text(figures["cliffs_delta"], sign=True)),
         IN_ROPE: Cell(IN_ROPE.text(figures["p_rope"])),
         VERDICT: Cell(contrast.verdict.word, marks=_marks(contrast)),
         SEEN: Cell(seen, "(changed)" if contrast.changed else "", marks=_marks(contrast.seen) if contrast.seen else ()),

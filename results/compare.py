@@ -27,7 +27,6 @@ from nsbench.results.verdicts import ROPE
 APART = ("seed", "id", "changed", "modalities", "own_loss", "feature_fingerprint")  # of a run, or implied by the rest
 SAME = ("dataset", "split", "fingerprint")  # else the groups rank other triples, among other candidates
 NAMING = ("sampler", "kge", "fusion", "dataset")  # what a block is called by, where that tells blocks apart
-FEWEST_BLOCKS = 6  # with fewer, no signed-rank test over blocks can reach 0.05
 
 Factors = Mapping[str, str]
 Block = tuple[tuple[str, str], ...]  # factors that vary within the groups: (name, value)
@@ -80,10 +79,9 @@ def compare(first: str, second: str, runs: str | Path | None = None, where: Mapp
 
 def _group(text: str, runs: str | Path | None, where: Mapping[str, Any]) -> list[Run]:
     """The runs that an argument means."""
-    path, filters = Path(text), dict(where)
+    path, filters = Path(text), {}
     if "=" in text:
-        frame = store.load(runs)
-        filters |= _filters(text)
+        frame, filters = store.load(runs), _filters(text)
     elif path.is_dir() and not (path / "result.json").exists():
         frame = store.load(path)
     else:
@@ -92,7 +90,7 @@ def _group(text: str, runs: str | Path | None, where: Mapping[str, Any]) -> list
         frame = frame.loc[[name in run.name for run in frame["path"]]]
     if frame.empty:
         raise Misuse(f"'{text}' means no complete run; give a folder of runs, a run's name, or filters as sampler=dhns")
-    found: list[Run] = store.select(frame, filters).to_dict("records")
+    found: list[Run] = store.records(store.select(store.select(frame, where), filters))  # never the one for the other
     return found
 
 
@@ -101,6 +99,8 @@ def _filters(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for word in text.replace(",", " ").split():
         name, equals, value = word.partition("=")
+        if name in found and equals:
+            raise Misuse(f"'{text}' names {name} twice; give it once: {name}={found[name]},{value} passes both")
         if equals:
             found[name] = value
         elif found:
@@ -203,7 +203,7 @@ def _finding(each: Compared, blocks: int) -> str:
         word = surely if p < statistics.ALPHA else "the two models cannot be told apart on this test set"
         return (
             f"{figures}; {word}: {text(t.difference, sign=True)}, 95 % interval {_interval(t.interval)} (paired over "
-            f"{each.triples:,} test triples, randomisation p {p_text(p)})."
+            f"{each.triples:,} test triples{_clustered(t.inflation)}, randomisation p {p_text(p)})."
         )
     if each.contrast is None:
         fewest = min(len(each.a), len(each.b))
@@ -223,13 +223,19 @@ def _verdict(each: Compared, blocks: int) -> str:
     }
     slight = f", if by no more than ±{rope}" if negligible and word in ("better", "worse") else ""
     p = f"p {p_text(test.p)}" if blocks == 1 else f"p {p_text(each.contrast.p_holm)} after Holm over {each.contrast.family}"
-    inflated = f", clustered by hub entity, which makes the error {test.inflation:.2f} times the plain one"
-    hubs = inflated if test.inflation > INFLATED else ""
     difference = METRICS["mrr"].text(test.difference, sign=True)
     return (
         f"{words[word]}{slight}: {difference}, 95 % interval {_interval(test.interval)} "
-        f"(two-way t over seeds and {each.triples:,} test triples{hubs}, {p})"
+        f"(two-way t over seeds and {each.triples:,} test triples{_clustered(test.inflation)}, {p})"
     )
+
+
+def _clustered(inflation: float) -> str:
+    """Which standard error over the triples was used, the larger one: nothing for the plain one."""
+    if inflation <= 1:
+        return ""
+    times = f", which makes the error {inflation:.2f} times the plain one" if inflation > INFLATED else ""
+    return f", clustered by hub entity{times}"
 
 
 def _effect(each: Compared) -> str:
@@ -251,7 +257,7 @@ def _on_seen(each: Compared) -> str:
 def _overall(compared: Sequence[Compared]) -> str:
     differences = [each.difference for each in compared]
     said = f"A is above B in {sum(d > 0 for d in differences)} of {len(compared)} blocks"
-    if len(compared) < FEWEST_BLOCKS:
+    if len(compared) < statistics.FEWEST_BLOCKS:
         return f"{said}, too few for a test over blocks."
     from nsbench.results.posthoc import wilcoxon
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nsbench.errors import Misuse
-from nsbench.results import ablation, captions, claims, store
+from nsbench.results import ablation, captions, claims, papers, store
 from nsbench.results.beside import Beside, published_table
 from nsbench.results.cells import DIAGNOSTICS, METRICS, Column, Metric, Row, Table
-from nsbench.results.contrasts import BASELINE, contrasts
+from nsbench.results.contrasts import BASELINE, Progress, contrasts
 from nsbench.results.grid import Grid, Run, begun, refuse_mixtures
 from nsbench.results.rows import emphasised, figure, row_of
 
@@ -25,13 +25,14 @@ FIRST_RUN = "nsbench run --sampler uniform,bernoulli --kge transe --dataset mkg_
 LAYOUTS = {
     "dhns4": ("mrr", "hits@1", "hits@3", "hits@10"),
     "mmrns2": ("mrr", "mr", "hits@1", "hits@3", "hits@10"),
-    "ablation": ("mrr", "hits@1", "hits@10"),
+    "ablation": ("mrr", "hits@1", "hits@3", "hits@10"),
     "cost": store.COST,
     "diagnostics": DIAGNOSTICS,
     "claims": ("mrr",),
 }
 
 
+@store.uncollected()
 def comparison(
     runs: pd.DataFrame | str | Path | None = None,
     *,
@@ -40,19 +41,21 @@ def comparison(
     baseline: str = BASELINE,
     published: bool = False,
     where: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> Table:
     """A table of runs: a frame from nsbench.results.load, or the store to load.
 
     `baseline` is the sampler, or a row's label, that the others are tested against; of an ablation, the full method.
-    `where` are filters as in nsbench.results.store.select. Misuse, naming a filter, if the runs cannot stand in one table.
+    `where` are filters as in nsbench.results.store.select; `progress` hears (done, total) of the tests. Misuse, naming a
+    filter, if the runs cannot stand in one table.
     """
     if layout not in LAYOUTS:
         raise Misuse(f"unknown layout '{layout}'; there are {', '.join(LAYOUTS)}")
     unknown = [name for name in metrics or () if name not in METRICS]
     if unknown:
         raise Misuse(f"unknown metric '{unknown[0]}'; there are {', '.join(METRICS)}")
-    if published and layout in ("ablation", "claims"):
-        raise Misuse(f"published figures have no place in the layout {layout}, which is of tests; leave out --published")
+    if published and layout == "claims":
+        raise Misuse("published figures have no place among claims, which rest on tests; leave out --published")
     if metrics and layout == "claims":
         raise Misuse("claims are about MRR; leave the metrics out")
     shown = [METRICS[name] for name in metrics or LAYOUTS[layout]]
@@ -60,10 +63,12 @@ def comparison(
     skipped = frame.attrs.get("skipped", {})
     if frame.empty:
         if published:
-            return published_table(shown, where or {}, begin=f"start with `{FIRST_RUN}`")
-        beside = f" (unfinished or damaged folders: {len(skipped)})" if skipped else ""
-        raise Misuse(f"no complete run in {frame.attrs.get('folder', 'the store')}{beside}; start with `{FIRST_RUN}`")
-    records: list[Run] = store.select(frame, where or {}).to_dict("records")
+            if layout == "ablation":
+                return published_table(ablation.with_differences(shown), where or {}, ablation.FIRST_RUN, papers.ablation())
+            return published_table(shown, where or {}, FIRST_RUN, papers.figures())
+        damaged = f" (unfinished or damaged folders: {len(skipped)})" if skipped else ""
+        raise Misuse(f"no complete run in {frame.attrs.get('folder', 'the store')}{damaged}; start with `{FIRST_RUN}`")
+    records: list[Run] = store.records(store.select(frame, where or {}))
     if not records:
         raise Misuse(f"no run passes the filters {dict(where or {})}; ask for at least one value of each")
     if layout == "ablation":
@@ -72,29 +77,29 @@ def comparison(
 
     grid = Grid(records, begun(Path(frame.attrs.get("folder", ".")), skipped, records[0]))
     if layout == "claims":
-        return claims.table(grid, baseline, skipped)
+        return claims.table(grid, baseline, skipped, progress)
     if layout == "ablation":
-        return ablation.table(grid, shown, baseline, skipped)
+        return ablation.table(grid, shown, baseline, published, skipped, progress)
     quality = METRICS["mrr"] in shown
-    tested = contrasts(grid, baseline) if quality else {}
+    tested = contrasts(grid, baseline, progress=progress) if quality else {}
     if layout == "diagnostics":
         shown = [m for m in shown if any(figure(run, m) is not None for run in records)]
         if not shown:
             raise Misuse("none of these runs has diagnostics: they were made with --no-diagnostics, or by objectives alone")
     columns = tuple(Column(dataset, metric) for dataset in grid.datasets for metric in shown)
-    papers = Beside(columns)
+    beside = Beside(columns, papers.figures() if published else ())
     rows: list[Row] = []
     for group in grid.groups:
         identities = grid.identities(group)
         own = emphasised([row_of(grid, group, identity, columns, tested) for identity in identities])
         for identity, row in zip(identities, own):
             rows.append(row)
-            rows += papers.rows(row, grid.kge[group], dict(identity)["sampler"]) if published else []
+            rows += beside.rows(row, grid.kge[group], dict(identity)["sampler"])
     notes = captions.notes(grid, skipped, any(metric.higher is not None for metric in shown), tested)
     if published:
-        notes += papers.notes(grid.runs)
+        notes += beside.notes(grid.runs)
     caption = captions.caption(grid, shown, captions.testing(tested, baseline) if quality else None)
-    return Table(_title(shown), columns, tuple(rows), caption, tuple(notes), tuple(papers.footnotes))
+    return Table(_title(shown), columns, tuple(rows), caption, tuple(notes), tuple(beside.footnotes))
 
 
 def _title(shown: Sequence[Metric]) -> str:

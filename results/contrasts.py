@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nsbench.errors import Misuse
-from nsbench.results import drawn, statistics
+from nsbench.results import cache, statistics
 from nsbench.results.clusters import labels
-from nsbench.results.grid import Grid, Identity, Key, listed
+from nsbench.results.grid import Grid, Identity, Key, Run, listed
 from nsbench.results.multiplicity import holm
 from nsbench.results.scores import Scores, scores, seen
 from nsbench.results.verdicts import Verdict, verdict
@@ -20,8 +23,11 @@ from nsbench.results.verdicts import Verdict, verdict
 BASELINE = "uniform"
 MARKS = {"better": "▲", "worse": "▼"}
 EQUAL = "≈"
+BOOTSTRAP_SEED = 0
+REMEMBERED = 20_000  # contrasts, the latest; of a store with its tables under many filters
 
 Name = TypeVar("Name")
+Progress = Callable[[int, int], None]  # (done, total)
 
 
 @dataclass(frozen=True)
@@ -70,40 +76,111 @@ class Contrast:
         return found
 
 
-def contrasts(grid: Grid, baseline: str, full: Identity | None = None, bootstrap: bool = False) -> dict[Key, Contrast]:
+def contrasts(
+    grid: Grid, baseline: str, full: Identity | None = None, bootstrap: bool = False, progress: Progress | None = None
+) -> dict[Key, Contrast]:
     """Every cell with enough seeds against its baseline, Holm over all of them at once.
 
     The baseline is the row of that name that is otherwise most alike, or the row `full` for all. `bootstrap` adds its
-    intervals, a second each the first time.
+    intervals, a second each. What came of the same files the last time is remembered (nsbench.results.cache); of the
+    others `progress` hears how many are done.
     """
+    pairs = _pairs(grid, baseline, full)
+    store = Path(grid.runs[0]["path"]).parent
+    before, names = cache.read("contrasts", store), _names(grid, pairs)
+    found = {key: _unpacked(before[name]) for key, name in names.items() if name in before}
+    lacking = {key: other for key, other in pairs.items()
+               if key not in found or (bootstrap and found[key].drawn is None)}  # fmt: skip
+    if lacking:
+        found |= _computed(grid, lacking, bootstrap, progress or (lambda done, total: None))
+        now = {name: _packed(found[key]) for key, name in names.items()}
+        cache.keep("contrasts", store, dict([*(before | now).items()][-REMEMBERED:]))
+    return adjusted({key: replace(found[key], baseline=grid.labels[other[1]]) for key, other in pairs.items()})
+
+
+def _pairs(grid: Grid, baseline: str, full: Identity | None) -> dict[Key, Key]:
+    """The cells that can be tested, each with the cell that it is tested against."""
     named = {*grid.labels.values(), *(dict(identity)["sampler"] for identity in grid.labels)}
     if baseline not in named and baseline != BASELINE:
         raise Misuse(f"no row is the baseline '{baseline}'; the rows are {', '.join(sorted(grid.labels.values()))}")
-    found: dict[Key, Contrast] = {}
-    theirs: dict[Key, Scores] = {}  # of the baselines, which several cells share
-    known: dict[str, Any] = {}  # dataset -> cluster labels of its test triples, and which have seen entities only
+    found = {}
     for key, cell in grid.cells.items():
         group, identity, dataset = key
         against = baseline_row(grid, key, baseline) if full is None else full
-        other_key = None if against is None else (group, against, dataset)
-        if against is None or against == identity or other_key not in grid.cells:
+        if against is None or against == identity or (group, against, dataset) not in grid.cells:
             continue
-        other = grid.cells[other_key]
-        if min(len(cell), len(other)) < statistics.TEST_SEEDS:
-            continue
-        _refuse_unequal_seeds(grid, key, other_key)
-        if other_key not in theirs:
-            theirs[other_key] = scores(other, like=other[0])
-        ours = scores(cell, like=other[0])
+        other = (group, against, dataset)
+        if min(len(cell), len(grid.cells[other])) >= statistics.TEST_SEEDS:
+            _refuse_unequal_seeds(grid, key, other)
+            found[key] = other
+    return found
+
+
+def _computed(grid: Grid, pairs: Mapping[Key, Key], bootstrap: bool, progress: Progress) -> dict[Key, Contrast]:
+    """The contrasts of these cells, not yet adjusted."""
+    found: dict[Key, Contrast] = {}
+    theirs: dict[Key, Scores] = {}  # of the baselines, which several cells share
+    known: dict[str, Any] = {}  # dataset -> cluster labels of its test triples, and which have seen entities only
+    for done, (key, other) in enumerate(pairs.items()):
+        progress(done, len(pairs))
+        like, dataset = grid.cells[other][0], key[2]
+        if other not in theirs:
+            theirs[other] = scores(grid.cells[other], like)
+        ours = scores(grid.cells[key], like)
         if dataset not in known:
-            first = [runs[0] for (_, _, of), runs in grid.cells.items() if of == dataset]
-            known[dataset] = labels(ours.triples), seen(first, len(ours.triples))
-        contrast = contrast_of(grid.labels[against], ours, theirs[other_key], *known[dataset])
+            known[dataset] = labels(ours.triples), seen(_first_runs(grid, dataset), len(ours.triples))
+        hubs, both_seen = known[dataset]
+        found[key] = contrast_of(grid.labels[other[1]], ours, theirs[other], hubs, both_seen)
         if bootstrap:
-            hubs = known[dataset][0] if contrast.test.inflation > 1 else None
-            contrast = replace(contrast, drawn=drawn.interval(ours.values, theirs[other_key].values, hubs))
-        found[key] = contrast
-    return adjusted(found)
+            clusters = hubs if found[key].test.inflation > 1 else None
+            drawn = statistics.crossed_bootstrap(
+                ours.values, np.random.default_rng(BOOTSTRAP_SEED), b=theirs[other].values, clusters=clusters
+            )
+            found[key] = replace(found[key], drawn=drawn.interval)
+    return found
+
+
+def _first_runs(grid: Grid, dataset: str) -> list[Run]:
+    return [cell[0] for (_, _, of), cell in grid.cells.items() if of == dataset]
+
+
+# Remembered contrasts
+
+
+def _names(grid: Grid, pairs: Mapping[Key, Key]) -> dict[Key, str]:
+    """What each contrast is remembered by: the files that it was computed from. Left out: any that may yet change."""
+
+
+    @functools.cache
+    def seen_from(dataset: str) -> str:
+        return str([run["result"].identity for run in _first_runs(grid, dataset)])
+
+    names = {}
+    for key, other in pairs.items():
+        arms = [[run["result"].identity for run in grid.cells[cell]] for cell in (key, other)]
+        if all(known and cache.settled(known) for arm in arms for known in arm):
+            names[key] = hashlib.sha256(f"{arms} {seen_from(key[2])}".encode()).hexdigest()[:32]
+    return names
+
+
+def _packed(contrast: Contrast) -> list[Any]:
+    """All of it but the baseline's name and what depends on the other contrasts."""
+    return [contrast.test, contrast.seen and contrast.seen.test, contrast.ties, contrast.drawn]
+
+
+def _unpacked(fields: list[Any]) -> Contrast:
+    test, again, ties, drawn = fields
+    repeated = Contrast("", _test(again)) if again else None
+    return Contrast("", _test(test), seen=repeated, ties=ties, drawn=tuple(drawn) if drawn else None)
+
+
+def _test(fields: list[Any]) -> statistics.TwoWayT:
+    test = statistics.TwoWayT(*fields)
+    low, high = test.interval
+    return test._replace(interval=(low, high))
+
+
+# One contrast
 
 
 def contrast_of(

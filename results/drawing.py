@@ -179,13 +179,14 @@ def relations(data: pd.DataFrame, labels: Sequence[str], width: float) -> Figure
             panel = data[(data["model"] == model) & (data["by"] == by)]
             parts = list(panel["part"].unique())
             thick = 0.84 / len(rows)
-            for place, row in enumerate(rows):
+            there = [row for row in rows if (panel["row"] == row).any()]  # of other models' rows no gap
+            for place, row in enumerate(there):
                 for i, part in enumerate(parts):
                     runs = panel[(panel["row"] == row) & (panel["part"] == part)]
                     if runs.empty:
                         continue
                     pale = runs["queries"].iloc[0] < FEW_QUERIES
-                    at = i + (place - (len(rows) - 1) / 2) * thick
+                    at = i + (place - (len(there) - 1) / 2) * thick
                     ax.bar(at, 100 * runs["mrr"].mean(), thick, label=row, alpha=0.35 if pale else 1,
                            **_bar(labels.index(row)))  # fmt: skip
                     ax.errorbar(at, 100 * runs["mrr"].mean(), yerr=_half(runs["mrr"]), fmt="none", ecolor="black",
@@ -389,12 +390,14 @@ def _half(mrr: pd.Series) -> float | None:
 
 
 def _logarithmic(axis: Any) -> None:
-    """A log scale with plain numbers at 1, 2 and 5, or at round steps where the data span less than a decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+    """A log scale with plain numbers: at decades, at 1, 2 and 5 of less than two, at round steps of less than one."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     axis.axes.set_xscale("log")
     low, high = axis.get_view_interval()
     round_steps = MaxNLocator(4, steps=(1, 2, 5, 10))
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high >= 10 * low else round_steps)
+    subs = (1,) if high >= 100 * low else (1, 2, 5)
+    axis.set_major_locator(LogLocator(subs=subs) if high >= 10 * low else round_steps)
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_locator(NullLocator())
+    axis.set_minor_locator(LogLocator(subs=range(2, 10)) if high >= 100 * low else NullLocator())
+    axis.set_minor_formatter(NullFormatter())

@@ -17,6 +17,8 @@ PER_CELL = (  # what a protocol sets per model and dataset (nsbench.config)
     "margin", "regularizer", "temperature", "width", "batch", "negatives", "learning_rate", "steps", "validate_every",
 )  # fmt: skip
 
+TUNED_ALIKE = ("base", "budget", "backbone", "search", "seed", "fusion")  # of a tuned protocol; the rest is a study's own
+
 Run = Mapping[str, Any]  # a row of the store's frame
 Identity = tuple[tuple[str, str], ...]  # every factor of a row apart from the scoring model: sorted (name, value) pairs
 Key = tuple[str, Identity, str]  # a cell: group, row, dataset
@@ -24,16 +26,24 @@ Key = tuple[str, Identity, str]  # a cell: group, row, dataset
 
 def refuse_mixtures(runs: Sequence[Run], timed: bool) -> None:
     """Raise Misuse at the first thing that the runs must share and do not; `timed` adds the hardware."""
+    kinds: dict[str, list[Run]] = {}  # alike but for their seeds; one of them speaks for all, as there may be thousands
+    for run in runs:
+        hardware = [run[name] for name in store.ENV] if timed else []
+        kinds.setdefault(f"{({**run['config'], 'seed': 0, 'id': ''})} {hardware}", []).append(run)
+    size = {id(members[0]): len(members) for members in kinds.values()}
+    runs = [members[0] for members in kinds.values()]
 
-    def check(name: str, value: Callable[[Run], Any], scope: str = "", of: Iterable[Run] = runs) -> None:
-        counts = Counter(store.comparable(name, value(run)) for run in of)
-        if len(counts) > 1:
+    def check(name: str, value: Callable[[Run], Any], scope: str = "", of: Sequence[Run] = runs) -> None:
+        if len({store.comparable(name, value(run)) for run in of}) > 1:
+            counts: Counter[str] = Counter()
+            for run in of:
+                counts[store.comparable(name, value(run))] += size[id(run)]
             number = ", ".join(f"{value} in {n} runs" for value, n in sorted(counts.items()))
             example = f"{name}{'@' if scope else ''}{scope}={counts.most_common(1)[0][0]}"
             beside = f" of {scope}" if scope else ""
             raise Misuse(f"the runs differ in {name}{beside} ({number}); keep one with the filter {example}")
 
-    def check_value(name: str, scope: str = "", of: Iterable[Run] = runs) -> None:
+    def check_value(name: str, scope: str = "", of: Sequence[Run] = runs) -> None:
         check(name, lambda run: store.config_value(run["config"], name), scope, of)
 
     check("protocol", itemgetter("protocol"))
@@ -41,6 +51,8 @@ def refuse_mixtures(runs: Sequence[Run], timed: bool) -> None:
     configs = [run["config"] for run in runs]
     for name in sorted({key for config in configs for key in config.get("changed", {})}):
         check_value(f"changed.{name}")
+    for name in TUNED_ALIKE:
+        check_value(f"tuning.{name}")
     names = sorted({key for config in configs for key in config["protocol"]})
     for name in names:
         if name not in PER_CELL:
@@ -52,7 +64,8 @@ def refuse_mixtures(runs: Sequence[Run], timed: bool) -> None:
             check_value("feature_fingerprint", dataset, alike)
         for same in _by(members, "kge").values():
             for name in PER_CELL:
-                check_value(f"protocol.{name}", dataset, same)
+                check(f"protocol.{name}", functools.partial(_backbone, name), dataset, same)
+            check_value("tuning.steps", dataset, [run for run in same if trials(run)])
     for part in ("sampler", "kge", "fusion"):
         for name, members in _by(runs, part).items():
             check_value(f"versions.{part}", name, members)
@@ -61,6 +74,22 @@ def refuse_mixtures(runs: Sequence[Run], timed: bool) -> None:
         check_value(f"versions.aux.{name}", name, [run for run in runs if name in run["config"].get("aux", {})])
     for name in store.ENV if timed else ():
         check(name, itemgetter(name))
+
+
+def trials(run: Run) -> int:
+    """By which the run's sampler was tuned; none in a protocol that is not, or not for that sampler (nsbench.config)."""
+    return store.config_value(run["config"], "tuning.trials") or 0
+
+
+def chosen(run: Run) -> dict[str, Any]:
+    """What they chose, by the names of --set."""
+    return store.config_value(run["config"], "tuning.chosen") or {}
+
+
+def _backbone(name: str, run: Run) -> Any:
+    """A value of the protocol, or that the sampler was tuned for one of its own (backbone `alike`)."""
+    value = store.config_value(run["config"], f"protocol.{name}")
+    return "tuned per sampler" if chosen(run).get(f"protocol.{name}") == value is not None else value
 
 
 def _by(runs: Iterable[Run], name: str) -> dict[str, list[Run]]:
@@ -145,6 +174,8 @@ def _identity(run: Run) -> Identity:
     factors |= flat(config.get("aux", {}), "aux.")
     for part in ("sampler", "fusion", "aux"):
         factors |= flat(config["options"].get(part, {}), f"{part}.")
+    for name in chosen(run):  # the protocol's doing, as the steps are
+        factors.pop(name, None)
     return tuple(sorted(factors.items()))
 
 

@@ -6,36 +6,65 @@ with the row above them, and every model's rows among themselves.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from html import escape
 from itertools import groupby
 from typing import Any
 
-from nsbench.results.cells import Cell, Column, Table
+from nsbench.results.cells import Cell, Column, Row, Table
 
+Link = Callable[[Cell], str]
+
+WIDE = 6  # columns: more, and datasets come below each other
 TAGS = {"best": "<strong>{}</strong>", "second": "<u>{}</u>", "": "{}"}
 TOOLTIP = {  # of a record: how it is called
     "n": "seeds", "values": "values", "mean": "mean", "sd": "sd over seeds", "difference": "difference", "p": "p",
-    "p_holm": "p (Holm)", "baseline": "against", "published": "published", "ours_minus_published": "ours - published",
-    "source": "source", "note": "note",
+    "p_holm": "p (Holm)", "baseline": "against", "verdict": "verdict", "published": "published",
+    "ours_minus_published": "ours - published", "source": "source", "note": "note",
 }  # fmt: skip
+SORTED_BY = {"interval": "difference_low", "bootstrap": "bootstrap_low"}  # what has two ends, by the lower one
 
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 75rem; padding: 0 1rem; color: #1a1a1a; }
+:root { color-scheme: light dark; --page: #fff; --ink: #1a1a1a; --faint: #595959; --line: #999; --touch: #eef3fa; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #1a1a1a; --ink: #e6e6e6; --faint: #a8a8a8; --line: #777; --touch: #2b3442; }
+}
+@media print { :root { --page: #fff; --ink: #000; --faint: #444; --line: #999; } }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 75rem; padding: 0 1rem;
+       color: var(--ink); background: var(--page); }
 figure.table { margin: 0 0 2rem; }
-figure.table > div { overflow-x: auto; }
-figure.table h2 { font-size: 1.1rem; margin: 0 0 .5rem; }
+figure.table > div { overflow-x: auto; margin-bottom: .5rem; }
+figure.table sup { line-height: 0; }
 figure.table table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 figure.table th, figure.table td { padding: .2rem .6rem; text-align: right; white-space: nowrap; }
+figure.table thead tr:first-child th:first-child { text-align: left; }
 figure.table tbody th { text-align: left; font-weight: normal; }
 figure.table tbody th[scope=rowgroup] { font-weight: bold; padding-top: .6rem; }
+figure.table tbody th[scope=row] { position: sticky; left: 0; background: var(--page); }
 figure.table thead { border-top: 2px solid; border-bottom: 1px solid; }
-figure.table tbody { border-bottom: 1px solid #999; }
-figure.table .span { text-align: center; border-bottom: 1px solid #999; }
-figure.table .published { color: #555; font-style: italic; }
+figure.table tbody { border-bottom: 1px solid var(--line); }
+figure.table .span { text-align: center; border-bottom: 1px solid var(--line); }
+figure.table .published { color: var(--faint); font-style: italic; }
+figure.table .published th { padding-left: 1.6rem; }
+figure.table td a { color: inherit; text-decoration: none; }
+figure.table td a:hover { background: var(--touch); }
 figure.table button { all: unset; cursor: pointer; }
+figure.table button:hover { text-decoration: underline; }
 figure.table button:focus-visible { outline: 2px solid; }
-figure.table figcaption, figure.table .notes { font-size: .85rem; max-width: 60rem; }
-@media print { body { max-width: none; } figure.table > div { overflow: visible; } }
+figure.table [aria-sort] button { text-decoration: underline; }
+figure.table figcaption, figure.table .notes { font-size: .85rem; max-width: 60rem; overflow-wrap: break-word; }
+figure.table .notes { padding-left: 1.2rem; }
+@media (max-width: 40rem) {
+  figure.table th, figure.table td { padding: .2rem .35rem; }
+  figure.table tbody th[scope=row] { white-space: normal; overflow-wrap: break-word; min-width: 6rem; max-width: 9rem; }
+  figure.table .span { text-align: left; }
+}
+@media print {
+  body { max-width: none; }
+  figure.table > div { overflow: visible; }
+  figure.table table { font-size: .7rem; }
+  figure.table th, figure.table td { padding: .1rem .3rem; white-space: normal; }
+}
 """
 
 SCRIPT = """
@@ -65,34 +94,57 @@ def page(table: Table) -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(table.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{fragment(table)}"
+        f"<title>{escape(table.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{escape(table.title)}</h1>\n{fragment(table)}"
         f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
 
 
-def fragment(table: Table) -> str:
-    """A <figure>; the page around it holds STYLE, and SCRIPT for columns that sort."""
-    spans = [(dataset, len(list(columns))) for dataset, columns in groupby(table.columns, lambda column: column.dataset)]
-    first = "".join(f'<th class="span" scope="colgroup" colspan="{size}">{escape(name)}</th>' for name, size in spans)
-    names = "".join(f'<th scope="col"><button>{escape(column.header)}</button></th>' for column in table.columns)
-    rows = [f'<tr><th scope="col" rowspan="2"><button>sampler</button></th>{first}</tr>', f"<tr>{names}</tr>"]
-    lines = ['<figure class="table">', f"<h2>{escape(table.title)}</h2>", "<div><table>", "<thead>", *rows, "</thead>"]
-    for group, members in groupby(table.rows, lambda row: row.group):
-        lines += ["<tbody>", f'<tr><th scope="rowgroup" colspan="{len(table.columns) + 1}">{escape(group)}</th></tr>']
-        for row in members:
-            cells = "".join(_cell(cell, column) for cell, column in zip(row.cells, table.columns))
-            kind = ' class="published"' if row.published else ""
-            lines.append(f'<tr{kind}><th scope="row">{escape(row.label)}</th>{cells}</tr>')
-        lines.append("</tbody>")
+def fragment(table: Table, link: Link = lambda cell: "") -> str:
+    """A <figure> without its title; the page around it holds STYLE, and SCRIPT for columns that sort.
+
+    `link` gives the address of what stands behind a cell, empty for none. A wide table becomes one for each dataset.
+    """
+    places = [list(range(len(table.columns)))]
+    if len(table.columns) > WIDE:
+        places = [list(at) for _, at in groupby(places[0], lambda i: table.columns[i].dataset)]
+    tables = [_grid(there(table, at), at, table.columns, link) for at in places]
+    lines = ['<figure class="table">', *tables]
     emphasis = "".join(TAGS[style].format(escape(text)) for text, style in table.legend)
-    lines += ["</table></div>", f"<figcaption>{escape(table.caption)}{emphasis}</figcaption>"]
+    lines += [f"<figcaption>{escape(table.caption)}{emphasis}</figcaption>"]
     notes = [f"<li>{escape(note)}</li>" for note in table.notes]
     notes += [f"<li>[{i}] {escape(note)}</li>" for i, note in enumerate(table.footnotes, 1)]
     lines += ['<ul class="notes">', *notes, "</ul>"] if notes else []
     return "\n".join([*lines, "</figure>"]) + "\n"
 
 
-def _cell(cell: Cell, column: Column) -> str:
+def there(table: Table, at: Sequence[int]) -> Sequence[Row]:
+    """The rows; of a part of the columns, those of the groups that have something in these places."""
+    groups = {row.group for row in table.rows if any(row.cells[i].value != "-" for i in at)}
+    return table.rows if len(at) == len(table.columns) else [row for row in table.rows if row.group in groups]
+
+
+def _grid(rows: Sequence[Row], at: Sequence[int], columns: Sequence[Column], link: Link) -> str:
+    """The <table> of the columns at these places, in a box of its own to scroll in."""
+    spans = [(dataset, len(list(members))) for dataset, members in groupby(columns[i].dataset for i in at)]
+    datasets = "".join(f'<th class="span" scope="colgroup" colspan="{size}">{escape(name)}</th>' for name, size in spans)
+    names = "".join(f'<th scope="col"><button>{escape(columns[i].header)}</button></th>' for i in at)
+    if any(name for name, _ in spans):
+        head = f'<tr><th scope="col" rowspan="2"><button>sampler</button></th>{datasets}</tr>\n<tr>{names}</tr>'
+    else:
+        head = f'<tr><th scope="col"><button>sampler</button></th>{names}</tr>'
+    lines = [f"<div><table>\n<thead>\n{head}\n</thead>"]
+    for group, members in groupby(rows, lambda row: row.group):
+        lines += ["<tbody>", f'<tr><th scope="rowgroup" colspan="{len(at) + 1}">{escape(group)}</th></tr>']
+        for row in members:
+            cells = "".join(_cell(row.cells[i], columns[i], link(row.cells[i])) for i in at)
+            kind = ' class="published"' if row.published else ""
+            lines.append(f'<tr{kind}><th scope="row">{escape(row.label)}</th>{cells}</tr>')
+        lines.append("</tbody>")
+    return "\n".join([*lines, "</table></div>"])
+
+
+def _cell(cell: Cell, column: Column, address: str) -> str:
     marks = "".join(f"<sup>{escape(mark)}</sup>" for mark in cell.marks)
     spread = f" {escape(cell.spread)}" if cell.spread else ""
     value = _sorted_by(cell, column)
@@ -100,13 +152,16 @@ def _cell(cell: Cell, column: Column) -> str:
     about = "; ".join(f"{name} {_plain(value)}" for name, value in known.items())
     attributes = f' title="{escape(about)}"' if about else ""
     attributes += f' data-value="{value!r}"' if value is not None else ""
-    return f"<td{attributes}>{TAGS[cell.style].format(escape(cell.value))}{marks}{spread}</td>"
+    text = TAGS[cell.style].format(escape(cell.value))
+    text = f'<a href="{escape(address)}">{text}</a>' if address else text
+    return f"<td{attributes}>{text}{marks}{spread}</td>"
 
 
 def _sorted_by(cell: Cell, column: Column) -> float | None:
-    for name in ("mean", column.metric.name, "published"):
-        if isinstance(cell.record.get(name), float):
-            return cell.record[name]
+    name = column.metric.name
+    for key in ("mean", SORTED_BY.get(name, name), "published"):
+        if isinstance(cell.record.get(key), float):
+            return cell.record[key]
     return None
 
 

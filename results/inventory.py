@@ -18,8 +18,8 @@ from nsbench.runfolder import RunFolder
 if TYPE_CHECKING:
     import pandas as pd
 
-OWN = (*archive.KEPT, "checkpoint.pt", "lock")  # files that a run writes
-MADE_BY_A_RUN = {"config.json", "result.json", "checkpoint.pt"}  # a folder with none of them is no run's
+OWN = (*archive.KEPT, "checkpoint.pt", "failed.json", "lock")  # files that a run writes, or wrote in earlier versions
+MADE_BY_A_RUN = {"config.json", "result.json", "checkpoint.pt", "failed.json"}  # a folder with none of them is no run's
 LISTED = ("sampler", "kge", "dataset", "seed", "protocol")
 
 
@@ -31,7 +31,7 @@ def listing(frame: pd.DataFrame, skipped: Mapping[str, str]) -> str:
     rows = [
         [*(row[name] for name in LISTED), f"{100 * row['mrr']:.2f}", "yes" if row["converged"] else "no",
          megabytes(size(row["path"])), row["path"].name]
-        for row in frame.to_dict("records")
+        for row in store.records(frame)
     ]  # fmt: skip
     sides = ["left"] * 3 + ["right", "left", "right", "left", "right", "left"]
     header = ["sampler", "model", "dataset", "seed", "protocol", "MRR", "converged", "size", "folder"]
@@ -67,7 +67,7 @@ def export(frame: pd.DataFrame) -> str:
     known = {*store.CONFIG.values(), *(f"env.{name}" for name in store.ENV)}
     known |= {f"cost.{name}" for name in (*store.COST, "steps")}
     lines: list[dict[str, Any]] = []
-    for row in frame.to_dict("records"):
+    for row in store.records(frame):
         line = {"folder": row["path"].name} | {name: row[name] for name in plain}
         rest = {name: part for name, part in row["result"].items() if name not in ("config", "test", "valid")}
         values = flat(row["config"]) | flat(rest)
@@ -89,10 +89,10 @@ def chosen(folder: Path, names: Sequence[str], where: Mapping[str, Any]) -> list
     """
     if not names and not where:
         raise Misuse("say which runs: their folders' names, or --where NAME=VALUE (nsbench runs list)")
-    frame = store.load(folder)
-    passing = [path.name for path in store.select(frame, where)["path"]] if where else store.folders(folder)
+    there = store.folders(folder)
+    passing = [path.name for path in store.select(store.load(folder), where)["path"]] if where else there
     given = [Path(name).name if Path(name).parent in (folder, Path()) else name for name in names]
-    missing = [name for name in given if name not in store.folders(folder)]
+    missing = [name for name in given if name not in there]
     if missing:
         raise Misuse(f"there is no folder {missing[0]} in {folder}; nsbench runs list shows those there are")
     paths = [folder / name for name in (dict.fromkeys(given) if names else passing) if name in passing]
@@ -107,11 +107,17 @@ def refuse_strangers(path: Path) -> None:
         raise Misuse(f"{path} is a link to a folder elsewhere; remove the link by hand")
     with os.scandir(path) as entries:
         held = {entry.name: entry.is_file(follow_symlinks=False) for entry in entries}
-    strange = sorted(name for name, file in held.items() if not file or name.removesuffix(".tmp") not in OWN)
+    strange = sorted(name for name, file in held.items() if not (file and _own(name)))
     if not MADE_BY_A_RUN & held.keys():
         raise Misuse(f"{path} is no run folder: it holds neither config.json nor result.json")
     if strange:
         raise Misuse(f"{path} holds {strange[0]}, which no run writes; move that away first")
+
+
+def _own(name: str) -> bool:
+    """Whether a run writes files of this name; of one that was killed in the middle of it, too."""
+    unfinished = name.endswith(".tmp") and any(name.startswith(f"{own}.") for own in OWN)
+    return name in OWN or unfinished or name == "claim" or name.startswith("claim.")
 
 
 def remove(path: Path) -> None:
@@ -119,6 +125,8 @@ def remove(path: Path) -> None:
     refuse_strangers(path)
     folder = RunFolder(path)
     with folder.claimed():
-        for name in ("result.json", *(name for name in OWN if name != "lock")):  # first what makes it complete
-            folder.remove(name)
+        folder.remove("result.json")  # first what makes it complete
+        for entry in list(path.iterdir()):
+            if _own(entry.name) and not entry.name.startswith("claim"):
+                folder.remove(entry.name)
     path.rmdir()  # refuses where something has come since

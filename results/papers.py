@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from importlib import resources
 
@@ -18,7 +18,10 @@ METRICS = {"MRR": "mrr", "MR": "mr", "H@1": "hits@1", "H@3": "hits@3", "H@10": "
 
 @dataclass(frozen=True)
 class Figure:
-    """One printed figure under our names; `value` is a fraction (mr: a rank), `printed` the paper's text."""
+    """One printed figure under our names; `value` is a fraction (mr: a rank), `printed` the paper's text.
+
+    `without`: the part that an ablation's row lacks, as the sampler's variant is called; empty for the full method.
+    """
 
     paper: str
     table: str  # "Table 4"; tables 2 and 3 of dhns2025 are one, split by dataset
@@ -29,6 +32,7 @@ class Figure:
     value: float
     printed: str
     note: str
+    without: str = ""
 
     @property
     def source(self) -> str:
@@ -42,29 +46,49 @@ def figures() -> tuple[Figure, ...]:
     A row that names a scoring model alone was trained with uniform negatives and is listed as that, with a note. Left
     out: rows without a scoring model (a model of its own) and the ablation table.
     """
+    return tuple(_figure(row) for row in _printed() if row["group"] in ("sampler", "unimodal") and row["kge"])
+
+
+@functools.cache
+def ablation() -> tuple[Figure, ...]:
+    """Every figure of the one published ablation, that of DHNS, in print order.
+
+    After them stand figures that the paper leaves to its reader, of the metric `difference`: MRR minus the full method's.
+    """
+    printed = [_figure(row) for row in _printed() if row["group"] == "ablation"]
+    full = {figure.dataset: figure for figure in printed if figure.metric == "mrr" and not figure.without}
+    differences = []
+    for figure in printed:
+        if figure.metric == "mrr" and figure.without:
+            less = Decimal(figure.printed) - Decimal(full[figure.dataset].printed)
+            differences.append(replace(figure, metric="difference", value=float(less / 100), printed=f"{less:+f}"))
+    return (*printed, *differences)
+
+
+def _printed() -> Iterator[dict[str, str]]:
     text = (resources.files("nsbench.results") / "published" / "published_results.csv").read_text(encoding="utf-8")
-    found = []
-    for row in csv.DictReader(text.splitlines()):
-        if row["group"] not in ("sampler", "unimodal") or not row["kge"]:
-            continue
-        alone = row["group"] == "unimodal"
-        notes = [row["note"], "printed as the model alone, read as uniform negatives" if alone else ""]
-        printed = Decimal(row["value"])
-        metric = METRICS[row["metric"]]
-        found.append(
-            Figure(
-                paper=row["paper"],
-                table="Tables 2-3" if row["paper"] == "dhns2025" and row["table"] in "23" else f"Table {row['table']}",
-                sampler="uniform" if alone else _name(row["method"]),
-                kge=_name(row["kge"]),
-                dataset=_name(row["dataset"]),
-                metric=metric,
-                value=float(printed if metric == "mr" else printed / 100),
-                printed=row["value"],
-                note="; ".join(filter(None, notes)),
-            )
-        )
-    return tuple(found)
+    return csv.DictReader(text.splitlines())
+
+
+def _figure(row: Mapping[str, str]) -> Figure:
+    alone = row["group"] == "unimodal"
+    notes = [row["note"], "printed as the model alone, read as uniform negatives" if alone else ""]
+    without = row["method"].partition("w/o ")[2]
+    sampler = "dhns" if without else _name(row["method"])  # the one ablation at hand
+    printed = Decimal(row["value"])
+    metric = METRICS[row["metric"]]
+    return Figure(
+        paper=row["paper"],
+        table="Tables 2-3" if row["paper"] == "dhns2025" and row["table"] in "23" else f"Table {row['table']}",
+        sampler="uniform" if alone else sampler,
+        kge=_name(row["kge"]),
+        dataset=_name(row["dataset"]),
+        metric=metric,
+        value=float(printed if metric == "mr" else printed / 100),
+        printed=row["value"],
+        note="; ".join(filter(None, notes)),
+        without=f"wo_{_name(without)}" if without else "",
+    )
 
 
 def print_order(column: str) -> dict[str, int]:
@@ -86,7 +110,7 @@ def caveats(shown: Iterable[Figure]) -> list[str]:
     printed: dict[tuple[str, ...], set[str]] = {}
     for figure in shown:
         cell = (figure.paper, figure.sampler, figure.kge, figure.dataset)
-        if figure.metric == "mrr":
+        if figure.metric == "mrr" and not figure.without:
             printed.setdefault(cell, set()).add(figure.printed)
     for (paper, sampler, kge, dataset), values in printed.items():
         if len(values) > 1:

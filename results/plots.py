@@ -20,6 +20,7 @@ import numpy as np
 
 from nsbench.errors import Misuse, RunFailed
 from nsbench.results import drawing, papers, statistics, store
+from nsbench.results.beside import half_digit
 from nsbench.results.comparison import FIRST_RUN
 from nsbench.results.grid import Grid, Run, listed, refuse_mixtures
 
@@ -80,7 +81,7 @@ def plots(
     frame = store.load(runs) if runs is None or isinstance(runs, str | Path) else runs
     if frame.empty:
         raise Misuse(f"no complete run in {frame.attrs.get('folder', 'the store')}; start with `{FIRST_RUN}`")
-    records: list[Run] = store.select(frame, where or {}).to_dict("records")
+    records: list[Run] = store.records(store.select(frame, where or {}))
     if not records:
         raise Misuse(f"no run passes the filters {dict(where or {})}; ask for at least one value of each")
     made: list[Plot] = []
@@ -274,8 +275,7 @@ def _published(records: Sequence[Run]) -> Iterator[Plot]:
             row |= {"mean": float(np.mean(ours)), "n": len(ours)}
             if len(ours) >= statistics.SPREAD_SEEDS:
                 row["low"], row["high"] = statistics.prediction_interval(ours)
-                half_a_digit = 0.00005  # of a figure printed x100 with two decimals
-                row["outside"] = not row["low"] - half_a_digit <= figure.value <= row["high"] + half_a_digit
+                row["outside"] = not row["low"] - half_digit(figure) <= figure.value <= row["high"] + half_digit(figure)
             rows.append(row)
             shown.append(figure)
     if not rows:
@@ -317,10 +317,13 @@ def _cd(records: Sequence[Run], posthoc: str) -> Iterator[Plot]:
     k, n = len(rows), len(blocks)
     if k < 2:
         raise Misuse("one row has nothing to be ranked against; run a second sampler")
-    needed = max(FEWEST_BLOCKS, tests_of_pairs.blocks_needed(k * (k - 1) // 2) if posthoc == "wilcoxon" else 0)
+    needed = max(statistics.FEWEST_BLOCKS, tests_of_pairs.blocks_needed(k * (k - 1) // 2) if posthoc == "wilcoxon" else 0)
     if n < needed:
         block = "blocks, each a model and a dataset with runs of every row"
-        raise Misuse(f"ranking {k} rows takes {needed} {block}, and there {'is' if n == 1 else 'are'} {n}; run more of them")
+        always = [grid.labels[row] for row in rows if all((group, row, dataset) in grid.cells for group, dataset in started)]
+        without = f" ({len(started)} of {listed(always, ', ')} alone)" if 1 < len(always) < k else ""
+        there = f"there {'is' if n == 1 else 'are'} {n}{without}"
+        raise Misuse(f"ranking {k} rows takes {needed} {block}, and {there}; run more models or datasets")
     if len(started) - n > 0.2 * len(started):
         raise Misuse(f"{len(started) - n} of {len(started)} blocks lack a row, so the complete ones are a choice; run them")
     members = {(group, row, dataset): grid.cells[group, row, dataset] for group, dataset in blocks for row in rows}
@@ -361,9 +364,6 @@ def _cd(records: Sequence[Run], posthoc: str) -> Iterator[Plot]:
         data,
         partial(drawing.critical_differences, labels, ranks.mean(axis=0), tests_of_pairs.cliques(p), ruler),
     )
-
-
-FEWEST_BLOCKS = 6  # below, averages of ranks are descriptive only
 
 
 # What all have in common

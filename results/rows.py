@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from nsbench.results import statistics
 from nsbench.results.cells import STYLES, Cell, Column, Metric, Row, Style
@@ -57,13 +56,12 @@ def figure(run: Run, metric: Metric) -> float | None:
 
 
 def cell_of(runs: Sequence[Run], metric: Metric, contrast: Contrast | None, say_n: bool) -> Cell:
-    if not runs:
+    measured = [(run["seed"], value) for run in runs if (value := figure(run, metric)) is not None]
+    if not measured:
         return Cell(record={"status": "missing", "n": 0})
-    values = [value for run in runs if (value := figure(run, metric)) is not None]
-    if not values:
-        return Cell(record={"status": "missing", "n": 0})
-    mean = float(np.mean(values))
-    record: dict[str, Any] = {"status": "ok", "n": len(values), "seeds": listed((run["seed"] for run in runs), " ")}
+    seeds, values = zip(*measured)
+    mean = math.fsum(values) / len(values)
+    record: dict[str, Any] = {"status": "ok", "n": len(values), "seeds": listed(seeds, " ")}
     record |= {"split": runs[0]["split"], "values": listed(map(repr, values), " "), "mean": mean}
     record["converged"] = all(run["converged"] for run in runs)
     spread = ""
@@ -71,7 +69,7 @@ def cell_of(runs: Sequence[Run], metric: Metric, contrast: Contrast | None, say_
         low, high = statistics.t_interval(values)
         record |= {"sd": statistics.sd(values), "low": low, "high": high}
         spread = f"± {metric.text(record['sd'])}"
-    if say_n:
+    if say_n or len(values) < len(runs):
         spread = f"{spread} (n={len(values)})".strip()
     record |= contrast.record if contrast else {}
     judged = metric.higher is not None and not record["converged"]

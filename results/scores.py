@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -10,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsbench.errors import Misuse
-from nsbench.results import store
+from nsbench.results import npz, store
 from nsbench.results.grid import Run
 from nsbench.results.metrics import reciprocal
 from nsbench.results.ties import tie_share
@@ -33,10 +35,10 @@ def scores(cell: Sequence[Run], like: Run) -> Scores:
     stored = [reference if run["path"] == like["path"] else store.ranks(run) for run in cell]
     values = np.stack([reciprocal(own.ranks) for own in stored])
     for run, own, mean in zip(cell, stored, values.mean(axis=1)):
-        same = np.array_equal(own.triples, reference.triples) and np.array_equal(own.candidates, reference.candidates)
-        if not same:
+        pairs = ((own.triples, reference.triples), (own.candidates, reference.candidates))
+        if not all(one is other or np.array_equal(one, other) for one, other in pairs):
             raise Misuse(f"{run['path'].name} and {like['path'].name} rank different triples; move one of them away")
-        if not np.isclose(mean, run["mrr"], rtol=1e-6, atol=0):
+        if not math.isclose(mean, run["mrr"], rel_tol=1e-6):
             raise Misuse(f"ranks.npz of {run['path'].name} does not give its MRR; delete the folder and run it again")
     for i, run in enumerate(cell):
         for j in range(i):
@@ -59,9 +61,9 @@ def seen(runs: Iterable[Run], triples: int) -> NDArray[np.bool_] | None:
     """
     for run in runs:
         try:
-            with np.load(run["path"] / "ranks.npz", allow_pickle=False) as arrays:
-                if "seen" in arrays.files and arrays["seen"].shape == (triples,):
-                    return arrays["seen"].astype(bool)
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile):
-            continue  # nsbench.results.store says what is wrong with it, where its ranks are needed
+            (found,) = npz.read(run["path"] / "ranks.npz", ["seen"])
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
+            continue  # not recorded; of a damaged file nsbench.results.store says so where its ranks are needed
+        if found.shape == (triples,):
+            return found.astype(bool)
     return None

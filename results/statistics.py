@@ -8,6 +8,7 @@ seed-triple pairs, or testing one run against another (nsbench.results.paired), 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,12 +17,12 @@ from scipy.special import stdtr, stdtrit  # Student's t without importing the wh
 
 from nsbench.errors import Misuse
 from nsbench.results.clusters import cluster_totals, mean_error
-from nsbench.results.multiplicity import holm as holm
 from nsbench.results.resampling import bootstrap_totals
 
 ALPHA = 0.05
 TEST_SEEDS = 5  # per arm: fewer, and no p-value is given unless asked for
 SPREAD_SEEDS = 3  # fewer, and no standard deviation is shown
+FEWEST_BLOCKS = 6  # fewer, and no signed-rank test over them can reach ALPHA
 BOOTSTRAP_DRAWS = 10_000
 
 
@@ -183,25 +184,26 @@ def _arms(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.f
     return a, b
 
 
-def sd(values: ArrayLike) -> float:
+def sd(values: Sequence[float]) -> float:
     """Standard deviation over seeds, ddof 1. Raises ValueError for a single value, which has none."""
-    values = np.asarray(values, np.float64)
-    if values.ndim != 1 or len(values) < 2:
-        raise ValueError("a standard deviation needs a vector of at least two values")
-    return float(values.std(ddof=1))
+    if len(values) < 2:
+        raise ValueError("a standard deviation needs at least two values")
+    mean = math.fsum(values) / len(values)  # numpy takes ten times as long for a few values, and tables have thousands
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
-def t_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """Student's interval for the mean over seeds, on this test set."""
-    values = np.asarray(values, np.float64)
-    half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * sd(values) / len(values) ** 0.5
-    mean = float(values.mean())
-    return mean - half, mean + half
+    return _around_mean(values, 1 / len(values), level)
 
 
-def prediction_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+def prediction_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """Where one new run of the same kind would fall: what a published figure is held against, and never tested."""
-    values = np.asarray(values, np.float64)
-    half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * sd(values) * (1 + 1 / len(values)) ** 0.5
-    mean = float(values.mean())
+    return _around_mean(values, 1 + 1 / len(values), level)
+
+
+def _around_mean(values: Sequence[float], variance: float, level: float) -> tuple[float, float]:
+    """`variance` is relative to that of the values."""
+    half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * sd(values) * variance**0.5
+    mean = math.fsum(values) / len(values)
     return mean - half, mean + half

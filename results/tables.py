@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
@@ -17,9 +17,11 @@ from nsbench.errors import Misuse
 from nsbench.results.cells import Cell, Column, Table
 from nsbench.results.comparison import comparison as comparison
 from nsbench.results.html import page
+from nsbench.results.latex import latex
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table as RichTable
     from rich.text import Text
 
 RECORD = (
@@ -32,9 +34,8 @@ RECORD = (
 )  # fmt: skip
 RICH = {"best": "bold", "second": "underline", "": ""}
 PLAIN = {"best": "*{}*", "second": "_{}_", "": "{}"}
+TEXT = 120  # characters in a line below a table that is not on a terminal
 MARKDOWN = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
-WIDE = 6  # columns: more, and LaTeX sets them small and close
-LATEX = {"best": "\\textbf{{{}}}", "second": "\\underline{{{}}}", "": "{}"}
 
 
 def write(table: Table, form: str) -> str:
@@ -74,30 +75,25 @@ def _below(table: Table) -> list[str]:
 # Terminal
 
 
-def to_rich(table: Table, width: int | None = None, styled: bool = True) -> Group:
-    """For rich's console: one grid, or one per dataset where it would be wider than `width` characters.
-
-    Without `styled`, emphasis is written with * and _, for text that is not shown on a terminal.
-    """
+def to_rich(table: Table, width: int) -> Group:
+    """For rich's console: one grid, or one per dataset where it would be wider than `width` characters."""
     from rich.console import Console, Group
     from rich.text import Text
 
-    whole = _grid(table, table.columns, styled)
-    if width is not None and Console(width=10_000).measure(whole).maximum > width:
-        grids = [_grid(table, tuple(columns), styled) for _, columns in groupby(table.columns, lambda c: c.dataset)]
-    else:
-        grids = [whole]
-    if styled:
-        caption = Text.assemble(table.caption, *((text, RICH[style]) for text, style in table.legend))
-    else:
-        caption = Text(_caption(table, PLAIN))
+    grids = [_grid(table, table.columns)]
+    if Console(width=10_000).measure(grids[0]).maximum > width:
+        grids = [_grid(table, tuple(columns)) for _, columns in groupby(table.columns, lambda c: c.dataset)]
+    caption = Text.assemble(table.caption, *((text, RICH[style]) for text, style in table.legend))
     return Group(Text(table.title, "bold"), *grids, caption, *(Text(note) for note in _below(table)))
 
 
-def _grid(table: Table, columns: tuple[Column, ...], styled: bool):
+def _grid(table: Table, columns: tuple[Column, ...]) -> RichTable:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
     from rich.text import Text
+
+    def text(cell: Cell) -> Text:
+        return Text.assemble((cell.value, RICH[cell.style]), _marks(cell), f" {cell.spread}" if cell.spread else "")
 
     grid = RichTable(box=SIMPLE_HEAD, pad_edge=False)
     grid.add_column("model", overflow="fold")
@@ -110,28 +106,38 @@ def _grid(table: Table, columns: tuple[Column, ...], styled: bool):
         if group not in (None, row.group):
             grid.add_section()
         label = f"  {row.label}" if row.published else row.label
-        cells = [_rich_text(row.cells[i], styled) for i in chosen]
+        cells = [text(row.cells[i]) for i in chosen]
         grid.add_row(Text("" if row.group == group else row.group), Text(label), *cells)
         group = row.group
     return grid
 
 
-def _rich_text(cell: Cell, styled: bool) -> Text:
-    from rich.text import Text
-
-    if not styled:
-        return Text(_text(cell, PLAIN))
-    return Text.assemble((cell.value, RICH[cell.style]), _marks(cell), f" {cell.spread}" if cell.spread else "")
-
-
 def _plain(table: Table) -> str:
-    from rich.console import Console
+    """For a file or a pipe: rows unbroken, emphasis as in *best* and _second_."""
+    from rich.cells import cell_len
 
-    grid = _grid(table, table.columns, styled=False)
-    width = Console(width=10_000).measure(grid).maximum
-    out = io.StringIO()
-    Console(file=out, width=max(width, 80), force_terminal=False, color_system=None).print(to_rich(table, styled=False))
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    datasets = ["", "", *(column.dataset for column in table.columns)]
+    lines = [datasets] if any(datasets) else []
+    lines.append(["model", "sampler", *(column.header for column in table.columns)])
+    under = {len(lines) - 1: "─"}  # the number of a line, and of what the rule below it is made
+    group = None
+    for row in table.rows:
+        if group not in (None, row.group):
+            under[len(lines) - 1] = ""
+        label = f"  {row.label}" if row.published else row.label
+        lines.append(["" if row.group == group else row.group, label, *(_text(cell, PLAIN) for cell in row.cells)])
+        group = row.group
+    widths = [max(map(cell_len, column)) for column in zip(*lines)]
+    text = [table.title, ""]
+    for number, line in enumerate(lines):
+        gaps = [" " * (width - cell_len(cell)) for width, cell in zip(widths, line)]
+        padded = (cell + gap if i < 2 else gap + cell for i, (cell, gap) in enumerate(zip(line, gaps)))
+        text.append("  ".join(padded).rstrip())
+        text += [under[number] * (sum(widths) + 2 * (len(widths) - 1))] if number in under else []
+    text.append("")
+    for note in (_caption(table, PLAIN), *_below(table)):
+        text += textwrap.wrap(note, TEXT, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(text) + "\n"
 
 
 # Markdown
@@ -154,63 +160,6 @@ def _markdown(table: Table) -> str:
     return f"**{table.title}**\n\n{grid}\n\n{_caption(table, MARKDOWN)}\n" + (f"\n{notes}" if notes else "")
 
 
-# LaTeX
-
-_SPECIAL = {
-    "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "$<$", ">": "$>$",
-    "±": "$\\pm$", "↑": "$\\uparrow$", "↓": "$\\downarrow$", "†": "$\\dagger$",
-    "‡": "$\\ddagger$", "≈": "$\\approx$", "Δ": "$\\Delta$", "δ": "$\\delta$", "–": "--", "−": "$-$",
-    "▲": "$\\bigtriangleup$", "▼": "$\\bigtriangledown$", "↳": "$\\hookrightarrow$",
-} | {mark: f"\\{mark}" for mark in "&%$#_{}"}  # fmt: skip
-_ESCAPES = str.maketrans(_SPECIAL)  # one pass over the characters: a chain of replacements would escape its own output
-
-
-def escape_latex(text: str) -> str:
-    return text.translate(_ESCAPES)
-
-
-def _latex_cell(cell: Cell) -> str:
-    marks = "".join(mark if mark.isdigit() else _SPECIAL[mark].strip("$") for mark in cell.marks)
-    value, spread = (re.sub(r"-(?=\d)", "$-$", escape_latex(text)) for text in (cell.value, cell.spread))  # no hyphens
-    value = LATEX[cell.style].format(value) + (f"$^{{{marks}}}$" if marks else "")
-    return " ".join(filter(None, [value, spread]))
-
-
-def _latex(table: Table) -> str:
-    """A table* that needs the package booktabs only; numbers are right-aligned with equal decimals."""
-    spans, rules, first = [], [], 3
-    sizes = [(dataset, len(list(columns))) for dataset, columns in groupby(table.columns, lambda c: c.dataset)]
-    for dataset, size in sizes:
-        spans.append(f"\\multicolumn{{{size}}}{{c}}{{{escape_latex(dataset)}}}")
-        rules += [f"\\cmidrule(lr){{{first}-{first + size - 1}}}"] if dataset else []
-        first += size
-    caption = escape_latex(f"{table.title}. {table.caption}")
-    caption += "".join(LATEX[style].format(text) for text, style in table.legend)
-    lines = [
-        "\\begin{table*}",
-        "\\centering",
-        f"\\caption{{{caption}}}",
-        *(["\\scriptsize", "\\setlength{\\tabcolsep}{3pt}"] if len(table.columns) > WIDE else []),
-        f"\\begin{{tabular}}{{ll{'r' * len(table.columns)}}}",
-        "\\toprule",
-        *([f" & & {' & '.join(spans)} \\\\", "".join(rules)] if rules else []),
-        f"Model & Sampler & {' & '.join(escape_latex(column.header) for column in table.columns)} \\\\",
-    ]
-    group = None
-    for row in table.rows:
-        if row.group != group:
-            lines.append("\\midrule")
-        label = escape_latex(f"↳ {row.label}" if row.published else row.label)
-        name = "" if row.group == group else escape_latex(row.group)
-        lines.append(f"{name} & {label} & {' & '.join(map(_latex_cell, row.cells))} \\\\")
-        group = row.group
-    lines += ["\\bottomrule", "\\end{tabular}"]
-    notes = [escape_latex(note) for note in table.notes]
-    notes += [f"$^{{{i}}}$ {escape_latex(note)}" for i, note in enumerate(table.footnotes, 1)]
-    lines += [f"\\par\\footnotesize {note}" for note in notes]
-    return "\n".join([*lines, "\\end{table*}"]) + "\n"
-
-
 # csv
 
 
@@ -227,4 +176,4 @@ def _csv(table: Table) -> str:
     return out.getvalue()
 
 
-FORMS: dict[str, Callable[[Table], str]] = {"rich": _plain, "md": _markdown, "latex": _latex, "csv": _csv, "html": page}
+FORMS: dict[str, Callable[[Table], str]] = {"rich": _plain, "md": _markdown, "latex": latex, "csv": _csv, "html": page}

@@ -32,8 +32,3 @@ def verdict(
     if p_adjusted < alpha and difference != 0:
         return Verdict("better" if difference > 0 else "worse", negligible)
     return Verdict("practically equal" if negligible else "inconclusive", negligible)
-
-
-def never_significant(smallest_p: float, comparisons: int, alpha: float = ALPHA) -> bool:
-    """Could no outcome have passed Holm's first step? Then the verdict is "not testable", not "inconclusive"."""
-    return smallest_p > alpha / comparisons

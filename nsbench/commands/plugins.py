@@ -53,11 +53,13 @@ def show(name: str) -> None:
     import inspect
 
     from nsbench import registry
-    from nsbench.config import protocol_names, read_protocol
+    from nsbench.config import Protocol, protocol_names, read_protocol
 
     if name in protocol_names():
         for key, value in read_protocol(name).items():
             click.echo(f"{key} = {value}")
+        for key, search in registry.searched(Protocol).items():
+            click.echo(f"nsbench tune looks for {key} in {registry.shown(search)}")
         return
     kinds = [getattr(registry, kind) for kind in KINDS]
     owners = [kind for kind in kinds if name in kind.names() or name in kind.broken]
@@ -78,11 +80,14 @@ def option_lines(component: Any, kind: str, name: str) -> list[str]:
     """`--set sampler.x=1` lines of a component, generated from its options dataclass."""
     import dataclasses
 
+    from nsbench.registry import shown
+
     prefix = {"sampler": "sampler", "model": "kge", "fusion": "fusion", "auxiliary loss": f"aux.{name}"}.get(kind)
     fields = dataclasses.fields(component.Options) if hasattr(component, "Options") else ()
     lines = [
         f"  --set {prefix}.{field.name}={field.default}   {field.metadata.get('help', '')}"
         + (f" (one of {', '.join(map(str, field.metadata['choices']))})" if field.metadata.get("choices") else "")
+        + (f" [tuned over {shown(field.metadata['search'])}]" if field.metadata.get("search") else "")
         for field in fields
     ]
     for variant, values in getattr(component, "variants", {}).items():

@@ -1,4 +1,4 @@
-"""Commands that read runs: table, compare, plot, runs."""
+"""Commands that read runs: table, compare, plot, report, runs."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
     nsbench table --layout claims                                a verdict for each row
     nsbench table --layout ablation --baseline dhns --format latex
     """
+    from nsbench.display import counting
     from nsbench.results import tables
 
-    made = tables.comparison(runs, **how)
+    with counting("testing", "contrasts") as progress:
+        made = tables.comparison(runs, **how, progress=progress)
     if output is not None:
         output.write_text(tables.write(made, "md" if fmt == "rich" else fmt), encoding="utf-8")
     elif fmt == "rich":
@@ -88,6 +90,26 @@ def plot(runs: Path | None, kinds: str | None, where: dict[str, str], posthoc: s
         click.echo(f"{output / each.name}: {len(files)} files")
     for reason in dict.fromkeys(refused.values()):
         click.echo(f"no {', '.join(kind for kind in refused if refused[kind] == reason)}: {reason}", err=True)
+
+
+@click.command()
+@runs_option
+@where_option
+@click.option("--baseline", default="uniform", show_default=True, help="The sampler, or row, that others are tested with.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default="report.html", show_default=True)
+def report(runs: Path | None, where: dict[str, str], baseline: str, output: Path) -> None:
+    """One HTML page of a run store: tables, tests in words, plots, and behind each figure its runs. Loads nothing.
+
+    \b
+    nsbench report --where dataset=mkg_y -o mkg_y.html
+    """
+    from nsbench.display import counting
+    from nsbench.results import report as reporting
+
+    with counting("report", "tables and kinds of plots") as progress:
+        page = reporting.report(runs, where, baseline=baseline, default=default_of, progress=progress)
+    output.write_text(page, encoding="utf-8")
+    click.echo(f"{output}: {len(page.encode()) / 1e6:.1f} MB; open it in a browser")
 
 
 def default_of(run: Any, option: str) -> Any:

@@ -39,7 +39,7 @@ def test_a_registered_name_wins_over_a_folder(tmp_path: Path, monkeypatch: pytes
     [
         ("mkg-y", r"unknown dataset 'mkg-y'; did you mean 'mkg_y'\?"),
         ("mkg_y:small", "mkg_y takes no argument"),
-        ("./nowhere", r"no dataset in files is called './nowhere'"),
+        ("./nowhere", r"there is no folder ./nowhere; give the folder of a dataset, or one of mkg_y"),
     ],
 )
 def test_unknown_datasets_are_refused(name: str, message: str) -> None:
@@ -86,3 +86,16 @@ class TestRoots:
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("HOME", str(tmp_path))
         assert places.download_root() == tmp_path / ".cache" / "nsbench"
+
+
+def test_some_modalities_of_the_features() -> None:
+    whole = load_dataset("planted:small")
+    part = load_dataset("planted:small", features="auto:text")
+    assert (sorted(whole.features), sorted(part.features)) == (["image", "text"], ["text"])
+    assert part.features["text"].equal(whole.features["text"])
+    assert part.present["text"].equal(whole.present["text"])
+    assert (part.feature_source, part.fingerprint) == ("planted", whole.fingerprint)
+    assert load_dataset("planted:small", features="auto:text,image").feature_fingerprint == whole.feature_fingerprint
+    assert part.feature_fingerprint not in ("", whole.feature_fingerprint)
+    with pytest.raises(Misuse, match="planted:small has no sound features; there are: image, text"):
+        load_dataset("planted:small", features="auto:sound")

@@ -1,4 +1,7 @@
-"""A synthetic run store: folders as the trainer writes them, with ranks from a crossed model of triples and seeds."""
+"""A synthetic run store: folders as the trainer writes them, with ranks from a crossed model of triples and seeds.
+
+Also the count of the facts of specs/statistics_and_reporting.md, section 5: `pytest tests/results -m fact` ends with it.
+"""
 
 import json
 import zlib
@@ -103,3 +106,36 @@ def small_store(store, run):
     late = {"converged": False, "selected_at": 5900}
     run("dhns", "transe", "db15k", split="clean", seeds=range(5), quality=0.4, result=late)
     return store
+
+
+FACTS = range(1, 55)
+_outcomes = {}  # fact -> of each of its tests, whether it passed, and its oracle besides the figures of the specification
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "fact(*numbers, oracle): of specs/statistics_and_reporting.md, section 5")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.when == "call":
+        for mark in item.iter_markers("fact"):
+            for number in mark.args:
+                _outcomes.setdefault(number, []).append((report.passed, mark.kwargs.get("oracle")))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if "fact" not in config.option.markexpr:
+        return
+    passed = [number for number in FACTS if number in _outcomes and all(ok for ok, _ in _outcomes[number])]
+    oracles = {number: {oracle for _, oracle in _outcomes[number] if oracle} for number in passed}
+    independent = [number for number in passed if oracles[number]]
+    terminalreporter.write_line(f"facts: {len(passed)} of {len(FACTS)} pass, {len(independent)} by an independent oracle")
+    for oracle in sorted(set().union(*oracles.values())):
+        having = [number for number in passed if oracle in oracles[number]]
+        terminalreporter.write_line(f"  {oracle}: {', '.join(map(str, having))}")
+    terminalreporter.write_line(f"  none: {', '.join(str(number) for number in passed if not oracles[number])}")
+    if lacking := [number for number in FACTS if number not in passed]:
+        terminalreporter.write_line(f"  failed or not run: {', '.join(map(str, lacking))}")

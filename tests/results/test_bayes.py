@@ -12,9 +12,10 @@ def rng():
     return np.random.default_rng(0)
 
 
+@pytest.mark.fact(24, oracle="closed form")
 @pytest.mark.parametrize("blocks", [5, 10])
 def test_equal_differences_have_closed_forms(blocks):
-    """Fact 24 (G5): W ~ Beta(1/2, N) is the weight of the pseudo-observation at 0."""
+    """G5: W ~ Beta(1/2, N) is the weight of the pseudo-observation at 0."""
     weight = scipy.stats.beta(0.5, blocks)
     d = np.full(blocks, 0.03)
     assert bayesian_signed_rank(d, 0.01, rng()).right == pytest.approx(weight.cdf(0.5**0.5), abs=0.005)
@@ -24,8 +25,9 @@ def test_equal_differences_have_closed_forms(blocks):
     assert bayesian_signed_rank(d, 0, rng()).right == pytest.approx(1)
 
 
+@pytest.mark.fact(24, oracle="scipy")
 def test_printed_values_of_the_closed_forms():
-    """Fact 24: the figures of G5 themselves."""
+    """The figures of G5 themselves."""
     for blocks, wide, narrow in ((5, 0.999389, 0.930802), (10, 0.99999904, 0.990706)):
         weight = scipy.stats.beta(0.5, blocks)
         assert (weight.cdf(0.70711), weight.cdf(0.29289)) == pytest.approx((wide, narrow), abs=2e-5)
@@ -45,8 +47,9 @@ def test_demsars_example_against_baycomp(rope, expected):
     assert on_the_edge.rope == pytest.approx(0.050, abs=0.004)
 
 
+@pytest.mark.fact(24)
 def test_probabilities_sum_to_one_and_swap_with_the_inputs():
-    """Fact 24, second half; from the same draws the swap is exact."""
+    """From the same draws the swap is exact."""
     d = rng().normal(0.01, 0.02, 12)
     forth, back = bayesian_signed_rank(d, 0.005, rng()), bayesian_signed_rank(-d, 0.005, rng())
     assert sum(forth) == pytest.approx(1)

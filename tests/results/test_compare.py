@@ -9,9 +9,11 @@ from click.testing import CliRunner
 from nsbench.cli import cli
 from nsbench.errors import Misuse
 from nsbench.results import load, paired, statistics
-from nsbench.results.compare import compare
+from nsbench.results.clusters import labels
+from nsbench.results.compare import _clustered, compare
 from nsbench.results.metrics import realistic, reciprocal
 from nsbench.results.store import ranks
+from tests.results.conftest import make_ranks
 
 
 def scores(store, sampler):
@@ -154,7 +156,52 @@ def test_folders_and_names_of_runs(store, run, tmp_path):
     assert two.exists()
 
 
+def clustered(run, spread):
+    """Five seeds of two samplers whose difference is that of 20 hubs, of three test triples each."""
+    hub = np.repeat(np.arange(20), 3)
+    triples = np.stack([1000 + np.arange(60), np.zeros(60, int), hub], axis=1)
+    factor = np.exp(np.random.default_rng(5).normal(0, spread, 20))[hub]
+    for seed in range(5):
+        stored, candidates = make_ranks(1.0, seed)
+        moved = np.clip(stored * factor[:, None, None], 1, None).astype(np.int32)
+        run("uniform", seed=seed, ranks=(stored, candidates), arrays={"triples": triples})
+        run("dhns", seed=seed, ranks=(moved, candidates), arrays={"triples": triples})
+    return triples
+
+
+def test_with_shared_hubs_it_says_that_the_error_is_the_clustered_one(store, run):
+    hubs = labels(clustered(run, 0.5))
+    test = statistics.two_way_t(scores(store, "dhns"), scores(store, "uniform"), clusters=hubs)
+    assert test.inflation > 1.25
+    said = f"60 test triples, clustered by hub entity, which makes the error {test.inflation:.2f} times the plain one, p "
+    assert said in compare("sampler=dhns", "sampler=uniform", store)
+    frame = load(store).query("seed == 0").set_index("sampler")
+    sides = [1 / realistic(ranks(frame.loc[name]).ranks) for name in ("dhns", "uniform")]
+    low, high = map(percent, paired.paired_t(*sides, clusters=hubs).interval)
+    single = compare("sampler=dhns,seed=0", "sampler=uniform,seed=0", store)
+    assert f"95 % interval {low} to {high} (paired over 60 test triples, clustered by hub entity, which makes" in single
+
+
+def test_the_plain_error_is_not_called_clustered(store, run):
+    run("uniform", seeds=range(5))
+    run("dhns", seeds=range(5), quality=2.5)  # no two of their test triples share an entity
+    assert "clustered" not in compare("sampler=dhns", "sampler=uniform", store)
+
+
+def test_a_small_inflation_is_said_without_its_factor():
+    assert [_clustered(ratio) for ratio in (0.9, 1.0, 1.1)] == ["", "", ", clustered by hub entity"]
+
+
+def test_a_group_cannot_undo_the_filter_of_both(store, run):
+    run("uniform", "transe")
+    run("dhns", "transe", quality=2)
+    run("dhns", "rotate", quality=2)
+    with pytest.raises(Misuse, match="no run has kge=rotate; there is transe"):
+        compare("sampler=dhns,kge=rotate", "sampler=uniform", store, {"kge": "transe"})
+
+
 REFUSED = {
+    "twice": ("sampler=uniform,kge=transe,sampler=dhns", "kge=rotate", "names sampler twice.*uniform,dhns passes both"),
     "same": ("sampler=uniform", "sampler=uniform", "both groups are 'sampler=uniform'"),
     "dataset": ("dataset=mkg_y", "dataset=db15k", r"differ in dataset \(mkg_y and db15k\), so they answer different"),
     "nothing": ("nothing", "sampler=uniform", "'nothing' means no complete run"),
@@ -184,7 +231,6 @@ def test_groups_without_a_common_cell_are_refused(store, run):
     run("dhns", "rotate", "mkg_w")
     with pytest.raises(Misuse, match="no cell in common"):
         compare("sampler=uniform", "sampler=dhns", store)
-
 
 
 

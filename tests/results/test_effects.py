@@ -1,5 +1,6 @@
 """Facts are those of specs/statistics_and_reporting.md, section 5."""
 
+import math
 from itertools import combinations
 
 import numpy as np
@@ -19,8 +20,9 @@ from nsbench.results.effects import seeds_needed, smallest_p, superiority
 A, B = [0.30, 0.32, 0.31, 0.33, 0.34], [0.29, 0.31, 0.30, 0.30, 0.32]
 
 
+@pytest.mark.fact(23)
 def test_superiority_of_the_worked_example():
-    """Fact 23 (G4), with complete separation of 5 and of 3 seeds."""
+    """G4, and complete separation of 5 and of 3 seeds."""
     found = superiority(A, B)
     assert (found.a12, found.delta) == pytest.approx((0.8, 0.6))
     assert superiority(range(5), range(10, 15)) == (0, -1, pytest.approx(2 / 252))
@@ -30,6 +32,7 @@ def test_superiority_of_the_worked_example():
 seeds = st.lists(st.integers(0, 5), min_size=1, max_size=5)
 
 
+@pytest.mark.fact(23, oracle="brute force")
 @given(seeds, seeds)
 def test_superiority_against_enumeration(a, b):
     found = superiority(np.array(a) / 3, np.array(b) / 3)
@@ -39,6 +42,7 @@ def test_superiority_against_enumeration(a, b):
     assert found.p == pytest.approx(np.mean(np.array(away) >= abs(ranks[: len(a)].mean() - ranks.mean()) - 1e-9))
 
 
+@pytest.mark.fact(23, oracle="scipy")
 def test_superiority_against_scipy():
     rng = np.random.default_rng(0)
     for n, m in ((5, 5), (7, 4), (10, 10)):
@@ -48,22 +52,27 @@ def test_superiority_against_scipy():
         assert superiority(a, b).p == pytest.approx(expected.pvalue)
 
 
+@pytest.mark.fact(53, oracle="closed form")
 @pytest.mark.parametrize(("count", "p"), [(2, 1 / 3), (3, 0.1), (4, 0.028571), (5, 0.0079365)])
 def test_smallest_p_of_seeds(count, p):
-    """Fact 53, first half: reached by complete separation."""
+    """Reached by complete separation."""
     assert smallest_p(count) == pytest.approx(p, abs=1e-6)
+    assert smallest_p(count) == pytest.approx(2 / math.comb(2 * count, count))
     assert superiority(np.arange(count), np.arange(count) - 100).p == pytest.approx(smallest_p(count))
     assert smallest_p(count, paired=True) == 2 / 2**count
 
 
+@pytest.mark.fact(45, oracle="closed form")
 def test_seeds_that_noethers_formula_asks_for():
-    """Fact 45."""
     assert seeds_needed() == pytest.approx(28.859, abs=1e-3)
     assert np.ceil(seeds_needed()) == 29
+    z = scipy.stats.norm.isf(0.05)  # for both errors
+    assert seeds_needed() == pytest.approx((z + z) ** 2 / (6 * (0.75 - 0.5) ** 2))
 
 
+@pytest.mark.fact(19, oracle="scipy")
 def test_interquartile_mean_and_improvement():
-    """Fact 19 (F10 and G7): the figures of rliable's own test."""
+    """F10 and G7: the figures of rliable's own test."""
     assert interquartile_mean([[1, 2], [2, 2], [1, 1], [2, 1]]) == 1.5
     assert interquartile_mean([[1, 1], [2, 2], [3, 3]]) == 2
     assert probability_of_improvement([[1, 2], [2, 2], [1, 1], [2, 1]], [[1, 1], [2, 2], [3, 3]]) == pytest.approx(1 / 3)

@@ -1,8 +1,8 @@
 """nsbench runs list, rm and export."""
 
 import csv
-import fcntl
 import json
+import os
 
 import pytest
 from click.testing import CliRunner
@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from nsbench.cli import cli
 from nsbench.errors import Busy, Misuse, RunFailed
 from nsbench.results import inventory
+from nsbench.runfolder import RunFolder
 
 
 @pytest.fixture
@@ -87,6 +88,16 @@ def test_rm_takes_names_paths_and_what_is_unfinished(store, run, runs):
     assert names(store) == [third.name]
 
 
+def test_rm_refuses_a_filter_given_twice_and_deletes_nothing(store, run, runs):
+    run("uniform", seeds=range(3))
+    before = names(store)
+    with pytest.raises(Misuse, match="--where names seed twice; give it once: --where seed=0,1 passes both"):
+        runs("rm", "--where", "seed=0", "--where", "seed=1", "--yes")
+    assert names(store) == before
+    runs("rm", "--where", "seed=0", "--where", "seed=0", "--yes")  # the same again contradicts nothing
+    assert len(names(store)) == 2
+
+
 def test_names_and_filters_together_are_the_narrower(store, run, runs):
     first, second, third = run("uniform", seeds=range(3))
     runs("rm", "--yes", "--where", "seed=1,2", first.name, second.name)
@@ -162,8 +173,7 @@ def test_rm_without_a_choice_is_refused(run, runs):
 
 def test_a_run_that_another_process_works_on_is_kept(store, run, runs):
     busy, idle = run("uniform", seeds=range(2))
-    with open(busy / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with RunFolder(busy).claimed():
         before = {file.name: file.read_bytes() for file in busy.iterdir()}
         with pytest.raises(Busy):
             inventory.remove(busy)
@@ -171,8 +181,23 @@ def test_a_run_that_another_process_works_on_is_kept(store, run, runs):
             runs("rm", "--yes", busy.name, idle.name)
         assert {file.name: file.read_bytes() for file in busy.iterdir()} == before
     assert names(store) == [busy.name]
-    runs("rm", "--yes", busy.name)  # a lock that nobody holds is no obstacle
+    for leftover in ("lock", "claim.a1b2", "ranks.npz.a1b2.tmp", "failed.json"):
+        (busy / leftover).write_text("")
+    (busy / "claim").write_text('{"token": "a1b2", "host": "", "machine": "", "pid": 1, "started": ""}\n{}\n')
+    os.utime(busy / "claim", (0, 0))
+    os.utime(busy / "claim.a1b2", (0, 0))
+    runs("rm", "--yes", busy.name)  # what a dead process has left is no obstacle
     assert names(store) == []
+
+
+def test_a_failed_run_is_listed_with_its_reason(run, runs):
+    path = run("uniform")
+    (path / "result.json").unlink()
+    (path / "failed.json").write_text(json.dumps({"reason": "the scores are not finite", "when": "", "host": ""}))
+    assert f"{path.name}" in runs("list")
+    assert "failed: the scores are not finite" in runs("list")
+    (path / "failed.json").write_text("{")
+    assert "failed: failed.json is damaged" in runs("list")
 
 
 def test_export_has_every_figure_unrounded(store, run, runs, tmp_path):

@@ -19,6 +19,7 @@ def rankings(draw):
     return flat[..., :2], flat[..., 2]
 
 
+@pytest.mark.fact(34, oracle="brute force")
 @given(rankings())
 def test_metrics_are_what_a_loop_over_queries_counts(ranking):
     ranks, candidates = ranking
@@ -73,8 +74,8 @@ def test_perfect_scorer():
     assert found == {"mrr": 1, "mr": 1, "hits@1": 1, "hits@3": 1, "hits@10": 1, "amri": 1}
 
 
+@pytest.mark.fact(33, 34)
 def test_worked_examples_of_the_specification():
-    """specs/statistics_and_reporting.md, facts 34 and 33."""
     plain = np.array([1, 2, 4, 10, 100])
     found = metrics(np.stack([plain, plain], axis=1), np.full(5, 1000))
     assert found["mrr"] == pytest.approx(0.372)
@@ -97,6 +98,7 @@ def test_chance_of_a_random_ranking(n, mrr):
     assert found["hits@10"] == min(10, n) / n
 
 
+@pytest.mark.fact(32, oracle="brute force")
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=4))
 def test_chance_is_the_mean_over_all_rankings(candidates):
     every = [metrics(np.array([[rank, rank]]), np.array([n])) for n in candidates for rank in range(1, n + 1)]

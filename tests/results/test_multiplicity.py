@@ -29,14 +29,15 @@ METHODS = {
 vectors = arrays(float, st.integers(1, 12), elements=st.floats(0, 1))
 
 
+@pytest.mark.fact(17)
 def test_rejections_of_the_six_methods_on_benjamini_and_hochbergs_data():
-    """Fact 17."""
     rejected = [int((adjust(BENJAMINI_HOCHBERG) < 0.05).sum()) for adjust in METHODS.values()]
     assert rejected == [3, 3, 3, 3, 4, 3]
     assert holm(BENJAMINI_HOCHBERG)[:5] == pytest.approx([0.0015, 0.0056, 0.0247, 0.1140, 0.2211])
     assert benjamini_hochberg(BENJAMINI_HOCHBERG)[:5] == pytest.approx([0.0015, 0.0030, 0.0095, 0.035625, 0.0603])
 
 
+@pytest.mark.fact(9, 18)
 @pytest.mark.parametrize(
     ("raw", "adjusted"),
     [
@@ -47,13 +48,14 @@ def test_rejections_of_the_six_methods_on_benjamini_and_hochbergs_data():
     ],
 )  # fmt: skip
 def test_holm_on_published_examples(raw, adjusted):
-    """Facts 9 and 18 (F9)."""
+    """F9."""
     assert holm(raw).tolist() == pytest.approx(adjusted, abs=1e-12)
 
 
+@pytest.mark.fact(17, 18, oracle="statsmodels")
 @pytest.mark.parametrize("method", METHODS)
 def test_adjusted_p_against_statsmodels(method):
-    """Facts 17 and 18 against an oracle: p that are even, small, tied, 0 and 1. (statsmodels takes 0.1 s for Holm.)"""
+    """p that are even, small, tied, 0 and 1. (statsmodels takes 0.1 s for Holm.)"""
     rng = np.random.default_rng(0)
     for p in (rng.uniform(size=9), rng.uniform(size=40) ** 4, rng.integers(0, 6, 12) / 5 * 0.1, np.array([0, 1, 0.02])):
         assert METHODS[method](p) == pytest.approx(multipletests(p, method=method)[1], abs=1e-12)
@@ -77,10 +79,10 @@ def test_hommel_is_the_closure_of_simes_test(p):
     assert hommel(p) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.fact(18)
 @pytest.mark.parametrize("adjust", METHODS.values(), ids=METHODS)
 @given(p=vectors, seed=st.integers(0, 99))
 def test_adjusted_p_is_monotone_above_raw_and_follows_a_permutation(adjust, p, seed):
-    """Fact 18, second half."""
     adjusted, order = adjust(p), np.random.default_rng(seed).permutation(len(p))
     assert np.all(adjusted >= p - 1e-15)
     assert np.all(adjusted <= 1)
@@ -94,6 +96,7 @@ def test_methods_order_by_strength():
     assert all(np.all(strict >= lenient - 1e-15) for strict, lenient in pairwise(chain))
 
 
+@pytest.mark.fact(25)
 @pytest.mark.parametrize(
     ("p", "independent", "adjusted", "at_least"),
     [
@@ -103,12 +106,13 @@ def test_methods_order_by_strength():
     ],
 )
 def test_on_how_many_datasets_a_claim_holds(p, independent, adjusted, at_least):
-    """Fact 25 (G6): all four p below 0.05, and by Bonferroni only one dataset is sure."""
+    """G6: all four p below 0.05, and by Bonferroni only one dataset is sure."""
     found = replicability(p, independent=independent)
     assert found.adjusted == pytest.approx(adjusted, abs=1e-6)
     assert found.at_least == at_least
 
 
+@pytest.mark.fact(25, oracle="scipy")
 @given(p=arrays(float, st.integers(1, 8), elements=st.floats(1e-6, 1)))
 def test_fishers_combination_against_scipy(p):
     expected = [scipy.stats.combine_pvalues(np.sort(p)[u:], method="fisher").pvalue for u in range(len(p))]

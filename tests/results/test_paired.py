@@ -44,8 +44,9 @@ def runs():
     return a, np.where(changed, 1 / (draw.geometric(0.1, size=(3000, 2)) + draw.integers(0, 2, (3000, 2))), a)
 
 
+@pytest.mark.fact(14, oracle="brute force")
 def test_darwins_maize():
-    """Fact 14: randomisation and t fall on opposite sides of 0.05; with it the sign test of 13 of 15."""
+    """Randomisation and t fall on opposite sides of 0.05; with it the sign test of 13 of 15."""
     a, b = against_zero(MAIZE)
     found = randomisation(a, b, rng())
     assert found.exact
@@ -56,23 +57,26 @@ def test_darwins_maize():
     assert sign_test(13, 2) == pytest.approx(0.00738525)
 
 
+@pytest.mark.fact(15, 27, 42, oracle="scipy")
 @pytest.mark.parametrize(("wins", "losses", "p"), [
     (29, 21, 0.322236), (25, 18, 0.360378), (11, 3, 0.057373), (12, 2, 0.012939), (14, 1, 0.000977), (30, 15, 0.035698),
 ])  # fmt: skip
 def test_sign_test(wins, losses, p):
-    """Facts 15, 27 and 42 (McNemar's 30 against 15); scipy is the oracle."""
+    """The last is McNemar's 30 against 15."""
     assert sign_test(wins, losses) == pytest.approx(p, abs=1e-6)
     assert sign_test(losses, wins) == pytest.approx(scipy.stats.binomtest(wins, wins + losses).pvalue)
 
 
+@pytest.mark.fact(42, oracle="statsmodels")
 def test_mcnemar_counts_discordant_pairs():
-    """Fact 42 on hits, against statsmodels."""
+    """On hits."""
     a, b = np.repeat([True, False, True, False], [30, 15, 100, 60]), np.repeat([False, True, True, False], [30, 15, 100, 60])
     assert mcnemar(a, b) == pytest.approx(0.035698, abs=1e-6)
     assert mcnemar(a, b) == pytest.approx(statsmodels_mcnemar([[100, 30], [15, 60]], exact=True).pvalue)
     assert mcnemar(a, a) == 1
 
 
+@pytest.mark.fact(14, oracle="brute force")
 @given(arrays(np.int64, st.integers(2, 9), elements=st.integers(-5, 5)))
 def test_exact_randomisation_against_enumeration(d):
     found = randomisation(*against_zero(d / 7), rng())
@@ -104,15 +108,16 @@ def test_randomisation_bootstrap_and_t_agree_for_thousands_of_triples(runs):
     assert t.interval == pytest.approx(tuple(expected.confidence_interval()))
 
 
+@pytest.mark.fact(39, oracle="closed form")
 @pytest.mark.parametrize("draws", [9_999, 999])
 def test_p_is_never_zero(draws):
-    """Fact 39."""
     found = randomisation(*against_zero(np.linspace(1, 2, 200)), rng(), draws=draws)
     assert found.p == 1 / (draws + 1)
 
 
+@pytest.mark.fact(37)
 def test_sides_and_runs_may_be_swapped(runs):
-    """Fact 37: swapping head and tail changes nothing; swapping the runs flips the difference and keeps p."""
+    """Swapping head and tail changes nothing; swapping the runs flips the difference and keeps p."""
     a, b = runs[0][:400], runs[1][:400]
     hubs = rng(1).integers(0, 90, 400)
     for clusters in (None, hubs):
@@ -130,8 +135,9 @@ def test_sides_and_runs_may_be_swapped(runs):
         assert (-high, -low) == pytest.approx(boot.interval)
 
 
+@pytest.mark.fact(38)
 def test_more_triples_are_more_evidence_and_sides_are_none(runs):
-    """Fact 38: copies of triples lower p; queries in the place of triples have no [T, 2] and are refused."""
+    """Copies of triples lower p; queries in the place of triples have no [T, 2] and are refused."""
     a, b = runs[0][:300], runs[1][:300]
     p = paired_t(a, b).p
     assert paired_t(np.tile(a, (4, 1)), np.tile(b, (4, 1))).p < p
@@ -143,8 +149,9 @@ def test_more_triples_are_more_evidence_and_sides_are_none(runs):
             test(a.reshape(-1, 1), b.reshape(-1, 1))
 
 
+@pytest.mark.fact(22, oracle="closed form")
 def test_clustering_by_triple_is_not_clustering_by_query():
-    """Fact 22 (G3): the plug-in SE^2 of the mean by triple and by query."""
+    """G3: the plug-in SE^2 of the mean by triple and by query."""
     sides = np.array([[1, 0.5], [0.2, 0.1], [0.25, 1 / 3], [1, 1], [0.05, 0.1]])
     triple = paired_t(sides, np.zeros((5, 2))).standard_error ** 2 * 4 / 5  # ddof 0
     query = sides.var() / 10
@@ -153,8 +160,9 @@ def test_clustering_by_triple_is_not_clustering_by_query():
     assert triple > query
 
 
+@pytest.mark.fact(41, oracle="closed form")
 def test_bootstrap_error_of_a_mean(runs):
-    """Fact 41: within 3 % of sd(ddof 0)/sqrt(T)."""
+    """Within 3 % of sd(ddof 0)/sqrt(T)."""
     d = differences(*runs)
     assert bootstrap(*runs, rng()).standard_error == pytest.approx(d.std() / 3000**0.5, rel=0.03)
 
@@ -167,8 +175,9 @@ def test_bootstrap_interval_against_scipy(runs):
     assert found.interval == pytest.approx(tuple(expected.confidence_interval), abs=0.1 * found.standard_error)
 
 
+@pytest.mark.fact(40)
 def test_same_seed_same_bytes_whatever_the_chunk_and_the_global_state(runs, monkeypatch):
-    """Fact 40. The totals are exact, so that no order of summing them shows."""
+    """The totals are exact, so that no order of summing them shows."""
     a, b = runs
     first = bootstrap(a, b, rng(), draws=500), randomisation(a, b, rng(), draws=500)
     np.random.seed(1)

@@ -9,6 +9,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from statsmodels.stats.libqsturng import qsturng
 
 from nsbench.results.blocks import block_ranks
 from nsbench.results.multiplicity import hochberg, holm, hommel
@@ -35,29 +36,42 @@ def unit_blocks(k):
     return k * (k + 1) / 6
 
 
+def tukey(k, alpha=0.05, df=np.inf):
+    """Upper point of the studentized range over the root of 2, by statsmodels (Gleason 1999, to three digits)."""
+    return qsturng(1 - alpha, k, df) / 2**0.5
+
+
+@pytest.mark.fact(5, 6, oracle="statsmodels")
 def test_critical_differences_of_demsars_example():
-    """Facts 5 and 6."""
     assert critical_difference(4, 14) == pytest.approx(1.253559, abs=1e-6)
     assert critical_difference(4, 14, alpha=0.10) == pytest.approx(1.118060, abs=1e-6)
     assert bonferroni_dunn(4, 14) == pytest.approx(1.168143, abs=1e-6)
+    for alpha in (0.05, 0.10):
+        assert critical_difference(4, 14, alpha=alpha) == pytest.approx(tukey(4, alpha) * (4 * 5 / 6 / 14) ** 0.5, abs=1e-3)
+    dunn = scipy.stats.norm.isf(0.05 / 2 / 3) * (4 * 5 / 6 / 14) ** 0.5
+    assert bonferroni_dunn(4, 14) == pytest.approx(dunn)
 
 
+@pytest.mark.fact(7, oracle="statsmodels")
 def test_tables_of_critical_values():
-    """Fact 7: within 0.002 of the printed tables, and the misprint shows."""
+    """Within 0.002 of the printed tables, and the misprint shows."""
     for k, nemenyi, dunn in zip(range(2, 11), NEMENYI_05, DUNN_05):
         assert critical_difference(k, unit_blocks(k)) == pytest.approx(nemenyi, abs=0.002)
         assert bonferroni_dunn(k, unit_blocks(k)) == pytest.approx(dunn, abs=0.002)
+        assert critical_difference(k, unit_blocks(k)) == pytest.approx(tukey(k), abs=1e-3)
     assert abs(bonferroni_dunn(9, unit_blocks(9)) - 2.724) > 0.005
 
 
+@pytest.mark.fact(8, oracle="statsmodels")
 @pytest.mark.parametrize(("k", "blocks", "cd"), [(5, 6, 2.4901), (7, 9, 3.0024), (10, 12, 3.9104), (15, 12, 6.1915)])
 def test_critical_differences(k, blocks, cd):
-    """Fact 8."""
     assert critical_difference(k, blocks) == pytest.approx(cd, abs=1e-4)
+    assert critical_difference(k, blocks) == pytest.approx(tukey(k) * (unit_blocks(k) / blocks) ** 0.5, abs=2e-3)
 
 
+@pytest.mark.fact(9)
 def test_mean_ranks_against_a_control():
-    """Fact 9, and the same with Hochberg and Hommel."""
+    """With Holm, and with Hochberg and Hommel."""
     p = rank_p(DEMSAR_RANKS, 14)[0, [3, 1, 2]]
     assert p == pytest.approx([0.015720, 0.019172, 0.608408], abs=1e-6)
     assert holm(p) == pytest.approx([0.047160, 0.047160, 0.608408], abs=1e-6)
@@ -66,8 +80,8 @@ def test_mean_ranks_against_a_control():
     assert hommel(p) == pytest.approx([0.031440, 0.038345, 0.608408], abs=1e-6)
 
 
+@pytest.mark.fact(10)
 def test_nemenyi_of_demsars_example():
-    """Fact 10."""
     p = nemenyi_p(DEMSAR_RANKS, 14)
     upper = [0.088673, 0.956177, 0.074185, 0.259228, 0.999859, 0.226697]
     assert p[np.triu_indices(4, 1)] == pytest.approx(upper, abs=1e-5)
@@ -76,10 +90,10 @@ def test_nemenyi_of_demsars_example():
     assert [(i, j) for i, j in combinations(range(4), 2) if p[i, j] < 0.10] == [(0, 1), (0, 3)]
 
 
+@pytest.mark.fact(9, 10, 12, oracle="scikit-posthocs")
 def test_mean_rank_tests_against_scikit_posthocs():
-    """Facts 9 and 10 against an oracle."""
     rng = np.random.default_rng(0)
-    for values in (DEMSAR, rng.normal(size=(8, 5)) + np.arange(5) / 3):
+    for values in (DEMSAR, rng.normal(size=(8, 5)) + np.arange(5) / 3, rng.normal(size=(30, 5))):
         average = block_ranks(values).mean(axis=0)
         nemenyi = np.array(scikit_posthocs.posthoc_nemenyi_friedman(values))
         assert nemenyi_p(average, len(values)) == pytest.approx(nemenyi, abs=1e-5)
@@ -88,8 +102,9 @@ def test_mean_rank_tests_against_scikit_posthocs():
         assert rank_p(average, len(values)) == pytest.approx(siegel, abs=1e-9)
 
 
+@pytest.mark.fact(11)
 def test_wilcoxon_of_demsars_table():
-    """Fact 11: zeros split, dropped and Pratt's; the values must be those printed with the example, with `voting`."""
+    """Zeros split, dropped and Pratt's; the values must be those printed with the example, with `voting`."""
     d = DEMSAR[:, 1] - DEMSAR[:, 0]
     found = wilcoxon(d)
     assert (found.plus, found.minus, found.statistic) == (93, 12, 12)
@@ -101,14 +116,16 @@ def test_wilcoxon_of_demsars_table():
     )
 
 
+@pytest.mark.fact(14, oracle="scipy")
 def test_wilcoxon_of_the_maize():
-    """Fact 14, its Wilcoxon part."""
     found = wilcoxon(MAIZE)
     assert (found.statistic, found.p) == (24, pytest.approx(0.041259765625))
+    assert (found.statistic, found.p) == pytest.approx(tuple(scipy.stats.wilcoxon(MAIZE, method="exact")))
 
 
+@pytest.mark.fact(12, 13, oracle="statsmodels")
 def test_rank_sums_of_thirty_datasets():
-    """Facts 12 and 13: p of all ten pairs, Holm rejects five of them, Nemenyi four; two conventions of the CD."""
+    """p of all ten pairs, Holm rejects five of them, Nemenyi four; two conventions of the CD."""
     p, nemenyi = rank_p(GARCIA_RANKS, 30), nemenyi_p(GARCIA_RANKS, 30)
     assert [p[pair] for pair in GARCIA_P] == pytest.approx(list(GARCIA_P.values()), rel=1e-6)
     adjusted = holm([p[pair] for pair in GARCIA_P])
@@ -117,11 +134,13 @@ def test_rank_sums_of_thirty_datasets():
     assert sum(nemenyi[pair] < 0.05 for pair in GARCIA_P) == 4
     assert critical_difference(5, 30) == pytest.approx(1.113609, abs=1e-6)
     assert critical_difference(5, 30, df=5 * 29) == pytest.approx(1.127747, abs=1e-6)
+    for df in (np.inf, 5 * 29):
+        assert critical_difference(5, 30, df=df) == pytest.approx(tukey(5, df=df) * (5 * 6 / 6 / 30) ** 0.5, abs=1e-3)
 
 
+@pytest.mark.fact(26, oracle="closed form")
 @pytest.mark.parametrize("blocks", range(5, 12))
 def test_smallest_p_of_wilcoxon(blocks):
-    """Fact 26."""
     assert wilcoxon(np.arange(1.0, blocks + 1)).p == pytest.approx(2 / 2**blocks)
     assert smallest_wilcoxon_p(blocks) == 2 / 2**blocks
 
@@ -135,6 +154,7 @@ def test_blocks_needed(k, all_pairs, one_baseline):
         assert p[0] * comparisons <= 0.05 < p[1] * comparisons
 
 
+@pytest.mark.fact(26, oracle="brute force")
 @given(arrays(np.int64, st.integers(2, 9), elements=st.integers(-4, 4)))
 def test_wilcoxon_against_enumeration_of_signs(d):
     """Ties and zeros among the differences; equal columns have p 1."""
@@ -152,12 +172,14 @@ def test_wilcoxon_against_enumeration_of_signs(d):
     assert wilcoxon(-d / 10).p == pytest.approx(found.p)
 
 
+@pytest.mark.fact(28, oracle="statsmodels")
 def test_pool_dependence_of_mean_ranks():
-    """Fact 28: A always just above B; others in the pool decide whether Nemenyi sees it, and never whether Wilcoxon."""
+    """A always just above B; others in the pool decide whether Nemenyi sees it, and never whether Wilcoxon."""
     a, b = np.linspace(0.5, 0.6, 10), np.linspace(0.5, 0.6, 10) - np.arange(1, 11) / 1e4
     pair, crowd = np.stack([a, b], 1), np.stack([a, b, a + 0.1, b - 0.1, b - 0.2], 1)
-    assert critical_difference(2, 10) == pytest.approx(0.619795, abs=1e-6)
-    assert critical_difference(5, 10) == pytest.approx(1.928829, abs=2e-6)
+    for k, cd in ((2, 0.619795), (5, 1.928829)):
+        assert critical_difference(k, 10) == pytest.approx(cd, abs=2e-6)
+        assert critical_difference(k, 10) == pytest.approx(tukey(k) * (unit_blocks(k) / 10) ** 0.5, abs=1e-3)
     seen = []
     for values in (pair, crowd):
         average = block_ranks(values).mean(axis=0)
@@ -200,12 +222,14 @@ def test_walsh_interval_needs_six_blocks():
     assert walsh_interval([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])[1:] == ((0.1, 0.6), pytest.approx(1 - 2 / 64))
 
 
+@pytest.mark.fact(52)
 def test_cliques_of_demsars_example():
-    """Fact 52: {A, C} and {B, C, D} at 0.10; no bar joins A with B or D."""
+    """{A, C} and {B, C, D} at 0.10; no bar joins A with B or D."""
     assert cliques(nemenyi_p(DEMSAR_RANKS, 14), alpha=0.10) == [(0, 2), (1, 2, 3)]
     assert cliques(nemenyi_p(DEMSAR_RANKS, 14), alpha=0.05) == [(0, 1, 2, 3)]
 
 
+@pytest.mark.fact(52, oracle="brute force")
 @given(st.integers(1, 6).flatmap(lambda k: arrays(float, (k, k), elements=st.floats(0, 1))))
 def test_cliques_against_all_subsets(p):
     p = np.minimum(p, p.T)
@@ -229,6 +253,7 @@ def test_what_cannot_be_tested_is_refused():
         wilcoxon_holm([[0.1, np.nan]])
 
 
+@pytest.mark.fact(11, oracle="scipy")
 @given(arrays(np.int64, st.integers(2, 60), elements=st.integers(-6, 6)).filter(np.any))
 def test_normal_wilcoxon_against_scipy(d):
     for zeros in ("zsplit", "wilcox", "pratt"):

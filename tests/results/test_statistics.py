@@ -29,8 +29,9 @@ A = np.array([[0.50, 0.20, 1.0, 0.10, 0.40], [0.50, 0.25, 1.0, 0.20, 0.50], [0.4
 B = np.array([[0.40, 0.20, 0.80, 0.10, 0.30], [0.50, 0.10, 0.90, 0.10, 0.40], [0.40, 0.15, 0.70, 0.05, 0.40]])
 
 
+@pytest.mark.fact(20)
 def test_two_way_t_on_the_worked_example():
-    """Fact 20 (G1)."""
+    """G1."""
     found = two_way_t(A, B, minimum_seeds=3, interaction="twice")
     assert found.difference == pytest.approx(1 / 12)
     assert found.standard_error == pytest.approx(0.0360555, rel=1e-5)
@@ -87,8 +88,8 @@ def test_tiny_variances_do_not_underflow():
     assert two_way_t(a * 1e-120, b * 1e-120).p == pytest.approx(two_way_t(a, b).p)
 
 
+@pytest.mark.fact(53)
 def test_too_few_seeds_are_refused_unless_asked_for():
-    """Fact 53, second half."""
     with pytest.raises(Misuse, match="at least 5 seeds on each side and here is 3"):
         two_way_t(A, B)
     with pytest.raises(Misuse, match="here is 1"):
@@ -141,6 +142,7 @@ def test_size_of_the_two_way_t(seeds):
     assert 0.025 < rate < 0.05 + 3 * np.sqrt(0.05 * 0.95 / repetitions)
 
 
+@pytest.mark.fact(20, oracle="statsmodels")
 def test_two_way_t_with_the_interaction_once_is_the_analysis_of_variance():
     """Balanced, of one arm: the expected mean squares' estimate MS_seed + MS_triple - MS_rest, here from statsmodels."""
     rng = np.random.default_rng(8)
@@ -193,8 +195,9 @@ def test_clusters_enter_the_triples_term():
 Y = np.array([[0.2, 0.5, 1, 0.1], [0.3, 0.4, 0.9, 0.2], [0.1, 0.6, 0.8, 0.5]])
 
 
+@pytest.mark.fact(21, oracle="brute force")
 def test_crossed_bootstrap_variance_has_a_closed_form():
-    """Fact 21 (G2): against the enumeration of all 27 x 256 resamples, and simulated within 2 %."""
+    """G2: against the enumeration of all 27 x 256 resamples, and simulated within 2 %."""
     found = crossed_variance(Y)
     assert found == pytest.approx((0.00018519, 0.01875, 0.00097222), abs=1e-8)
     assert sum(found) == pytest.approx(0.0199074074, abs=1e-10)
@@ -241,8 +244,8 @@ def test_crossed_bootstrap_draws_whole_clusters():
     assert found.interval == pytest.approx(expected.interval, rel=1e-9)
 
 
+@pytest.mark.fact(40)
 def test_crossed_bootstrap_is_reproducible_to_the_byte(monkeypatch):
-    """Fact 40."""
     rng = np.random.default_rng(5)
     a, b = rng.uniform(size=(5, 200)), rng.uniform(size=(6, 200))
     first = crossed_bootstrap(a, np.random.default_rng(0), b=b, draws=300)
@@ -261,21 +264,25 @@ def test_crossed_arrays_are_asked_for():
         crossed_bootstrap(np.ones((3, 4)), np.random.default_rng(0), b=np.ones((3, 5)))
 
 
+@pytest.mark.fact(44, oracle="scipy")
 def test_spread_over_seeds():
-    """Fact 44."""
     values = [0.341, 0.343, 0.348]
     assert sd(values) == pytest.approx(0.00360555, rel=1e-5)
     assert t_interval(values) == pytest.approx((0.335043, 0.352957), abs=1e-6)
+    assert sd(values) == pytest.approx(scipy.stats.tstd(values))
+    assert t_interval(values) == pytest.approx(scipy.stats.t.interval(0.95, 2, np.mean(values), scipy.stats.sem(values)))
     with pytest.raises(ValueError, match="two values"):
         sd([0.3])
 
 
+@pytest.mark.fact(43, oracle="scipy")
 @pytest.mark.parametrize(("seeds", "factor"), [(3, 4.968275), (5, 3.041443), (10, 2.372570)])
 def test_prediction_interval_for_one_new_run(seeds, factor):
-    """Fact 43, and its coverage: of new runs of the same kind, 95 in 100 fall inside."""
+    """Of new runs of the same kind, 95 in 100 fall inside."""
     values = np.arange(seeds, dtype=float)
     low, high = prediction_interval(values)
     assert (high - low) / 2 == pytest.approx(factor * sd(values), rel=1e-6)
+    assert factor == pytest.approx(scipy.stats.t.isf(0.025, seeds - 1) * (1 + 1 / seeds) ** 0.5, rel=1e-6)
     assert (high + low) / 2 == pytest.approx(values.mean())
     rng = np.random.default_rng(0)
     inside = [

@@ -17,6 +17,7 @@ from nsbench.results import grid, load, papers, statistics
 from nsbench.results.cells import METRICS, Metric
 from nsbench.results.comparison import comparison
 from nsbench.results.metrics import reciprocal
+from nsbench.results.multiplicity import holm
 from nsbench.results.store import ranks
 from nsbench.results.tables import show, to_rich, write
 
@@ -107,13 +108,13 @@ def test_markers_come_from_the_two_way_t_with_holm_over_the_whole_table(small_st
             chosen = frame[(frame["sampler"] == name) & (frame["kge"] == kge) & (frame["dataset"] == dataset)]
             arms.append(np.stack([reciprocal(ranks(row).ranks) for _, row in chosen.iterrows()]))
         p.append(statistics.two_way_t(*arms).p)
-    adjusted = statistics.holm(p)
-    for (sampler, kge, dataset), raw, holm in zip(contrasts, p, adjusted):
+    adjusted = holm(p)
+    for (sampler, kge, dataset), raw, corrected in zip(contrasts, p, adjusted):
         own = cell(table, sampler, dataset=dataset, group=kge)
         assert own.record["p"] == pytest.approx(raw)
-        assert own.record["p_holm"] == pytest.approx(holm)
+        assert own.record["p_holm"] == pytest.approx(corrected)
         assert own.record["family"] == 5
-        assert ("▲" in own.marks, "▼" in own.marks) == (holm < 0.05 and dataset == "mkg_y", dataset == "db15k")
+        assert ("▲" in own.marks, "▼" in own.marks) == (corrected < 0.05 and dataset == "mkg_y", dataset == "db15k")
     assert not np.allclose(p, adjusted)
     assert [("▲" in cell(table, name).marks) for name in ("uniform", "bernoulli", "dhns")] == [False, False, True]
     assert all("p" not in c.record for row in table.rows for c, column in zip(row.cells, table.columns)
@@ -160,8 +161,8 @@ def exact(*reciprocals):
     return np.broadcast_to(rank[:, None, None], (len(rank), 2, 2)).copy(), np.full((len(rank), 2), 100_000)
 
 
+@pytest.mark.fact(46, 47)
 def test_best_and_second_go_by_unrounded_means_and_print(store, run):
-    """Fact 47, and the second half of 46."""
     run("uniform", ranks=exact(1 / 2, 1 / 50_000))  # 25.00
     run("bernoulli", ranks=exact(1 / 2, 1 / 90_000))  # 25.00 too, a little less: equal in print, so equal in style
     run("sans", ranks=exact(1 / 4, 1 / 100))
@@ -184,14 +185,14 @@ def test_styles_stay_within_a_model_and_need_a_competitor(store, run):
     assert cell(table, "dhns", group="rotate").style == "second"
 
 
+@pytest.mark.fact(46)
 @pytest.mark.parametrize(("value", "text"), [(0.02675, "2.68"), (0.345, "34.50"), (1.0, "100.00"), (0.00005, "0.01")])
 def test_rounding_is_half_up_in_decimal(value, text):
-    """Fact 46."""
     assert METRICS["mrr"].text(value) == text
 
 
+@pytest.mark.fact(46)
 def test_rounding_to_three_decimals():
-    """Fact 46."""
     fraction = Metric("x", "x", True, 1, 3, "")
     assert [fraction.text(x) for x in (0.34549, 0.34551, 0.350)] == ["0.345", "0.346", "0.350"]
     assert Metric("x", "x", True, 1, 2, "").text(2.675) == "2.68"
@@ -327,9 +328,9 @@ MIXTURES = {
 }
 
 
+@pytest.mark.fact(54)
 @pytest.mark.parametrize("name", MIXTURES)
 def test_mixed_stores_are_refused_and_the_filter_that_is_named_helps(store, run, name):
-    """Fact 54."""
     run("uniform", seeds=range(2))
     run("dhns", seeds=range(2))
     run("dhns", "rotate", "db15k", seeds=range(2))  # not concerned; its split or version may be another
@@ -623,3 +624,13 @@ def test_diagnostics_layout_says_what_was_measured_and_judges_nothing(run, store
         assert "dagger" not in text
     with pytest.raises(Misuse, match="none of these runs has diagnostics"):
         comparison(store, layout="diagnostics", where={"sampler": "ns_kge"})
+
+
+def test_a_cell_names_the_seeds_that_its_figures_are_of(run, store):
+    run("uniform", seeds=(0, 2))
+    for seed, hardness in ((1, 0.7), (3, 0.8)):
+        run("uniform", seed=seed, result={"diagnostics": {"end": {"hardness": hardness}}})
+    (row,) = comparison(store, layout="diagnostics").rows
+    assert row.cells[0].record["seeds"] == "1 3"
+    assert row.cells[0].record["values"] == "0.7 0.8"
+    assert (row.cells[0].value, row.cells[0].spread) == ("75.0", "(n=2)")

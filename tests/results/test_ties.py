@@ -11,6 +11,7 @@ from nsbench.results.ties import adjusted, chance_sd, random_ties, tie_share
 ties = st.tuples(st.integers(1, 60), st.integers(0, 60)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 
 
+@pytest.mark.fact(31, 36)
 @pytest.mark.parametrize(("tie", "rank", "reciprocal", "random", "optimistic", "first"), [
     ((1, 2), 1.5, 0.666667, 0.75, 1, 0.5),
     ((1, 3), 2, 0.5, 0.611111, 1, 0.333333),
@@ -19,7 +20,7 @@ ties = st.tuples(st.integers(1, 60), st.integers(0, 60)).map(lambda pair: (pair[
     ((1, 14541), 7271, 0.0001375, 0.0006988, 1, 0.0000688),
 ])  # fmt: skip
 def test_table_of_ties(tie, rank, reciprocal, random, optimistic, first):
-    """Facts 31 and 36: every row of section 1.9."""
+    """Every row of section 1.9."""
     ranks = np.array([tie])
     assert realistic(ranks) == rank
     found = random_ties(ranks)
@@ -29,17 +30,18 @@ def test_table_of_ties(tie, rank, reciprocal, random, optimistic, first):
     assert metrics(np.array([[tie[0]] * 2]), [tie[1]])["mrr"] == optimistic
 
 
+@pytest.mark.fact(36)
 def test_constant_scores_of_ten_candidates():
-    """Fact 36."""
     found = metrics(np.array([[1, 10]]), [10])
     assert (found["mr"], found["mrr"], found["hits@1"]) == (5.5, pytest.approx(0.181818, abs=1e-6), 0)
     assert metrics(np.array([[1, 1]]), [10])["hits@1"] == 1
     assert random_ties(np.array([1, 10]))["hits@1"] == pytest.approx(0.1)
 
 
+@pytest.mark.fact(31, 36, oracle="brute force")
 @given(ties)
 def test_random_ties_against_the_mean_over_the_tie(tie):
-    """Fact 31: E[RR] >= RR(realistic), equal if and only if there is no tie."""
+    """E[RR] >= RR(realistic), equal if and only if there is no tie."""
     places = np.arange(tie[0], tie[1] + 1)
     found = random_ties(np.array([tie]))
     assert found["mrr"][0] == pytest.approx(np.mean(1 / places))
@@ -49,16 +51,17 @@ def test_random_ties_against_the_mean_over_the_tie(tie):
     assert gap == pytest.approx(0, abs=1e-12) if tie[0] == tie[1] else gap > 1e-9
 
 
+@pytest.mark.fact(32)
 @pytest.mark.parametrize(("n", "mean", "sd"), [
     (4, 0.520833, 0.290922), (100, 0.0518738, 0.116872), (14541, 0.000698850, 0.0106128), (15000, 0.000679537, 0.0104497),
     (40943, 0.000273482, 0.00633252),
 ])  # fmt: skip
 def test_mean_and_spread_of_a_random_reciprocal_rank(n, mean, sd):
-    """Fact 32."""
     assert chance([n])["mrr"] == pytest.approx(mean, rel=1e-5)
     assert chance_sd([n])["mrr"] == pytest.approx(sd, rel=1e-5)
 
 
+@pytest.mark.fact(32, 33, oracle="brute force")
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=4))
 def test_spread_by_chance_against_enumeration(candidates):
     found = chance_sd(candidates)
@@ -70,8 +73,8 @@ def test_spread_by_chance_against_enumeration(candidates):
     assert found == pytest.approx({name: variance**0.5 for name, variance in expected.items()})
 
 
+@pytest.mark.fact(33)
 def test_adjusted_figures_of_the_toy():
-    """Fact 33."""
     toy = np.array([1, 1, 2, 4])
     found = adjusted(np.stack([toy, toy], axis=1), np.full(4, 4))
     assert found["amr"] == pytest.approx(0.8)
@@ -82,8 +85,9 @@ def test_adjusted_figures_of_the_toy():
     assert found["z_mrr"] == pytest.approx(1.145784, abs=1e-6)
 
 
+@pytest.mark.fact(33)
 def test_random_ranks_are_at_chance():
-    """Fact 33, second half; z has mean 0 and variance 1."""
+    """z has mean 0 and variance 1."""
     rng = np.random.default_rng(0)
     candidates = rng.integers(50, 200, size=(400, 500))
     ranks = rng.integers(1, candidates + 1)

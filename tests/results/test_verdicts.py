@@ -1,8 +1,6 @@
 import pytest
 
-from nsbench.results.effects import smallest_p
-from nsbench.results.posthoc import smallest_wilcoxon_p
-from nsbench.results.verdicts import never_significant, verdict
+from nsbench.results.verdicts import verdict
 
 
 @pytest.mark.parametrize(("difference", "interval", "p", "expected"), [
@@ -22,12 +20,3 @@ def test_verdicts(difference, interval, p, expected):
 
 def test_verdict_without_a_rope_never_says_equal():
     assert verdict(0.001, (-0.001, 0.003), 0.4, rope=0).word == "inconclusive"
-
-
-def test_a_test_that_cannot_pass_says_so():
-    """Three seeds cannot reach 0.05 by their order alone, nor five blocks; ten blocks can, in a family of 25."""
-    assert never_significant(smallest_p(3), 1)
-    assert not never_significant(smallest_p(5), 6)
-    assert never_significant(smallest_p(5), 7)
-    assert never_significant(smallest_wilcoxon_p(5), 1)
-    assert not never_significant(smallest_wilcoxon_p(10), 25)

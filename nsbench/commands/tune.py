@@ -1,0 +1,105 @@
+"""The command tune: options by trials, the same budget for every sampler."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nsbench.commands.options import device_option, runs_option, set_threads, threads_option, words
+
+
+@click.command()
+@click.option("--sampler", default="uniform", show_default=True, help="One or several, comma-separated; or ./mine.py:Class.")
+@click.option("--kge", default="transe", show_default=True, help="One or several models, comma-separated.")
+@click.option("--dataset", default="mkg_y", show_default=True, help="One or several; a folder of your own works too.")
+@click.option("--protocol", default="nsbench", show_default=True, help="A protocol by name, or a TOML file.")
+@click.option("--fusion", default="none", show_default=True, help="How features enter entity vectors.")
+@click.option("--split", type=click.Choice(["clean", "released"]),
+              help="For DB15K: its released validation file is defective.")
+@click.option("--features", type=click.Choice(["auto", "official", "names", "none"]), default="auto", show_default=True)
+@click.option("--trials", type=click.IntRange(min=1), default=8, show_default=True, help="For each sampler.")
+@click.option("--steps", type=click.IntRange(min=1), help="Of a trial.  [default: the protocol's]")
+@click.option("--backbone", type=click.Choice(["frozen", "alike"]), default="frozen", show_default=True,
+              help="Learning rate, margin and regulariser: tuned once with uniform, or by every sampler for itself.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the search.")
+@click.option("--storage", type=click.Path(path_type=Path), help="Of the trials.  [default: tune.db beside the run store]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("tuned.toml"), show_default=True,
+              help="The protocol file to write.")
+@runs_option
+@device_option
+@threads_option
+@click.option("--checkpoint-every", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds.")
+@click.option("--plan", "only_plan", is_flag=True, help="Print the studies, their spaces and what is done; run nothing.")
+def tune(sampler: str, kge: str, dataset: str, trials: int, steps: int | None, storage: Path | None, output: Path,
+         runs: Path | None, device: str, threads: int | None, checkpoint_every: float, only_plan: bool,
+         **shared: Any) -> None:
+    """Choose options on validation: as many trials, of as many steps, for every sampler. Goes on where it was stopped.
+
+    Writes a protocol file for `run --protocol` and `sweep`; tables under it state the budget. Started twice, two
+    processes share the work. No trial sees a test triple.
+
+    \b
+    nsbench tune --sampler uniform,nscaching,dhns --kge transe --dataset mkg_y --protocol cpu -o tuned.toml
+    nsbench run --sampler uniform,nscaching,dhns --kge transe --dataset mkg_y --protocol tuned.toml --seeds 5
+    """
+    from nsbench import tune as tuning
+    from nsbench.campaign import store_folder
+    from nsbench.commands.run import stop_signal
+    from nsbench.display import Display
+    from nsbench.runner import Interrupted, pick_device
+
+    if threads is not None:
+        set_threads(threads)
+    tuning.check_output(output)
+    pick_device(device)
+    plan = tuning.studies(tuning.Tuning(trials=trials, steps=steps, **shared), words(sampler), words(kge), words(dataset))
+    ledger = tuning.Ledger(storage or store_folder(runs).parent / "tune.db")
+    if only_plan:
+        show_plan(plan, ledger)
+        return
+    since, left = 0.0, None
+
+    def missing() -> int:
+        return sum(study.trials - len(study.done(ledger)) for study in plan)
+
+    def ahead() -> float | None:
+        return None if left is None else left - (time.monotonic() - since)
+
+    with Display(missing(), ahead) as display, stop_signal() as stopping:
+
+        def begin(study: tuning.Study, number: int) -> None:
+            nonlocal since, left
+            since, left = time.monotonic(), tuning.expected(plan, ledger)
+            display.begin(f"{study.title}: trial {number} of 0 to {study.trials - 1}", missing())
+
+        def end(study: tuning.Study, number: int) -> None:
+            trial = study.done(ledger)[number]
+            values = ", ".join(f"{name}={value}" for name, value in trial.values.items()) or "defaults"
+            outcome = f"failed: {trial.reason}" if trial.mrr is None else f"validation MRR {100 * trial.mrr:.2f}"
+            display.end(f"{study.title}: trial {number} ({values}): {outcome}")
+
+        whole = sum(study.trials for study in plan)
+        display.say(f"{len(plan)} studies, {missing()} of {whole} trials are missing ({ledger.file})")
+        try:
+            tuning.carry_out(plan, ledger, begin=begin, end=end, stopping=stopping, device=device, notify=display.hear,
+                             checkpoint_seconds=checkpoint_every)  # fmt: skip
+        except Interrupted:
+            display.say("stopped; the same command goes on from here")
+            raise click.exceptions.Exit(130) from None
+    tuning.write(output, tuning.protocol_text(plan, ledger, output))
+    for line in tuning.summary(plan, ledger):
+        click.echo(line)
+    click.echo(f"next: nsbench run --sampler {sampler} --kge {kge} --dataset {dataset} --protocol {output} --seeds 5")
+
+
+def show_plan(plan: list[Any], ledger: Any) -> None:
+    """Every study with its space, and how many of its trials are done."""
+    from nsbench.registry import shown
+
+    for study in plan:
+        click.echo(f"{study.title}: {len(study.done(ledger))} of {study.trials} trials are done")
+        for name, search in study.space.items():
+            click.echo(f"  {name}: {shown(search)}")

@@ -1,0 +1,406 @@
+"""A run store as one HTML page that opens from disk: tables, plots, claims in words, and behind each figure its runs.
+
+Runs that cannot stand in one table go into sections of their own: one for each protocol, with its changes, and split. What
+a section's runs do not allow stands there with the reason. The page loads nothing: plots are SVG within it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import nsbench
+from nsbench.errors import Misuse
+from nsbench.results import drawing, html, papers, plots, store
+from nsbench.results.cells import METRICS, Cell, Table
+from nsbench.results.claims import p_text
+from nsbench.results.comparison import FIRST_RUN, comparison
+from nsbench.results.contrasts import BASELINE
+from nsbench.results.grid import Grid, Run, flat
+from nsbench.results.rows import about_row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TITLES = {  # of layouts, in the order of the page
+    "dhns4": "Quality",
+    "claims": "Tests",
+    "mmrns2": "Quality beside published figures",
+    "ablation": "Ablation",
+    "cost": "Cost",
+    "diagnostics": "What the samplers draw",
+}
+PUBLISHED = ("dhns4", "mmrns2", "ablation")  # layouts of which the papers' figures make a table alone
+COUNTED = {"sampler": "sampler", "kge": "model", "dataset": "dataset", "protocol": "protocol"}
+PLOTTED = tuple(kind for kind in plots.KINDS if kind != "sensitivity")  # that one may need runs of several sections
+WORDS = {  # of a verdict
+    "better": "{a} is better than {b}",
+    "worse": "{a} is worse than {b}",
+    "practically equal": "{a} and {b} are practically equal",
+    "inconclusive": "{a} is neither shown to differ from {b} nor to equal it",
+}
+
+STYLE = """
+h1 { font-size: 1.6rem; }
+h2 { font-size: 1.35rem; margin-top: 3rem; border-bottom: 2px solid; }
+h3 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+h1, h2, h3, p, li, summary { overflow-wrap: anywhere; }
+p, li { max-width: 60rem; }
+nav a, p a, li a { color: inherit; text-underline-offset: .15em; }
+nav ul { padding-left: 1rem; margin: .2rem 0; }
+nav li li { display: inline-block; margin-right: 1.2rem; }
+nav > ul { list-style: none; padding: 0; }
+code { font-size: .85em; overflow-wrap: anywhere; }
+.plots { columns: 24rem; column-gap: 2rem; }
+.plots figure { margin: 0 0 2rem; break-inside: avoid; }
+.plots svg { display: block; width: 100%; max-width: 30rem; height: auto; background: #fff; }
+.plots figcaption { font-size: .8rem; color: var(--faint); overflow-wrap: break-word; margin-top: .4rem; }
+details { border-bottom: 1px solid var(--line); padding: .25rem 0; scroll-margin-top: .5rem; }
+details:target > summary { background: var(--touch); }
+summary { cursor: pointer; }
+details figure.table { margin: .5rem 0; }
+pre { font: .75rem/1.5 ui-monospace, monospace; columns: 18rem; margin: .5rem 0 1rem; white-space: pre-wrap;
+      overflow-wrap: anywhere; }
+@media screen and (prefers-color-scheme: dark) { .plots svg { filter: invert(.9) hue-rotate(180deg); } }
+@media print { figure, h2, h3 { break-inside: avoid; } h2, h3 { break-after: avoid; } .plots { columns: 2; } }
+"""
+
+SCRIPT = """
+const reveal = () => {
+  const behind = document.getElementById(location.hash.slice(1));
+  if (behind?.tagName === "DETAILS") { behind.open = true; behind.scrollIntoView(); }
+};
+addEventListener("hashchange", reveal);
+addEventListener("click", event => event.target.closest(`a[href="${location.hash}"]`) && reveal());  // the same one again
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(each => each.open = true));
+reveal();
+"""
+
+
+class Part(NamedTuple):
+    """A heading, which the contents list, with what stands below it."""
+
+    id: str
+    title: str
+    body: str
+    inner: tuple[Part, ...] = ()
+
+
+def report(
+    runs: str | Path | None = None,
+    where: Mapping[str, Any] | None = None,
+    *,
+    baseline: str = BASELINE,
+    default: plots.Default | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> str:
+    """The page of the runs in a store that pass the filters; of an empty store, the papers' figures alone.
+
+    `baseline` is what rows are tested against, `default` gives options that runs do not record (nsbench.results.plots), and
+    `progress` hears how many of how many pieces are made. Misuse if no run passes the filters.
+    """
+    frame, where = store.load(runs), dict(where or {})
+    folder, skipped = frame.attrs["folder"], frame.attrs["skipped"]
+    if frame.empty:
+        return _page(f"No complete run in {folder}.", [_nothing_yet(frame, where), *_left_out(skipped), _papers()])
+    chosen = store.select(frame, where)
+    if chosen.empty:
+        raise Misuse(f"no run passes the filters {where}; ask for at least one value of each")
+    apart = sorted(_sections(chosen), key=lambda only: -len(store.select(chosen, only)))
+    total = len(apart) * len([*TITLES, *PLOTTED])
+    parts = []
+    for i, only in enumerate(apart):
+        section = _Section(f"s{i + 1}", store.select(chosen, only), where | only, baseline)
+        parts.append(section.part(progress, i * total // len(apart), total))
+    parts += [*_sensitivity(chosen, default), *_left_out(skipped), _papers()]
+    counts = ", ".join(_count(chosen[name].nunique(), word) for name, word in COUNTED.items())
+    return _page(f"{_count(len(chosen), 'run')} in {folder}: {counts}. A figure leads to the runs behind it.", parts)
+
+
+def _sections(runs: pd.DataFrame) -> list[dict[str, list[str]]]:
+    """Filters that part the runs as tables need it; empty ones where all may stand together."""
+    changes = sorted({f"changed.{name}" for config in runs["config"] for name in config.get("changed", {})})
+    found: list[dict[str, list[str]]] = [{}]
+    for name in ("protocol.name", "protocol.version", *changes, "split"):
+        parted = []
+        for only in found:
+            part = store.select(runs, only)
+            values = {store.comparable(name, store.config_value(config, name)) for config in part["config"]}
+            mixed = len(values) > 1 and (name != "split" or part.groupby("dataset")["split"].nunique().max() > 1)
+            parted += [{**only, name: [value]} for value in sorted(values)] if mixed else [only]
+        found = parted
+    return found
+
+
+class _Section:
+    """Runs that share protocol and split: their tables, tests in words, plots, and for each cell a box of its runs."""
+
+    def __init__(self, name: str, runs: pd.DataFrame, where: Mapping[str, Any], baseline: str) -> None:
+        self.name, self.runs, self.where, self.baseline = name, runs, where, baseline
+        self.records = store.records(runs)
+        self.refused: dict[str, list[str]] = {}  # reason -> what it keeps from being shown
+        self.grid: Grid | None = self.attempt("runs", lambda: Grid(self.records))
+        cells = _ordered(self.grid) if self.grid else []
+        self.boxes = {_factors(about): f"{name}-r{i}" for i, (about, _) in enumerate(cells)}
+        self.provenance = [_box(self.boxes[_factors(about)], about, cell) for about, cell in cells]
+
+    def attempt(self, what: str, make: Callable[[], Any]) -> Any:
+        """What `make` returns; None where it refuses, for a reason that the page will give."""
+        try:
+            return make()
+        except Misuse as reason:
+            self.refused.setdefault(str(reason).removeprefix(f"{what}: "), []).append(what)
+            return None
+
+    def part(self, progress: Callable[[int, int], None], before: int, total: int) -> Part:
+        """The whole section, of whose page `before` of `total` pieces are made."""
+        config = self.records[0]["config"]
+        changed = "".join(f", {name}={value}" for name, value in flat(config.get("changed", {})).items())
+        split = f", {config['split']} split" if "split" in self.where else ""
+        title = f"Protocol {config['protocol']['name']}, version {config['protocol']['version']}{changed}{split}"
+        data = sorted({f"{run['dataset']} ({run['split']} split)" for run in self.records})
+        lead = escape(f"{_count(len(self.records), 'run')} on {', '.join(data)}.")
+        inner: list[Part] = []
+        for i, layout in enumerate(TITLES, 1):
+            for baseline in self.ablated() if layout == "ablation" else [self.baseline]:
+                inner += self.table(layout, baseline, f"{self.name}-t{len(inner)}")
+            progress(before + i, total)
+        figures: list[str] = []
+        for i, kind in enumerate(PLOTTED, 1):
+            made = self.attempt(kind, partial(plots.plots, self.runs, [kind]))
+            figures += [_figure(plot, f"{self.name}-p{len(figures) + n}") for n, plot in enumerate(made[0] if made else ())]
+            progress(before + len(TITLES) + i, total)
+        if figures:
+            inner.append(Part(f"{self.name}-plots", "Plots", _plots(figures) + _code(self.command("plot"))))
+        if self.refused:
+            reasons = (f"{', '.join(what)}: {reason}" for reason, what in self.refused.items())
+            inner.append(Part(f"{self.name}-refused", "Not shown", _list(map(escape, reasons))))
+        if self.provenance:
+            inner.append(Part(f"{self.name}-runs", "Runs", "".join(self.provenance)))
+        return Part(self.name, title, f"<p>{lead}</p>\n", tuple(inner))
+
+    def table(self, layout: str, baseline: str, name: str) -> list[Part]:
+        """One, or none where it is refused."""
+        ablated = {figure.sampler for figure in papers.ablation()}
+        published = layout == "mmrns2" or (layout == "ablation" and baseline in ablated)
+        made = self.attempt(layout, lambda: comparison(self.runs, layout=layout, baseline=baseline, published=published))
+        if made is None:
+            return []
+        title = f"{TITLES[layout]} of {baseline}" if layout == "ablation" else TITLES[layout]
+        words = _in_words(made, self.address) if layout == "claims" else ""
+        options = [*(["--baseline", baseline] if baseline != BASELINE else []), *(["--published"] if published else [])]
+        again = _code(self.command("table", "--layout", layout, *options))
+        return [Part(name, title, words + html.fragment(made, self.address) + again)]
+
+    def ablated(self) -> list[str]:
+        """Samplers that have several rows with one model."""
+        if self.grid is None:
+            return []
+        rows = Counter((group, dict(row)["sampler"]) for group in self.grid.groups for row in self.grid.identities(group))
+        return list(dict.fromkeys(sampler for (_, sampler), n in rows.items() if n > 1))
+
+    def address(self, cell: Cell) -> str:
+        box = self.boxes.get(_factors(cell.record))
+        return _paper(cell) or (f"#{box}" if box and cell.value != "-" else "")
+
+    def command(self, name: str, *options: str) -> str:
+        """What makes a part of this section again."""
+        filters = (f"{key}={value if isinstance(value, str) else ','.join(value)}" for key, value in self.where.items())
+        words = ["nsbench", name, "--runs", self.runs.attrs["folder"], *options]
+        return shlex.join([*words, *(word for text in filters for word in ("--where", text))])
+
+
+# Where figures come from
+
+
+def _paper(cell: Cell) -> str:
+    return "#papers" if cell.record.get("status") == "published" else ""
+
+
+def _ordered(grid: Grid) -> list[tuple[dict[str, Any], list[Run]]]:
+    """Each cell's runs with what its record says of them, in the order of tables."""
+    rows = [(group, identity) for group in grid.groups for identity in grid.identities(group)]
+    keys = [(group, identity, dataset) for group, identity in rows for dataset in grid.datasets]
+    return [(about_row(grid, *key[:2]) | {"dataset": key[2]}, grid.cells[key]) for key in keys if key in grid.cells]
+
+
+def _factors(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells the cells of a grid apart: labels do not, for they depend on the other rows of a table."""
+    names = ("model", "sampler", "variant", "fusion", "features", "options", "dataset")
+    return tuple(record.get(name) for name in names)
+
+
+def _box(name: str, about: Mapping[str, Any], cell: Sequence[Run]) -> str:
+    """The runs of a cell: figures and folder of each, and what they were made with."""
+    made: dict[str, list[Run]] = {}  # settings -> the runs that were made with them
+    for run in cell:
+        config = {key: value for key, value in run["config"].items() if key not in ("seed", "id")}
+        settings = flat({**config, "code": run["code"] or "unknown", "env": run["result"]["env"]})
+        made.setdefault("\n".join(f"{key} = {value}" for key, value in settings.items()), []).append(run)
+    summary = f"{about['row']}, {about['model']} on {about['dataset']}: {_count(len(cell), 'run')}"
+    boxed = "".join(_runs(runs) + f"<pre>{escape(settings)}</pre>\n" for settings, runs in made.items())
+    return f'<details id="{name}"><summary>{escape(summary)}</summary>\n{boxed}</details>\n'
+
+
+def _runs(runs: Sequence[Run]) -> str:
+    head = "".join(f'<th scope="col">{title}</th>' for title in ("seed", *RUN, "run"))
+    rows = []
+    for run in runs:
+        cells = "".join(f"<td>{escape(text(run))}</td>" for text in RUN.values())
+        rows.append(f'<tr><th scope="row">{run["seed"]}</th>{cells}<td>{escape(run["path"].name)}</td></tr>')
+    table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>{''.join(rows)}</tbody></table>"
+    return f'<figure class="table"><div>{table}</div></figure>\n'
+
+
+def _scaled(name: str, column: str) -> Callable[[Run], str]:
+    return lambda run: METRICS[name].text(run[column])
+
+
+RUN: dict[str, Callable[[Run], str]] = {  # columns of a run's line
+    **{METRICS[name].header: _scaled(name, name) for name in store.METRICS},
+    "valid MRR": _scaled("mrr", "valid_mrr"),
+    "step chosen": lambda run: f"{run['selected_at']} of {run['steps']}" + ("" if run["converged"] else " †"),
+    "training s": _scaled("train_seconds", "train_seconds"),
+    "total s": _scaled("seconds", "seconds"),
+}
+
+
+# Claims in words
+
+
+def _in_words(claims: Table, address: Callable[[Cell], str]) -> str:
+    """A sentence for each test, the decided ones first, and one for all that could not be tested."""
+    said: dict[str, list[str]] = {verdict: [] for verdict in WORDS}
+    untested: dict[str, list[str]] = {}
+    for row in claims.rows:
+        record = row.cells[0].record
+        link = f'<a href="{address(row.cells[0])}">{escape(record["row"])}</a>'
+        if record["verdict"] in said:
+            said[record["verdict"]].append(_sentence(record, link))
+        else:
+            untested.setdefault(f"{record['model']} on {record['dataset']}", []).append(link)
+    counts = ", ".join(f"{len(sentences)} {verdict}" for verdict, sentences in said.items())
+    lines = [sentence for sentences in said.values() for sentence in sentences]
+    summary = f"<p>{len(lines)} tested: {counts}.</p>\n" if lines else ""
+    if untested:
+        cells = "; ".join(f"{escape(cell)}: {', '.join(links)}" for cell, links in untested.items())
+        lines.append(f"Not testable: {cells}.")
+    return summary + _list(lines)
+
+
+def _sentence(record: Mapping[str, Any], link: str) -> str:
+    def text(name: str) -> str:
+        return METRICS["mrr"].text(record[name], sign=True)
+
+    said = WORDS[record["verdict"]].format(a=link, b=escape(record["baseline"]))
+    said += f" with {escape(record['model'])} on {escape(record['dataset'])}"
+    said += "" if record["converged"] else ", at this budget"
+    said += f": {text('difference')} MRR x100, 95 % interval {text('difference_low')} to {text('difference_high')}, "
+    said += f"p {escape(p_text(record['p_holm']))} after Holm over {record['family']}."
+    if record.get("seen_verdict", record["verdict"]) != record["verdict"]:
+        seen = f"{record['seen_verdict']} ({text('seen_difference')})"
+        said += f" On the test triples whose entities both occur in train: {seen}."
+    return said
+
+
+# Plots
+
+
+def _plots(figures: Sequence[str]) -> str:
+    return f'<div class="plots">\n{"".join(figures)}</div>\n'
+
+
+def _figure(plot: plots.Plot, name: str) -> str:
+    svg = _svg(drawing.save(plot.draw(drawing.ONE_COLUMN), "svg").decode(), name)
+    return f'<figure id="{name}">{svg}<figcaption>{escape(plot.caption)}</figcaption></figure>\n'
+
+
+def _svg(text: str, name: str) -> str:
+    """To stand within a page: no head, the ids that are referred to made its own, and paths to a hundredth of a point."""
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="|url\()#([^")]*)', text))
+    text = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", text)
+    text = re.sub(r'(href="|url\()#', rf"\g<0>{name}-", text)
+    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
+    return text.replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
+
+
+# The page
+
+
+def _sensitivity(runs: pd.DataFrame, default: plots.Default | None) -> list[Part]:
+    """Over all sections, for these are runs between which a protocol's number differs."""
+    try:
+        made, _ = plots.plots(runs, ["sensitivity"], default=default)
+    except Misuse:
+        return []
+    return [Part("sensitivity", "Sensitivity", _plots([_figure(plot, f"p{i}") for i, plot in enumerate(made)]))]
+
+
+def _left_out(skipped: Mapping[str, str]) -> list[Part]:
+    folders = (f"{escape(name)}: {escape(reason)}" for name, reason in skipped.items())
+    return [Part("left-out", "Folders left out", _list(folders))] if skipped else []
+
+
+def _papers() -> Part:
+    titles = _list(escape(f"{paper}: {title}") for paper, title in papers.PAPERS.items())
+    return Part("papers", "Sources of published figures", titles)
+
+
+def _nothing_yet(frame: pd.DataFrame, where: Mapping[str, Any]) -> Part:
+    """The papers' tables with empty cells for ours; Misuse where the filters leave none of them."""
+    inner, refused = [], ""
+    for layout in PUBLISHED:
+        try:
+            table = comparison(frame, layout=layout, published=True, where=where)
+        except Misuse as reason:
+            refused = str(reason)
+        else:
+            inner.append(Part(f"t-{layout}", f"Layout {layout}", html.fragment(table, _paper)))
+    if not inner:
+        raise Misuse(refused)
+    begin = f"<p>To fill the empty cells of ours, start with</p>\n{_code(FIRST_RUN)}"
+    return Part("published", "Published figures", begin, tuple(inner))
+
+
+def _page(lead: str, parts: Sequence[Part]) -> str:
+    written = f"Written on {date.today().isoformat()} by nsbench {nsbench.__version__}."
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
+        f"<title>nsbench report</title>\n<style>{html.STYLE}{STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>nsbench report</h1>\n<p>{escape(lead)} {written}</p>\n<nav aria-label=\"Contents\">{_contents(parts)}</nav>\n"
+        f"<main>\n{''.join(_written(part, 2) for part in parts)}</main>\n"
+        f"<script>{html.SCRIPT}{SCRIPT}</script>\n</body>\n</html>\n"
+    )
+
+
+def _contents(parts: Sequence[Part]) -> str:
+    inner = {part.id: _contents(part.inner) if part.inner else "" for part in parts}
+    return _list(f'<a href="#{part.id}">{escape(part.title)}</a>{inner[part.id]}' for part in parts)
+
+
+def _written(part: Part, level: int) -> str:
+    inner = "".join(_written(each, level + 1) for each in part.inner)
+    heading = f"<h{level}>{escape(part.title)}</h{level}>"
+    return f'<section id="{part.id}">\n{heading}\n{part.body}\n{inner}</section>\n'
+
+
+def _list(items: Iterable[str]) -> str:
+    lines = "".join(f"<li>{item}</li>\n" for item in items)
+    return f"<ul>\n{lines}</ul>\n"
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+
+def _code(command: str) -> str:
+    return f"<p><code>{escape(command)}</code></p>\n"
