@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ import numpy as np
 
 from nsbench.config import Config, check_features, configure, read_protocol
 from nsbench.contracts import Dataset
-from nsbench.datasets.loading import load_dataset
+from nsbench.datasets.loading import choice_of, load_dataset
+from nsbench.errors import Busy, Misuse, StoreFailed
+from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS
 from nsbench.results.store import default_folder
 from nsbench.runfolder import RunFolder
-from nsbench.runner import Notify, check_sizes, execute
+from nsbench.runner import Interrupted, Notify, check_sizes, execute
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,36 @@ def carry_out(config: Config, store: Path, *, notify: Notify = lambda event: Non
     return Result(folder.path, folder.result())
 
 
+def attempt(config: Config, store: Path, **how: Any) -> Result | Exception:
+    """As `carry_out`, but never raises: why there is no result is returned. What the run itself failed of is recorded."""
+    try:
+        return carry_out(config, store, **how)
+    except (Interrupted, Misuse, StoreFailed) as reason:
+        return reason
+    except Exception as error:
+        try:
+            failure = folder_of(config, store).record_failure(error)
+        except (Busy, StoreFailed) as reason:
+            return reason
+        failure.__cause__ = error
+        return failure
+
+
+def packed(config: Config) -> bytes:
+    """For another process, which may not know yet where a component of a file comes from."""
+    return pickle.dumps((config.sampler, config.kge, config.fusion, [*config.aux], pickle.dumps(config)))
+
+
+def unpacked(text: bytes) -> Config:
+    sampler, kge, fusion, auxiliaries, pickled = pickle.loads(text)
+    for registry, name in [(SAMPLERS, sampler), (MODELS, kge), (FUSIONS, fusion), *((AUXILIARIES, n) for n in auxiliaries)]:
+        registry.get(name)
+    return pickle.loads(pickled)
+
+
 def dataset_of(config: Config) -> Dataset:
     """The run's dataset, with features only if something reads them. Misuse where the two do not fit."""
+    choice_of(config.features)  # what is wrong is refused even where nothing reads it
     dataset = _loaded(config.dataset, config.split, config.features if config.wants_features else "none")
     check_features(config, dataset)
     check_sizes(config, dataset)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -31,19 +32,33 @@ def _bars(console: Console) -> Progress:
                     disable=not console.is_terminal)
 
 
-class Display:
-    """Listens to a sequence of runs. Use as a context manager; call `begin` and `end` for each, `hear` for its events."""
+@dataclasses.dataclass
+class _Shown:
+    """A run under way."""
 
-    def __init__(self, total: int) -> None:
+    title: str
+    began: float
+    spoken: float
+    bar: Any = None
+    training_since: float | None = None
+    estimated: bool = False
+    warned: bool = False
+
+
+class Display:
+    """Listens to runs, one or several at a time; `key` tells them apart. Use as a context manager.
+
+    Call `begin` and `end` for each, `hear` for its events. `ahead` may say how many seconds are left for all of them.
+    """
+
+    def __init__(self, total: int, ahead: Callable[[], float | None] | None = None) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.total = total
         self.live = self.console.is_terminal
-        self.title = ""
         self.remaining = total
+        self.ahead = ahead or self._by_the_mean
         self.durations: list[float] = []  # seconds of the runs so far
-        self.began = self.spoken = 0.0
-        self.training_since: float | None = None
-        self.estimated = self.warned = False
+        self.shown: dict[Any, _Shown] = {}
         self.bars = _bars(self.console)
 
     def __enter__(self) -> Display:
@@ -51,7 +66,6 @@ class Display:
             self.bars.start()
             if self.total > 1:
                 self.whole = self.bars.add_task("all runs", total=self.total, text="")
-            self.bar = self.bars.add_task("", total=1.0, text="")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -61,68 +75,75 @@ class Display:
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
 
-    def begin(self, title: str, remaining: int) -> None:
-        """A run starts; `remaining` runs are missing, this one included."""
-        self.title, self.remaining = title, remaining
-        self.began = self.spoken = time.monotonic()
-        self.training_since, self.estimated, self.warned = None, False, False
+    def begin(self, title: str, remaining: int, key: Any = None) -> None:
+        """A run starts; `remaining` runs have not ended, this one included."""
+        self.remaining = remaining
+        now = time.monotonic()
+        self.shown[key] = _Shown(title, now, now, self.bars.add_task(title, total=1.0, text="") if self.live else None)
 
-    def end(self, text: str) -> None:
-        """The run is done; `text` says how it went."""
-        self.durations.append(time.monotonic() - self.began)
-        self.began = time.monotonic()
-        self.remaining -= 1
+    def end(self, text: str, key: Any = None, again: bool = False) -> None:
+        """The run has ended; `text` says how it went. It counts, unless it will be tried `again`."""
+        run = self.shown.pop(key)
+        if not again:
+            self.durations.append(time.monotonic() - run.began)
+            self.remaining -= 1
         self.say(text + self._whole())
-        if self.live and self.total > 1:
-            self.bars.update(self.whole, completed=self.total - self.remaining)
+        if self.live:
+            self.bars.remove_task(run.bar)
+            if self.total > 1:
+                self.bars.update(self.whole, completed=self.total - self.remaining)
 
-    def hear(self, event: dict[str, Any]) -> None:
-        """An event of nsbench.runner."""
-        stage = event["stage"]
+    def hear(self, event: Mapping[str, Any], key: Any = None) -> None:
+        """An event of nsbench.runner, or what a heartbeat says of it."""
+        run, stage = self.shown[key], event["stage"]
         if stage == "training":
             share, left = event["step"] / event["steps"], event["seconds_left"]
-            best = "" if event["valid_mrr"] is None else f"  best valid MRR {100 * event['valid_mrr']:.2f}"
-            text = f"step {event['step']}/{event['steps']}  loss {event['loss']:.4f}{best}  {duration(left)} left"
-            self._estimate(left)
-        elif stage == "ranking":
+            loss = f"  loss {event['loss']:.4f}" if "loss" in event else ""
+            best = "" if event.get("valid_mrr") is None else f"  best valid MRR {100 * event['valid_mrr']:.2f}"
+            text = f"step {event['step']}/{event['steps']}{loss}{best}  {duration(left)} left"
+            self._estimate(run, left)
+        elif stage == "ranking" and "total" in event:
             share, text = event["done"] / event["total"], f"ranking test queries {event['done']}/{event['total']}"
         else:
             share, text = None, stage
         if self.live and stage not in ("validation", "diagnosis", "checkpoint"):  # short, and they would hide the step
-            self._update(share, text)
-        elif share is not None and time.monotonic() - self.spoken >= QUIET_SECONDS:
-            self.spoken = time.monotonic()
-            self.say(f"{self.title}: {text}{self._whole()}")
+            self._update(run, share, text)
+        elif share is not None and time.monotonic() - run.spoken >= QUIET_SECONDS:
+            run.spoken = time.monotonic()
+            self.say(f"{run.title}: {text}{self._whole()}")
 
-    def _estimate(self, left: float) -> None:
+    def _estimate(self, run: _Shown, left: float) -> None:
         """Once per run, when its speed is known, and again when it turns out to be long; `left`: seconds of training."""
         now = time.monotonic()
-        if self.training_since is None:
-            self.training_since = now
-        if self.warned or now - self.training_since < ESTIMATE_SECONDS:
+        if run.training_since is None:
+            run.training_since = now
+        if run.warned or now - run.training_since < ESTIMATE_SECONDS:
             return
         if left > LONG_SECONDS:
-            self.warned = True
-            self.say(f"{self.title}: about {duration(left)}; `--protocol cpu` takes a small share of that, `quick` seconds")
-        elif not self.estimated and not self.live and left > QUIET_SECONDS:
-            self.say(f"{self.title}: about {duration(left)}")
-        self.estimated = True
+            run.warned = True
+            self.say(f"{run.title}: about {duration(left)}; `--protocol cpu` takes a small share of that, `quick` seconds")
+        elif not run.estimated and not self.live and left > QUIET_SECONDS:
+            self.say(f"{run.title}: about {duration(left)}")
+        run.estimated = True
 
-    def _update(self, share: float | None, text: str) -> None:
-        fields: dict[str, Any] = {"text": text, "description": self.title}
+    def _update(self, run: _Shown, share: float | None, text: str) -> None:
+        fields: dict[str, Any] = {"text": text}
         if share is not None:
             fields["completed"] = share
-        self.bars.update(self.bar, **fields)
+        self.bars.update(run.bar, **fields)
         if self.total > 1:
             self.bars.update(self.whole, text=f"{self.total - self.remaining}/{self.total}{self._whole()}")
 
     def _whole(self) -> str:
-        """Time left for all missing runs, once one has been timed."""
-        if not self.durations or not self.remaining:
-            return ""
-        mean = sum(self.durations) / len(self.durations)
-        left = mean * self.remaining - (time.monotonic() - self.began)
-        return f"  ({duration(left)} left for the whole)"
+        left = self.ahead() if self.remaining else None
+        return "" if left is None else f"  ({duration(left)} left for the whole)"
+
+    def _by_the_mean(self) -> float | None:
+        """Seconds left for all, of runs that take turns, once one has been timed."""
+        if not self.durations:
+            return None
+        elapsed = sum(time.monotonic() - run.began for run in self.shown.values())
+        return sum(self.durations) / len(self.durations) * self.remaining - elapsed
 
 
 @contextlib.contextmanager

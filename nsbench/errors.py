@@ -11,3 +11,22 @@ class Busy(Misuse):
 
 class RunFailed(Exception):
     """A run that was well configured could not be carried to its end. Exit code 1."""
+
+
+class Diverged(RunFailed):
+    """Its scores stopped being finite: the configuration's doing, not the machine's."""
+
+
+class StoreFailed(RunFailed):
+    """The run store cannot be written: every further run would fail too."""
+
+
+def sentence(error: BaseException, hint: str) -> str:
+    """What is said of an error; `hint` tells where to read more of one that nobody foresaw."""
+    if isinstance(error, Misuse | RunFailed):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"cannot use {error.filename}: {error.strerror}; check the path and its permissions"
+    if isinstance(error, MemoryError) or "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory; use a smaller protocol.batch, protocol.width or protocol.negatives"
+    return f"{type(error).__name__}: {error} ({hint})"

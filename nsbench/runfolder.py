@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator
+import socket
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from nsbench.errors import Busy, Misuse, RunFailed
+from nsbench.claim import Claim
+from nsbench.errors import Busy, Misuse, RunFailed, StoreFailed, sentence
 
-try:
-    import fcntl
-except ImportError:  # Windows: two processes on one run are not kept apart there
-    fcntl = None  # type: ignore[assignment]
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RunFolder:
@@ -23,6 +24,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._claim: Claim | None = None
 
     @property
     def complete(self) -> bool:
@@ -36,53 +38,85 @@ class RunFolder:
 
     def tidy(self) -> None:
         """Remove what a process left that was killed after it had written the result."""
-        for name in ("checkpoint.pt", "lock"):
-            if (self.path / name).exists():
-                with contextlib.suppress(OSError):  # a store that is read-only keeps it
-                    self.remove(name)
+        if (self.path / "checkpoint.pt").exists() or (self.path / "claim").exists():
+            with contextlib.suppress(OSError, Busy, RunFailed), self.claimed():  # a store that is read-only keeps it
+                self.remove("checkpoint.pt")
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Hold the folder: a second process on the same run is refused. The lock goes with the process, however it ends."""
-        made = not self.path.exists()
-        with _explained(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / "lock", "w")  # noqa: SIM115 (held below)
-        with lock:
-            if fcntl is not None and not self._locked(lock):
-                raise Busy(f"another process is working on {self.path}; wait for it or stop it")
-            for leftover in self.path.glob("*.tmp"):  # of a process that was killed while writing
-                leftover.unlink()
-            try:
-                yield
-            except Misuse:  # refused while it was being set up: a refusal leaves nothing behind
-                if made:
-                    self.remove("config.json")
-                raise
-            finally:
-                with contextlib.suppress(OSError):
-                    self.remove("lock")
-                    if made:
-                        self.path.rmdir()  # refuses where there is something to keep
-
-    def _locked(self, lock: IO[str]) -> bool:
-        """Take the lock, unless another process has it, or had it and has removed the file that we opened."""
+        """Hold the folder: a second process on the same run is refused, and takes over if this one dies."""
+        if self._claim is not None:
+            yield
+            return
+        made, held = self._take()
+        self._claim = held
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return os.path.samestat(os.fstat(lock.fileno()), os.stat(self.path / "lock"))
-        except OSError:
-            return False
+            yield
+        except Misuse:  # refused while it was being set up: a refusal leaves nothing behind
+            if made and held.ours():
+                self.remove("config.json")
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                held.release()
+                if made:
+                    self.path.rmdir()  # refuses where there is something to keep
+            self._claim = None
+
+    def _take(self) -> tuple[bool, Claim]:
+        """Whether the folder had to be made, and the claim on it."""
+        while True:
+            made = not self.path.exists()
+            with _explained(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                try:
+                    return made, Claim(self.path)
+                except FileNotFoundError:  # another process has just given the folder up, and removed it with nothing in it
+                    continue
+
+    def note(self, event: Mapping[str, Any]) -> None:
+        """Let the claim's heartbeat say how far the run is."""
+        if self._claim is not None:
+            self._claim.note(event)
+
+    def failure(self) -> str | None:
+        """Why the last attempt failed; None if it did not."""
+        try:
+            return json.loads((self.path / "failed.json").read_text())["reason"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError):
+            return "failed.json is damaged"
+
+    def record_failure(self, error: BaseException) -> RunFailed:
+        """Write failed.json, and return its reason as an error. Busy where somebody works on the run."""
+        failure = error if isinstance(error, RunFailed) else RunFailed(sentence(error, f"see {self.path / 'failed.json'}"))
+        record = {
+            "reason": str(failure),
+            "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "host": socket.gethostname(),
+            "traceback": "".join(traceback.format_exception(error)),
+        }
+        with self.claimed():
+            self.write_json("failed.json", record)
+        return failure
 
     def write(self, name: str, save: Callable[[IO[bytes]], Any]) -> None:
         """Call `save` with a binary file; afterwards the folder has the old file or the new one, never half of it."""
-        final, temporary = self.path / name, self.path / f"{name}.tmp"
+        final = self.path / name
+        temporary = self.path / (f"{name}.{self._claim.token}.tmp" if self._claim else f"{name}.tmp")
         try:
             with _explained(final):
                 with open(temporary, "wb") as file:
                     save(file)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(temporary, final)
+                self._check()
+                try:
+                    os.replace(temporary, final)
+                except FileNotFoundError:  # swept away by whoever took the folder over since the check
+                    self._check()
+                    raise
                 _sync_folder(self.path)
         finally:
             with contextlib.suppress(OSError):
@@ -99,7 +133,12 @@ class RunFolder:
 
     def append_event(self, event: dict[str, Any]) -> None:
         with _explained(self.path / "events.jsonl"), open(self.path / "events.jsonl", "a") as file:
+            self._check()  # whoever takes over begins with a new file
             file.write(json.dumps(event) + "\n")
+
+    def _check(self) -> None:
+        if self._claim is not None:
+            self._claim.check()
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
@@ -111,12 +150,12 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise RunFailed(f"no space left for {path}; free some and repeat the command, it goes on from here") from None
-        raise RunFailed(f"cannot write {path}: {error.strerror}; choose another store with --runs") from None
+        if error.errno in FULL:
+            raise StoreFailed(f"no space left for {path}; free some and repeat the command, it goes on from here") from None
+        raise StoreFailed(f"cannot write {path}: {error.strerror}; choose another store with --runs") from None
     except RuntimeError as error:  # torch.save reports a failed write so
         if "unexpected pos" in str(error) or "write" in str(error):
-            raise RunFailed(f"no space left for {path}; free some and repeat the command, it goes on from here") from None
+            raise StoreFailed(f"no space left for {path}; free some and repeat the command, it goes on from here") from None
         raise
 
 

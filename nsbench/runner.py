@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import nsbench
-from nsbench.config import Config
+from nsbench.config import Config, chosen_by
 from nsbench.contracts import Dataset, Sampler
 from nsbench.diagnostics import Diagnosis
 from nsbench.errors import Misuse
@@ -73,18 +73,47 @@ def execute(config: Config, dataset: Dataset, store: Path, *, device: str = "aut
     with folder.claimed():
         if folder.complete:  # by a process that has just let go of the folder
             return _as_it_is(folder, save_model)
-        saved = read_checkpoint(folder)
-        if saved is not None and saved["device"] != target.type:  # its random numbers cannot be continued elsewhere
-            raise Misuse(f"{folder.path} was begun on {saved['device']}; add --device {saved['device']}, or delete it")
-        notify({"stage": "set-up", "folder": str(folder.path)})
-        folder.write_json("config.json", record)
-        with _machine_of(saved):
-            run = _Run(config, dataset, folder, target, notify, checkpoint_seconds, diagnose, stopping)
-            if saved is not None:
-                run.restore(saved)
-            run.train()
+        with _trained(config, dataset, folder, record, target, notify, checkpoint_seconds, diagnose, stopping) as run:
             run.conclude(record, save_model)
     return folder
+
+
+def select(config: Config, dataset: Dataset, folder: RunFolder, *, device: str = "auto",
+           notify: Notify = lambda event: None, checkpoint_seconds: float = 60.0,
+           stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:  # fmt: skip
+    """Train and validate as `execute` does, or go on from the checkpoint, without a test: {"valid", "selected_at", ...}.
+
+    For a trial (nsbench.tune). The dataset needs no test triples; the caller holds the claim on the folder.
+    """
+    check_sizes(config, dataset, tested=False)
+    target, record = pick_device(device), config.record(dataset)
+    with _trained(config, dataset, folder, record, target, notify, checkpoint_seconds, False, stopping) as run:
+        best = run.progress.best
+        assert best is not None
+        seconds = run.progress.train_seconds + run.progress.evaluation_seconds
+        return {"valid": best["metrics"], "selected_at": best["step"], "steps": run.trainer.step_count, "seconds": seconds,
+                "env": environment(target)}
+
+
+@contextlib.contextmanager
+def _trained(config: Config, dataset: Dataset, folder: RunFolder, record: dict[str, Any], target: torch.device,
+             notify: Notify, checkpoint_seconds: float, diagnose: bool, stopping: Callable[[], bool]) -> Iterator[_Run]:
+    """A run at the end of its training, begun or resumed in a folder that is claimed."""
+
+    def hear(event: dict[str, Any]) -> None:
+        folder.note(event)
+        notify(event)
+
+    saved = resumable(folder, target)
+    hear({"stage": "set-up", "folder": str(folder.path)})
+    folder.write_json("config.json", record)
+    folder.remove("failed.json")  # of an earlier attempt
+    with _machine_of(saved):
+        run = _Run(config, dataset, folder, target, hear, checkpoint_seconds, diagnose, stopping)
+        if saved is not None:
+            run.restore(saved)
+        run.train()
+        yield run
 
 
 @contextlib.contextmanager
@@ -324,22 +353,25 @@ class _Run:
 
 def reference_of(config: Config, dataset: Dataset, store: Path) -> RunFolder:
     """The run that `hardness` refers to: uniform, seed 0, of the same cell; it may not be there."""
+    backbone = {name.removeprefix("protocol."): value for name, value in chosen_by(config.uniform_tuning).items()}
+    protocol = dataclasses.replace(config.protocol, **{n: x for n, x in backbone.items() if n not in config.changed})
     plain = dataclasses.replace(config, sampler="uniform", variant="recommended", seed=0, aux={}, aux_options={},
-                                sampler_options=SAMPLERS.get("uniform").Options())  # fmt: skip
+                                sampler_options=SAMPLERS.get("uniform").Options(), protocol=protocol,
+                                tuning=config.uniform_tuning)  # fmt: skip
     if not plain.wants_features:
         dataset = dataclasses.replace(dataset, features={}, present={}, feature_source="none")
     return RunFolder(store / f"{plain.cell}-{plain.record(dataset)['id']}")
 
 
-def check_sizes(config: Config, dataset: Dataset) -> None:
-    """Refuse what cannot be trained or selected, before any work."""
+def check_sizes(config: Config, dataset: Dataset, tested: bool = True) -> None:
+    """Refuse what cannot be trained, selected or, where it will be, tested, before any work."""
     if config.protocol.batch > len(dataset.train):
         raise Misuse(
             f"the batch of {config.protocol.batch} is larger than the {len(dataset.train)} training triples of "
             f"{dataset.name}; use --set protocol.batch={max(1, len(dataset.train) // 4)}"
         )
     for name, triples in (("validation", dataset.valid), ("test", dataset.test)):
-        if len(triples) == 0:
+        if len(triples) == 0 and (tested or name != "test"):
             raise Misuse(f"{dataset.name} has no {name} triples; a run needs them to select and to report")
 
 
@@ -355,6 +387,14 @@ def read_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
         raise Misuse(f"{path} is damaged or of another version; delete it to start the run again") from None
     if not known:
         raise Misuse(f"{path} is of another version of nsbench; delete it to start the run again")
+    return saved
+
+
+def resumable(folder: RunFolder, target: torch.device) -> dict[str, Any] | None:
+    """As `read_checkpoint`; Misuse for one of another device, where its random numbers cannot be continued."""
+    saved = read_checkpoint(folder)
+    if saved is not None and saved["device"] != target.type:
+        raise Misuse(f"{folder.path} was begun on {saved['device']}; add --device {saved['device']}, or delete it")
     return saved
 
 

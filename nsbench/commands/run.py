@@ -1,4 +1,4 @@
-"""Commands that make runs: run, sweep, demo."""
+"""Commands that make runs, run and demo, and how they and `sweep` show it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import itertools
 import signal
 import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,11 @@ from nsbench.commands.options import device_option, runs_option, set_option, set
 from nsbench.errors import Busy, Misuse, RunFailed
 
 if TYPE_CHECKING:
-    from nsbench.campaign import Result
     from nsbench.config import Config
+    from nsbench.engines import Ending, Engine, Job
+    from nsbench.expected import Costs
+
+    MakeEngine = Callable[["Told"], Engine]
 
 
 @click.command()
@@ -30,7 +34,8 @@ if TYPE_CHECKING:
 @click.option("--seeds", help="How many (5 means 0 to 4), or which (0,3,7).")
 @click.option("--split", type=click.Choice(["clean", "released"]),
               help="For DB15K: its released validation file is defective.")
-@click.option("--features", type=click.Choice(["auto", "official", "names", "none"]), default="auto", show_default=True)
+@click.option("--features", default="auto", show_default=True,
+              help="auto, official, names or none; of some modalities: official:visual.")
 @set_option
 @runs_option
 @device_option
@@ -65,52 +70,17 @@ def run(sampler: str, kge: str, dataset: str, protocol: str, seed: int | None, s
     if only_plan:
         show_plan(configs, store)
         return
-    finished = carry_out(configs, store, device, save_model=save_model, diagnose=diagnose,
-                         checkpoint_seconds=checkpoint_every)
-    if len(finished) == 1:
-        row = finished[0]
+    carry_out(configs, store, device, patient=len(configs) > 1, save_model=save_model, diagnose=diagnose,
+              checkpoint_seconds=checkpoint_every)
+    if len(configs) == 1:
+        folder = campaign.folder_of(configs[0], store)
+        row = campaign.Result(folder.path, folder.result())
         shown = "  ".join(f"{name.upper()} {100 * row.test[name]:.2f}" for name in ("mrr", "hits@1", "hits@3", "hits@10"))
         click.echo(f"test  {shown}  MR {row.test['mr']:.0f}   ({row.folder})")
         if not row.record["converged"]:
             click.echo("not converged: the best validation lies in the last tenth of the steps")
     where = f" --runs {runs}" if runs else ""
     click.echo(f"next: nsbench table{where}")
-
-
-@click.command()
-@click.argument("grid")
-@runs_option
-@device_option
-@threads_option
-@click.option("--diagnostics/--no-diagnostics", "diagnose", default=True, show_default=True)
-@click.option("--plan", "only_plan", is_flag=True, help="Print the runs and whether they are done; run nothing.")
-def sweep(grid: str, runs: Path | None, device: str, threads: int | None, diagnose: bool, only_plan: bool) -> None:
-    """Run what is missing of a grid: a TOML file, or one of the package by name (nsbench list).
-
-    \b
-    nsbench sweep classic --plan
-    nsbench sweep mine.toml --threads 1        start it twice for two processes on one store
-
-    \b
-    protocol = "cpu"
-    seeds = 5
-    [[grid]]                                   as many as needed; every list is a factor
-    sampler = ["uniform", "nscaching"]
-    kge = ["transe"]
-    dataset = ["mkg_y"]                        further: fusion, aux, change, seeds, set
-    """
-    from nsbench import campaign
-    from nsbench import sweep as grids
-
-    if threads is not None:
-        set_threads(threads)
-    configs = grids.read(grid)
-    store = campaign.store_folder(runs)
-    if only_plan:
-        show_plan(configs, store)
-        return
-    carry_out(configs, store, device, diagnose=diagnose)
-    click.echo(f"next: nsbench table{f' --runs {runs}' if runs else ''}")
 
 
 @click.command()
@@ -144,72 +114,139 @@ def demo(runs: Path | None, device: str, threads: int) -> None:
 
 
 def show_plan(configs: list[Config], store: Path) -> None:
-    """Which runs are done and which are missing."""
-    from nsbench import campaign
+    """Where each run stands."""
+    from nsbench import campaign, status
 
     folders = [campaign.folder_of(config, store) for config in configs]
-    for folder in folders:
-        click.echo(f"{'done   ' if folder.complete else 'missing'}  {folder.path}")
-    click.echo(f"{sum(folder.complete for folder in folders)} of {len(folders)} runs are done")
+    states = [status.state(folder) for folder in folders]
+    for folder, state in zip(folders, states):
+        click.echo(f"{state.kind:8} {folder.path}{f' ({state.text})' if state.text else ''}")
+    click.echo(status.summary(states))
 
 
-def carry_out(configs: list[Config], store: Path, device: str, **how: Any) -> list[Result]:
-    """Run what is missing, with progress; Ctrl-C writes a checkpoint and says how to go on."""
-    from nsbench import campaign
-    from nsbench.display import Display, duration
-    from nsbench.runner import Interrupted, pick_device
+class Told:
+    """Passes what happens to runs on to a display, and learns what they cost."""
+
+    def __init__(self, jobs: list[Job], costs: Costs | None, where: str) -> None:
+        from nsbench.display import Display
+
+        self.todo = {job.number: job for job in jobs}
+        self.began: dict[int, float] = {}
+        self.training: dict[int, float] = {}  # seconds that it goes on
+        self.costs, self.where = costs, where
+        self.slots, self.alone = 1, len(jobs) == 1
+        self.display = Display(len(jobs), self.ahead if costs else None)
+        self.told: set[str] = set()
+
+    def begin(self, job: Job) -> None:
+        self.todo[job.number] = job  # again, where another process has given it up
+        self.began[job.number] = time.monotonic()
+        self.display.begin(job.config.cell, len(self.todo), job.number)
+
+    def hear(self, job: Job, event: Mapping[str, Any]) -> None:
+        line = f"{described(job.config)}; on {self.where}"
+        if line not in self.told:  # here and not in `begin`: a run that is refused says why and nothing else
+            self.told.add(line)
+            self.display.say(line)
+        self.training[job.number] = event.get("seconds_left", 0.0)
+        self.display.hear(event, job.number)
+
+    def end(self, job: Job, ending: Ending, again: bool) -> None:
+        from nsbench.campaign import Result
+        from nsbench.display import duration
+        from nsbench.runner import Interrupted
+
+        del self.began[job.number]
+        if not again:
+            del self.todo[job.number]
+        if isinstance(ending, Result):
+            if self.costs:
+                self.costs.learn(ending.record)
+            text = f"test MRR {100 * ending.test['mrr']:.2f} after {duration(ending.record['cost']['seconds'])}"
+        elif isinstance(ending, Busy):
+            text = "another process is working on it"
+        elif isinstance(ending, Interrupted):
+            text = "stopped, with a checkpoint"
+        else:
+            text = f"{ending}; it will go on from its checkpoint" if again else f"failed: {ending}"
+        if self.alone and isinstance(ending, Exception) and not again:
+            return  # it is raised
+        self.display.end(f"{job.config.cell}: {text}", job.number, again)
+
+    def need(self, job: Job) -> int | None:
+        """Bytes that the run will take, as far as known."""
+        cost = self.costs.of(job.cell) if self.costs else None
+        return None if cost is None else cost.memory
+
+    def ahead(self) -> float | None:
+        """Seconds left for all."""
+        from nsbench.expected import together
+
+        assert self.costs is not None
+        whole = self.costs.seconds([job.cell for job in self.todo.values()])
+        now = time.monotonic()
+        left = [
+            max(seconds - (now - self.began.get(number, now)), self.training.get(number, 0.0))
+            for number, seconds in zip(self.todo, whole)
+        ]
+        return together(left, self.slots) if left else None
+
+
+def carry_out(configs: list[Config], store: Path, device: str, *, make: MakeEngine | None = None, retry: bool = True,
+              patient: bool = True, **how: Any) -> None:  # fmt: skip
+    """Run what is missing, with progress; Ctrl-C writes checkpoints and says how to go on.
+
+    `make` an engine, or use this process; `retry` what failed earlier; be `patient` with runs that other processes have.
+    """
+    from nsbench.campaign import attempt
+    from nsbench.engines import Here, Job, Tally, conduct
+    from nsbench.expected import Costs
+    from nsbench.runner import environment, pick_device
 
     target = pick_device(device)
     where = "cuda" if target.type == "cuda" else f"cpu (threads: {get_threads()})"
-    missing = [not campaign.folder_of(config, store).complete for config in configs]  # every pair is checked first
-    results: list[Result] = []
-    failed: list[str] = []
-    busy: list[str] = []
-    told: set[str] = set()
-    with Display(sum(missing)) as display, stop_signal() as stopping:
-        for i, config in enumerate(configs):
-
-            def hear(event: dict[str, Any], line: str = f"{described(config)}; on {where}") -> None:
-                if event["stage"] == "set-up" and line not in told:
-                    told.add(line)
-                    display.say(line)
-                display.hear(event)
-
-            if missing[i]:
-                display.begin(config.cell, sum(missing[i:]))
+    jobs = [Job.of(i, config, store) for i, config in enumerate(configs)]  # every pair is checked first
+    done = [job for job in jobs if job.folder.complete]
+    left_out = [] if retry else [job for job in jobs if not job.folder.complete and job.folder.failure() is not None]
+    todo = [job for job in jobs if job not in done and job not in left_out]
+    costs = Costs(store, environment(target)["device"], get_threads()) if len(todo) > 1 else None
+    for job in done:  # damaged, or without the model that is asked for
+        if isinstance(refusal := attempt(job.config, store, device=device, **how), Exception):
+            raise refusal
+    told = Told(todo, costs, where)
+    say = told.display.say
+    if len(jobs) == 1 and done:
+        say(f"already done, nothing to do: {done[0].folder.path}")
+    elif done:
+        say(f"{len(done)} of {len(jobs)} runs were already done")
+    for job in left_out:
+        say(f"{job.config.cell} is left out: it failed ({job.folder.failure()})")
+    if left_out:
+        say(f"{len(left_out)} runs failed earlier and are left out; --retry-failed runs them again")
+    with told.display, stop_signal() as stopping:
+        tally = Tally()
+        if todo:
+            engine = make(told) if make else Here(store, told, device=device, stopping=stopping, **how)
+            told.slots = engine.slots
             try:
-                if missing[i] and i and stopping():  # heard while the run before this one was writing its result
-                    raise Interrupted(str(store))
-                result = campaign.carry_out(config, store, device=device, notify=hear, stopping=stopping, **how)
-            except Interrupted as stop:
-                display.say(f"stopped; the same command goes on from {stop}")
-                raise click.exceptions.Exit(130) from None
-            except Busy:
-                if len(configs) == 1:
-                    raise
-                busy.append(config.cell)
-                display.end(f"{config.cell}: another process is working on it")
-                continue
-            except RunFailed as failure:
-                if len(configs) == 1:
-                    raise
-                failed.append(config.cell)
-                display.end(f"{config.cell}: failed: {failure}")
-                continue
-            results.append(result)
-            if missing[i]:
-                cost = duration(result.record["cost"]["seconds"])
-                display.end(f"{config.cell}: test MRR {100 * result.test['mrr']:.2f} after {cost}")
-        already = len(configs) - sum(missing)
-        if len(configs) == 1 and already:
-            display.say(f"already done, nothing to do: {results[0].folder}")
-        elif already:
-            display.say(f"{already} of {len(configs)} runs were already done")
-        if busy:
-            display.say(f"{len(busy)} runs are with other processes; repeat the command when those are done")
-    if failed:
-        raise RunFailed(f"{len(failed)} of {len(configs)} runs failed ({', '.join(failed)}); the others are done")
-    return results
+                tally = conduct(todo, engine, told, stopping, patient)
+            finally:
+                engine.close()
+    if len(jobs) == 1 and tally.failed:
+        raise tally.failed[0][1]
+    if len(jobs) == 1 and tally.elsewhere:
+        raise Busy(f"another process is working on {todo[0].folder.path}; wait for it or stop it")
+    if tally.store:
+        raise tally.store
+    if tally.interrupted:
+        say(f"stopped; the same command goes on from {todo[0].folder.path if len(jobs) == 1 else store}")
+        raise click.exceptions.Exit(130)
+    if tally.elsewhere:
+        say(f"{len(tally.elsewhere)} runs are with other processes; repeat the command when those are done")
+    if tally.failed:
+        names = ", ".join(job.config.cell for job, _ in tally.failed)
+        rest = "the others are done" if not tally.elsewhere and not left_out else "see nsbench status"
+        raise RunFailed(f"{len(tally.failed)} of {len(jobs)} runs failed ({names}); {rest}")
 
 
 def described(config: Config) -> str:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import nsbench
-from nsbench import campaign, cli
+from nsbench import campaign
 from nsbench.campaign import Result
+from nsbench.commands.run import parse_seeds
 from nsbench.errors import Misuse
 
 QUICK = {"protocol.steps": 4, "protocol.validate_every": 2, "protocol.width": 8}
@@ -77,7 +78,7 @@ def test_an_impossible_pair_anywhere_in_the_plan_stops_it_before_the_first_run(c
 
 @pytest.mark.parametrize("text", ["5", "0,3,7", "3,3,1"])
 def test_seeds(text: str) -> None:
-    assert cli.parse_seeds(text) == {"5": [0, 1, 2, 3, 4], "0,3,7": [0, 3, 7], "3,3,1": [3, 1]}[text]
+    assert parse_seeds(text) == {"5": [0, 1, 2, 3, 4], "0,3,7": [0, 3, 7], "3,3,1": [3, 1]}[text]
 
 
 def test_two_classes_of_one_file_and_two_files_of_one_name_are_different_runs(tmp_path: Path) -> None:

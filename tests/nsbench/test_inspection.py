@@ -146,3 +146,12 @@ def test_the_command(saved, command):
     wrong = command("inspect", "--runs", str(folder.parent), "--run", "nothing", "--relation", "x")
     assert wrong.code == 2
     assert json.loads((folder / "config.json").read_text())["sampler"] == "nscaching"
+
+
+def test_a_run_with_one_modality_comes_back(tmp_path):
+    settings = ["protocol.steps=4", "protocol.validate_every=4", "protocol.width=8", "protocol.batch=64"]
+    (config,) = campaign.plan(["uniform"], ["transe"], ["planted:small"], [0], protocol="quick", settings=settings,
+                              fusion="adamf", features="auto:text")  # fmt: skip
+    made = campaign.carry_out(config, tmp_path, save_model=True)
+    assert made.record["config"]["modalities"] == ["text"]
+    assert inspection.inspect(made.folder, head="person 184", relation="spouse of", tail=None).draws > 0

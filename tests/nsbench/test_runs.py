@@ -114,15 +114,15 @@ def test_a_second_process_on_the_run_is_refused(tmp_path: Path) -> None:
             campaign.carry_out(planned(), tmp_path)
         holder.kill()
         holder.wait()
-        assert campaign.carry_out(planned(), tmp_path).test["mrr"] > 0  # the lock went with the process
+        assert campaign.carry_out(planned(), tmp_path).test["mrr"] > 0  # the claim went with the process
     finally:
         holder.kill()
         holder.wait()
-    assert not (folder.path / "lock").exists()
+    assert not list(folder.path.glob("claim*"))
 
 
 def test_who_gets_the_folder_last_finds_the_result(undisturbed: Result, tmp_path: Path, monkeypatch) -> None:
-    """Between looking for result.json and getting the lock, the other process may finish."""
+    """Between looking for result.json and getting the claim, the other process may finish."""
     looks = iter([False, True])
     monkeypatch.setattr(RunFolder, "complete", property(lambda self: next(looks)))
     monkeypatch.setattr(runner, "Trainer", None)  # would fail

@@ -1,0 +1,257 @@
+"""Commands for grids of runs: sweep and status."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nsbench.commands.options import device_option, runs_option, set_threads
+from nsbench.commands.run import Told, carry_out, get_threads
+from nsbench.errors import Misuse
+
+if TYPE_CHECKING:
+    from nsbench.engines import Engine, Job
+
+
+@click.command()
+@click.argument("grid")
+@runs_option
+@device_option
+@click.option("--threads", "--threads-per-worker", type=click.IntRange(min=1),
+              help="CPU threads of a run.  [default: all cores, divided among the workers]")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+              help="Processes on this machine, or tasks of a Ray cluster (extra `ray`).")
+@click.option("--workers", type=click.IntRange(min=1),
+              help="Runs at a time.  [default: 1, in this process; ray: what the cluster has room for]")
+@click.option("--address", help="Of a Ray cluster that is there.  [default: one of this machine]")
+@click.option("--retry-failed", is_flag=True, help="Run again what failed earlier.")
+@click.option("--only", help="Runs by their number in the grid: 3, or 0-4,7.")
+@click.option("--diagnostics/--no-diagnostics", "diagnose", default=True, show_default=True)
+@click.option("--checkpoint-every", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds.")
+@click.option("--plan", "only_plan", is_flag=True, help="Print the runs, where each stands, and what the rest will cost.")
+@click.option("--calibrate/--no-calibrate", default=True, show_default=True,
+              help="With --plan: try a few steps of each cell that the store says nothing of.")
+@click.option("--slurm", is_flag=True, help="Print an array job of what is missing; run nothing.")
+def sweep(grid: str, runs: Path | None, device: str, threads: int | None, engine: str, workers: int | None,
+          address: str | None, retry_failed: bool, only: str | None, diagnose: bool, checkpoint_every: float,
+          only_plan: bool, calibrate: bool, slurm: bool) -> None:
+    """Run what is missing of a grid: a TOML file, or one of the package by name (nsbench list).
+
+    \b
+    nsbench sweep classic --plan               where it stands, and what the rest will cost
+    nsbench sweep mine.toml --workers 4        four processes; the same command elsewhere on the same store helps
+    nsbench sweep mine.toml --engine ray --address auto
+    nsbench sweep mine.toml --slurm > job.sh && sbatch job.sh
+    nsbench status mine.toml                   from another terminal
+
+    \b
+    protocol = "cpu"
+    seeds = 5
+    [[grid]]                                   as many as needed; every list is a factor
+    sampler = ["uniform", "nscaching"]
+    kge = ["transe"]
+    dataset = ["mkg_y"]                        further: fusion, aux, change, seeds, set
+    """
+    from nsbench.campaign import store_folder
+    from nsbench.local_engine import cores, divide
+
+    if engine == "local" and address is not None:
+        raise Misuse("--address is of a Ray cluster; add --engine ray")
+    store = store_folder(runs)
+    if threads is None and (workers or 1) > 1:
+        threads = divide(workers or 1, None, cores(), ())[0].threads
+    threads = threads or get_threads()
+    set_threads(threads)
+    picked = jobs_of(grid, store, only)
+    if slurm:
+        click.echo(array_job(grid, picked, store, device, threads, retry_failed))
+        return
+    if only_plan:
+        plan(picked, store, device, workers or 1, calibrate, diagnose)
+        return
+    how: dict[str, Any] = {"diagnose": diagnose, "checkpoint_seconds": checkpoint_every}
+    make = None
+    if engine == "ray":
+        make = functools.partial(ray_engine, store, address, workers, threads, device, how)
+    elif workers is not None and workers > 1:
+        make = functools.partial(local_engine, store, workers, threads, device, how)
+    here = device if engine == "local" else "auto"  # the driver of a cluster may have no GPU
+    carry_out([job.config for job in picked], store, here, make=make, retry=retry_failed, **how)
+    click.echo(f"next: nsbench table{f' --runs {runs}' if runs else ''}")
+
+
+@click.command()
+@click.argument("grid", required=False)
+@runs_option
+def status(grid: str | None, runs: Path | None) -> None:
+    """Where a campaign stands: what is done, running (where, and how far), failed (and why), and missing.
+
+    Without a grid: of all runs that the store knows of.
+    """
+    from nsbench import status as standing
+    from nsbench.results.store import default_folder
+
+    store = runs or default_folder()
+    if grid is None:
+        folders = standing.of_store(store)
+    else:
+        jobs = jobs_of(grid, store)
+        folders = [job.folder for job in jobs]
+    states = [standing.state(folder) for folder in folders]
+    for line in standing.lines(list(zip(folders, states))):
+        click.echo(line)
+    click.echo(standing.summary(states))
+    running = sum(found.kind == "running" for found in states)
+    if grid is not None and running:
+        from nsbench.display import duration
+        from nsbench.expected import Costs, together
+
+        ahead = [(job, found) for job, found in zip(jobs, states) if found.kind in ("running", "begun", "missing")]
+        whole = Costs(store).seconds([job.cell for job, _ in ahead])
+        left = [seconds if found.left is None else found.left for seconds, (_, found) in zip(whole, ahead)]
+        if left:
+            click.echo(f"about {duration(together(left, running))} left, {running} at a time")
+
+
+def jobs_of(grid: str, store: Path, only: str | None = None) -> list[Job]:
+    """The runs of a grid in its order, or `only` some by their numbers."""
+    from nsbench import sweep as grids
+    from nsbench.engines import Job
+
+    configs = grids.read(grid)
+    return [Job.of(i, configs[i], store) for i in chosen(only, len(configs))]
+
+
+def plan(jobs: list[Job], store: Path, device: str, workers: int, calibrated: bool, diagnose: bool) -> None:
+    """Print the runs with their states; then, by cell, what the rest will cost."""
+    from tabulate import tabulate
+
+    from nsbench import status
+    from nsbench.campaign import dataset_of
+    from nsbench.display import counting, duration
+    from nsbench.expected import Costs, calibrate, together
+    from nsbench.runner import environment, pick_device
+
+    target = pick_device(device)
+    states = {job.number: status.state(job.folder) for job in jobs}
+    for job in jobs:
+        found = states[job.number]
+        click.echo(f"{job.number:4}  {found.kind:8} {job.folder.path}{f' ({found.text})' if found.text else ''}")
+    left = [job for job in jobs if states[job.number].kind in ("begun", "missing")]
+    costs = Costs(store, environment(target)["device"], get_threads())
+    cells = {job.cell: job for job in left}
+    unknown = [job for cell, job in cells.items() if costs.of(cell) is None]
+    if unknown and calibrated:
+        click.echo(f"trying {len(unknown)} cells, some seconds each (--no-calibrate leaves that out)", err=True)
+        with counting("calibration", "cells") as progress:
+            for i, job in enumerate(unknown):
+                progress(i, len(unknown))
+                costs.measured(job.cell, calibrate(job.config, dataset_of(job.config), target, diagnose))
+    rows = []
+    for cell, job in cells.items():
+        runs = sum(other.cell == cell for other in left)
+        cost = costs.of(cell)
+        shown = ("?", "?", "?") if cost is None else (duration(cost.seconds), f"{cost.memory / 1e9:.2f} GB", cost.source)
+        rows.append([job.config.cell.removesuffix(f"-s{job.config.seed}"), runs, *shown])
+    if rows:
+        header = ["cell", "runs", "time of a run", "peak memory", "from"]
+        click.echo(tabulate(rows, header, disable_numparse=True, colalign=("left", "right", "right", "right", "left")))
+    if seconds := costs.seconds([job.cell for job in left]):
+        known = sum(costs.of(job.cell) is not None for job in left)
+        part = "" if known == len(left) else f" ({known} of {len(left)} runs are known, the others taken as their mean)"
+        click.echo(f"about {duration(sum(seconds))} for the rest, one run after another{part}")
+        if workers > 1:
+            click.echo(f"about {duration(together(seconds, workers))} with {workers} workers, if none slows another down")
+    click.echo(status.summary(states.values()))
+
+
+SLURM = """#!/bin/bash
+#SBATCH --job-name=nsbench
+#SBATCH --array={array}
+#SBATCH --cpus-per-task={threads}
+#SBATCH --signal=B:TERM@60
+{further}# A task for each run that is missing ({missing} of {whole}). The store must be on a file system that all nodes see.
+# What a task leaves behind, killed or out of time, the next submission goes on from: print this again and submit it.
+cd {here}
+exec nsbench sweep {grid} --runs {store} --threads {threads} --device {device}{retry} --only "$SLURM_ARRAY_TASK_ID"
+
+{runs}"""
+
+
+def array_job(grid: str, jobs: list[Job], store: Path, device: str, threads: int, retry: bool) -> str:
+    """A SLURM script: an array job with a task for each run that is missing. Misuse where none is."""
+    from shlex import quote
+
+    from nsbench import status
+    from nsbench.expected import Costs
+
+    wanted = ("begun", "missing", "failed") if retry else ("begun", "missing")
+    left = [job for job in jobs if status.state(job.folder).kind in wanted]
+    if not left:
+        raise Misuse("no run of the grid is missing; there is nothing to submit (nsbench status)")
+    costs = Costs(store)
+    known = [cost.memory for job in left if (cost := costs.of(job.cell))]
+    further = ""
+    if device.startswith("cuda"):
+        further = "#SBATCH --gres=gpu:1\n"
+    elif len(known) == len(left):
+        further = f"#SBATCH --mem={max(known) * 5 // 4 // 2**20 + 256}M\n"
+    return SLURM.format(
+        array=ranges([job.number for job in left]), threads=threads, further=further, missing=len(left),
+        whole=len(jobs), here=quote(str(Path.cwd())), grid=quote(grid), store=quote(str(store.resolve())), device=device,
+        retry=" --retry-failed" if retry else "", runs="\n".join(f"# {job.number} {job.folder.path.name}" for job in left),
+    )  # fmt: skip
+
+
+def gpus_of(device: str) -> list[str]:
+    """The GPUs that workers share; none for --device cpu."""
+    import torch
+
+    from nsbench.runner import pick_device
+
+    target = pick_device(device)
+    if target.type != "cuda":
+        return []
+    return [device] if target.index is not None else [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+
+
+def local_engine(store: Path, workers: int, threads: int, device: str, how: dict[str, Any], told: Told) -> Engine:
+    from nsbench.local_engine import Local, cores, divide
+
+    return Local(store, divide(workers, threads, cores(), gpus_of(device))[: len(told.todo)], told.need, **how)
+
+
+def ray_engine(store: Path, address: str | None, workers: int | None, threads: int, device: str, how: dict[str, Any],
+               told: Told) -> Engine:  # fmt: skip
+    from nsbench.ray_engine import Cluster
+
+    cluster = Cluster(store, address, workers, threads, device, told.need, **how)
+    told.where = f"a Ray cluster ({cluster.device}, {threads} threads each)"
+    return cluster
+
+
+def chosen(only: str | None, count: int) -> list[int]:
+    """`0-2,7` is 0, 1, 2, 7; None is all. Misuse for what is not in the grid."""
+    if only is None:
+        return list(range(count))
+    numbers: list[int] = []
+    for part in only.split(","):
+        first, dash, last = part.partition("-")
+        try:
+            numbers += range(int(first), int(last if dash else first) + 1)
+        except ValueError:
+            raise Misuse(f"--only takes numbers and ranges (3, or 0-4,7), not '{only}'") from None
+    if not numbers or max(numbers) >= count:
+        raise Misuse(f"--only {only}: the grid has runs 0 to {count - 1}")
+    return list(dict.fromkeys(numbers))
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """0, 1, 2, 7 as `0-2,7`."""
+    groups = [list(group) for _, group in itertools.groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0])]
+    return ",".join(str(g[0][1]) if len(g) == 1 else f"{g[0][1]}-{g[-1][1]}" for g in groups)

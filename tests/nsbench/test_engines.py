@@ -1,0 +1,278 @@
+"""Engines: who gets which run, with what; and what happens when workers, drivers and disks fail."""
+
+import io
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from nsbench import campaign, claim, display, engines
+from nsbench.commands import run
+from nsbench.engines import Ending, Job, Lost, conduct
+from nsbench.errors import Busy, RunFailed, StoreFailed
+from nsbench.expected import Costs
+from nsbench.local_engine import Slot, divide, fits
+from nsbench.runfolder import RunFolder
+from nsbench.runner import Interrupted
+
+# Division
+
+
+def test_cores_and_gpus_are_divided() -> None:
+    assert divide(2, None, 8, []) == [Slot("cpu", 4)] * 2
+    assert divide(3, None, 8, []) == [Slot("cpu", 2)] * 3
+    assert divide(4, None, 2, []) == [Slot("cpu", 1)] * 4
+    assert divide(2, 3, 8, []) == [Slot("cpu", 3)] * 2
+    two = ["cuda:0", "cuda:1"]
+    assert divide(5, None, 16, two) == [Slot(two[i % 2], 3) for i in range(5)]
+    assert divide(2, None, 16, ["cuda:3"]) == [Slot("cuda:3", 8)] * 2
+
+
+@pytest.mark.parametrize(("need", "capacity", "taken", "expected"), [
+    (5, 10, [], True), (50, 10, [], True), (5, 10, [5], True), (6, 10, [5], False), (1, 10, [5, 5], False),
+    (5, None, [5, 5], True), (0, 10, [10], True),
+])  # fmt: skip
+def test_several_runs_share_a_device_where_they_fit(need: int, capacity: int | None, taken: list[int], expected: bool):
+    assert fits(need, capacity, taken) is expected
+
+
+# The driver, with an engine that does as it is told
+
+
+class Scripted:
+    """An engine whose runs end as a script says: {number: [ending, ...]}."""
+
+    def __init__(self, script: Mapping[int, list[Ending]], slots: int = 2) -> None:
+        self.script = {number: list(endings) for number, endings in script.items()}
+        self.slots, self.running = slots, list[Job]()
+        self.started: list[int] = []
+        self.stopped = False
+
+    def room(self, job: Job) -> bool:
+        return len(self.running) < self.slots and not self.stopped
+
+    def start(self, job: Job) -> None:
+        self.started.append(job.number)
+        self.running.append(job)
+
+    def ended(self, seconds: float) -> list[tuple[Job, Ending]]:
+        if not self.running:
+            return []
+        job = self.running.pop(0)
+        return [(job, Interrupted("") if self.stopped else self.script[job.number].pop(0))]
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def close(self) -> None:
+        pass
+
+
+class Notes:
+    """A listener that remembers."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.ended: list[tuple[int, bool]] = []
+
+    def begin(self, job: Job) -> None:
+        self.begun.append(job.number)
+
+    def hear(self, job: Job, event: Mapping[str, Any]) -> None:
+        pass
+
+    def end(self, job: Job, ending: Ending, again: bool) -> None:
+        self.ended.append((job.number, again))
+
+
+def jobs(store: Path, count: int) -> list[Job]:
+    return [Job(i, None, RunFolder(store / f"run{i}"), "cell") for i in range(count)]  # type: ignore[arg-type]
+
+
+def finished(store: Path, number: int) -> campaign.Result:
+    return campaign.Result(store / f"run{number}", {})
+
+
+def numbers(found: list[Job]) -> list[int]:
+    return [job.number for job in found]
+
+
+def test_a_failure_does_not_stop_the_rest_and_a_lost_worker_is_replaced(tmp_path: Path) -> None:
+    lost = Lost("its worker was killed by signal 9")
+    script: dict[int, list[Ending]] = {i: [finished(tmp_path, i)] for i in range(6)}
+    script[1] = [RunFailed("the scores are not finite")]
+    script[2] = [lost, lost, finished(tmp_path, 2)]
+    script[3] = [lost] * 3
+    engine, notes = Scripted(script), Notes()
+    tally = conduct(jobs(tmp_path, 6), engine, notes, lambda: False)
+    assert sorted(numbers(tally.done)) == [0, 2, 4, 5]
+    assert sorted(job.number for job, _ in tally.failed) == [1, 3]
+    assert engine.started.count(2) == engine.started.count(3) == 3
+    assert [again for number, again in notes.ended if number == 3] == [True, True, False]
+    assert RunFolder(tmp_path / "run3").failure() == "its worker was killed by signal 9"
+    assert json.loads((tmp_path / "run3" / "failed.json").read_text()).keys() == {"reason", "when", "host", "traceback"}
+    assert not (tmp_path / "run2").exists()
+
+
+def test_a_store_that_cannot_be_written_stops_the_campaign(tmp_path: Path) -> None:
+    full = StoreFailed("no space left")
+    engine = Scripted({i: [full if i == 1 else finished(tmp_path, i)] for i in range(6)})
+    tally = conduct(jobs(tmp_path, 6), engine, Notes(), lambda: False)
+    assert tally.store is full
+    assert numbers(tally.done) == [0]
+    assert sorted(numbers(tally.interrupted)) == [1, 2, 3, 4, 5]
+    assert engine.started == [0, 1, 2]  # the third was under way
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stop_ends_what_runs_and_begins_nothing(tmp_path: Path) -> None:
+    engine = Scripted({i: [finished(tmp_path, i)] for i in range(4)})
+    tally = conduct(jobs(tmp_path, 4), engine, Notes(), lambda: len(engine.started) > 1)
+    assert engine.started == [0, 1]
+    assert sorted(numbers(tally.interrupted)) == [0, 1, 2, 3] or numbers(tally.done) == [0]
+    assert len(tally.done) + len(tally.interrupted) == 4
+
+
+def test_a_worker_that_was_stopped_alone_is_replaced(tmp_path: Path) -> None:
+    engine = Scripted({0: [Interrupted(""), finished(tmp_path, 0)], 1: [finished(tmp_path, 1)]})
+    assert sorted(numbers(conduct(jobs(tmp_path, 2), engine, Notes(), lambda: False).done)) == [0, 1]
+
+
+def test_runs_of_other_processes_are_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is finished there, one goes on there, two are given up: by a process that is gone, and by a silent machine."""
+    monkeypatch.setattr(engines, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(engines, "PATIENCE", 0.2)
+    monkeypatch.setattr(claim, "DEAD_SECONDS", 0.6)
+    busy = Busy("another process is working on it")
+    engine = Scripted({i: [busy, finished(tmp_path, i)] for i in range(4)})
+    all_of_them = jobs(tmp_path, 4)
+    for job in all_of_them:
+        job.folder.path.mkdir()
+    who = {"token": "x", "host": "elsewhere", "machine": "another boot", "pid": 1, "started": "1"}
+    for number in (1, 3):
+        (tmp_path / f"run{number}" / "claim").write_text(json.dumps(who) + "\n{}\n")
+    (tmp_path / "run0" / "result.json").write_text("{}")
+    beats = itertools.count(time.time())
+
+    def poll(seconds: float) -> list[tuple[Job, Ending]]:
+        os.utime(tmp_path / "run1" / "claim", (beat := next(beats), beat))
+        return real(seconds)
+
+    real, engine.ended = engine.ended, poll  # type: ignore[method-assign]
+    tally = conduct(all_of_them, engine, Notes(), lambda: False)
+    assert sorted(numbers(tally.done)) == [0, 2, 3]
+    assert numbers(tally.elsewhere) == [1]
+    assert engine.started == [0, 1, 2, 3, 2, 3]
+
+
+def test_the_impatient_leave_them(tmp_path: Path) -> None:
+    engine = Scripted({0: [Busy("another process is working on it")]})
+    assert numbers(conduct(jobs(tmp_path, 1), engine, Notes(), lambda: False, patient=False).elsewhere) == [0]
+
+
+# Failures are recorded
+
+
+def test_a_failed_run_is_left_out_until_it_is_asked_for(command: Callable, tmp_path: Path, store: Path) -> None:
+    file = tmp_path / "failing.py"
+    file.write_text("from nsbench.samplers.uniform import Uniform\n\n\nclass Failing(Uniform):\n"
+                    "    def sample(self, positives, view):\n        raise ZeroDivisionError('of its own making')\n")
+    grid = tmp_path / "grid.toml"
+    grid.write_text(f'protocol = "quick"\nseeds = 1\nset = ["protocol.steps=4"]\n[[grid]]\nkge = "transe"\n'
+                    f'dataset = "planted:small"\nsampler = ["{file}:Failing", "uniform"]\n')  # fmt: skip
+    first = command("sweep", str(grid), "--no-diagnostics")
+    assert first.code == 1
+    assert "ZeroDivisionError: of its own making (see " in first.err
+    assert "1 of 2 runs failed (Failing-transe-planted_small-s0); the others are done" in first.err
+    (failed,) = store.glob("*/failed.json")
+    record = json.loads(failed.read_text())
+    assert "failing.py" in record["traceback"]
+    assert "failed: ZeroDivisionError: of its own making" in command("runs", "list").out
+
+    again = command("sweep", str(grid), "--no-diagnostics")
+    assert again.code == 0
+    assert "Failing-transe-planted_small-s0 is left out: it failed (ZeroDivisionError: of its own making" in again.err
+    assert "--retry-failed runs them again" in again.err
+    assert json.loads(failed.read_text()) == record
+    assert "1 of 2 runs are done, 1 failed" in command("sweep", str(grid), "--plan").out
+
+    retried = command("sweep", str(grid), "--no-diagnostics", "--retry-failed")
+    assert retried.code == 1
+    assert "1 of 2 runs failed" in retried.err
+
+
+def test_success_removes_the_record(tmp_path: Path) -> None:
+    short = ["protocol.steps=4"]
+    (config,) = campaign.plan(["uniform"], ["transe"], ["planted:small"], [0], protocol="quick", settings=short)
+    folder = campaign.folder_of(config, tmp_path)
+    folder.record_failure(MemoryError())
+    assert (folder.failure() or "").startswith("out of memory; use a smaller")
+    campaign.carry_out(config, tmp_path)
+    assert folder.complete
+    assert folder.failure() is None
+    assert {path.name for path in folder.path.iterdir()} == {"config.json", "events.jsonl", "ranks.npz", "result.json",
+                                                              "reference.safetensors"}  # fmt: skip
+
+
+def test_several_runs_are_shown_at_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "QUIET_SECONDS", 0)
+    shown = display.Display(3, lambda: 125.0)
+    with shown:
+        shown.begin("first", 3, 1)
+        shown.begin("second", 3, 2)
+        shown.hear({"stage": "training", "step": 10, "steps": 40, "seconds_left": 6.0}, 2)
+        shown.hear({"stage": "validation"}, 1)
+        shown.end("first: done", 1)
+        shown.end("second: its worker is gone", 2, again=True)
+        shown.begin("second", 2, 2)
+        shown.end("second: done", 2)
+    assert capsys.readouterr().err.splitlines() == [
+        "second: step 10/40  6 s left  (2 min 05 s left for the whole)",
+        "first: done  (2 min 05 s left for the whole)",
+        "second: its worker is gone  (2 min 05 s left for the whole)",
+        "second: done  (2 min 05 s left for the whole)",
+    ]
+
+
+def test_on_a_terminal_every_run_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120, height=20)
+    monkeypatch.setattr(display, "Console", lambda **_: screen)
+    with display.Display(4, lambda: 60.0) as shown:
+        shown.begin("first", 4, 1)
+        shown.begin("second", 4, 2)
+        shown.hear({"stage": "training", "step": 10, "steps": 40, "seconds_left": 6.0}, 2)
+        assert [task.description for task in shown.bars.tasks] == ["all runs", "first", "second"]
+        assert [task.completed for task in shown.bars.tasks] == [0, 0, 0.25]
+        assert shown.bars.tasks[0].fields["text"] == "0/4  (1 min 00 s left for the whole)"
+        shown.end("first: done", 1)
+        assert [task.description for task in shown.bars.tasks] == ["all runs", "second"]
+        assert shown.bars.tasks[0].completed == 1
+
+
+def test_the_listener_counts_a_run_that_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "described", lambda config: "")
+    one, other = (job._replace(config=SimpleNamespace(cell=f"run{job.number}")) for job in jobs(tmp_path, 2))
+    costs = Costs(tmp_path)
+    told = run.Told([one, other], costs, "cpu")
+    record = {"cost": {"seconds": 30.0, "peak_memory": 7}, "config": {"sampler": "uniform"}, "test": {"mrr": 0.5}}
+    done = campaign.Result(tmp_path, record)
+    assert told.ahead() is None
+    told.begin(one)
+    told.end(one, Busy("another process is working on it"), again=False)
+    told.begin(other)
+    told.end(other, Lost("its worker was killed"), again=True)
+    told.begin(one)
+    told.end(one, done, again=False)
+    assert told.ahead() == 30.0
+    assert told.need(other) is None
+    told.begin(other)
+    told.end(other, done, again=False)
+    assert told.todo == {}
+    assert told.ahead() is None

@@ -1,0 +1,214 @@
+"""Where a campaign stands, what the rest will cost, and how it becomes an array job."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from nsbench import campaign, expected, status, sweep
+from nsbench.commands.sweep import chosen, jobs_of, ranges
+from nsbench.errors import Misuse
+from nsbench.expected import Cost, Costs, together
+from nsbench.runfolder import RunFolder
+from nsbench.runner import environment
+
+GRID = """
+protocol = "quick"
+seeds = 2
+set = ["protocol.steps={steps}", "protocol.validate_every=10", "protocol.width=8"]
+[[grid]]
+sampler = ["uniform", "bernoulli"]
+kge = ["transe", "distmult"]
+dataset = "planted:small"
+"""
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> str:
+    """A file of eight runs in four cells, the uniform ones with transe first."""
+    (tmp_path / "grid.toml").write_text(GRID.format(steps=20))
+    return str(tmp_path / "grid.toml")
+
+
+@pytest.fixture
+def standing(grid: str, store: Path) -> list[RunFolder]:
+    """One run is done, one failed, one runs on another machine, one was begun and left, four are missing."""
+    torch.set_num_threads(1)
+    configs = sweep.read(grid)
+    folders = [campaign.folder_of(config, store) for config in configs]
+    campaign.carry_out(configs[0], store, device="cpu", diagnose=False)
+    folders[1].record_failure(ValueError("of its own making"))
+    folders[2].path.mkdir()
+    who = {"token": "x", "host": "node7", "machine": "another boot", "pid": 77, "started": "1"}
+    far = {"stage": "training", "step": 5, "steps": 20, "seconds_left": 90.0}
+    (folders[2].path / "claim").write_text(json.dumps(who) + "\n" + json.dumps(far) + "\n")
+    folders[3].path.mkdir()
+    (folders[3].path / "checkpoint.pt").write_bytes(b"")
+    (folders[3].path / "claim").write_text((folders[2].path / "claim").read_text())
+    os.utime(folders[3].path / "claim", (0, 0))
+    return folders
+
+
+def test_states(standing: list[RunFolder]) -> None:
+    states = [status.state(folder) for folder in standing]
+    assert [found.kind for found in states] == ["done", "failed", "running", "begun"] + ["missing"] * 4
+    assert states[1].text.startswith("ValueError: of its own making (see ")
+    assert states[2].text == "node7:77, step 5/20, 1 min 30 s left"
+    assert states[2].left == 90.0
+    assert status.summary(states) == "1 of 8 runs are done, 1 running, 1 failed, 1 begun"
+
+
+def test_the_command_tells_them_and_the_time_left(command: Callable, grid: str, standing: list[RunFolder]) -> None:
+    result = json.loads((standing[0].path / "result.json").read_text())
+    result["cost"]["seconds"], result["cost"]["diagnosis_seconds"] = 600.0, 0.0
+    (standing[0].path / "result.json").write_text(json.dumps(result))
+    said = command("status", grid)
+    assert said.code == 0, said.err
+    lines = said.out.splitlines()
+    assert lines[0] == f"running  {standing[2].path.name}: node7:77, step 5/20, 1 min 30 s left"
+    assert lines[1].startswith(f"failed   {standing[1].path.name}: ValueError: of its own making")
+    assert lines[2] == f"begun    {standing[3].path.name}"
+    assert lines[3] == "1 of 8 runs are done, 1 running, 1 failed, 1 begun"
+    # five runs that take 600 seconds like the one that is known, and 90 seconds of the one that runs, one at a time
+    assert lines[4] == "about 51 min 30 s left, 1 at a time"
+
+    of_all = command("status")
+    assert of_all.out.splitlines()[:4] == [*lines[:3], "1 of 4 runs are done, 1 running, 1 failed, 1 begun"]
+
+
+def test_status_of_nothing(command: Callable, store: Path) -> None:
+    assert command("status").out == "0 of 0 runs are done\n"
+    assert not store.exists()
+
+
+def test_status_loads_no_torch(store: Path) -> None:
+    code = "import sys; sys.argv = ['nsbench', 'status']; from nsbench.cli import main\ntry: main()\n"
+    code += "finally: print('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said.stdout.splitlines()[-1] == "False"
+
+
+# What the rest will cost
+
+
+def result(config: dict, seconds: float, memory: int, device: str = "cpu x", threads: int = 1) -> dict:
+    cost = {"seconds": seconds, "diagnosis_seconds": 1.0, "peak_memory": memory}
+    return {"config": config, "cost": cost, "env": {"device": device, "threads": threads}}
+
+
+def test_costs_are_those_of_the_same_cell(tmp_path: Path) -> None:
+    costs = Costs(tmp_path)
+    cell = expected.cell_of({"sampler": "uniform", "seed": 9, "id": "other"})
+    other = expected.cell_of({"sampler": "bernoulli"})
+    assert costs.of(cell) is None
+    assert costs.seconds([cell, other]) == []
+    costs.learn(result({"sampler": "uniform", "seed": 0, "id": "a"}, 10, 100))
+    costs.learn(result({"sampler": "uniform", "seed": 1, "id": "b"}, 20, 300))
+    assert costs.of(cell) == Cost(16.0, 300, "recorded")
+    assert costs.seconds([cell, other, cell]) == [16.0, 16.0, 16.0]
+    costs.measured(other, Cost(4.0, 5, "measured"))
+    assert costs.seconds([cell, other]) == [16.0, 4.0]
+
+
+def test_what_was_recorded_elsewhere_does_not_count(grid: str, store: Path) -> None:
+    torch.set_num_threads(1)
+    job = jobs_of(grid, store)[0]
+    campaign.carry_out(job.config, store, device="cpu", diagnose=False)
+    device = environment(torch.device("cpu"))["device"]
+    assert Costs(store, device, 1).of(job.cell) is not None
+    assert Costs(store, device, 2).of(job.cell) is None
+    assert Costs(store, "cuda H200", 1).of(job.cell) is None
+
+
+@pytest.mark.parametrize(("seconds", "slots", "whole"), [([4, 4, 4, 4], 2, 8), ([9, 1, 1], 2, 9), ([], 3, 0), ([5], 8, 5)])
+def test_runs_together(seconds: list[float], slots: int, whole: float) -> None:
+    assert together(seconds, slots) == whole
+
+
+def test_calibration_is_near_the_truth(tmp_path: Path) -> None:
+    """Within a factor of three on a busy machine; memory within a quarter, plus what this process held before."""
+    torch.set_num_threads(1)
+    (config,) = campaign.plan(["nscaching"], ["transe"], ["planted:small"], [0], protocol="quick",
+                              settings=["protocol.steps=100", "protocol.validate_every=20"])  # fmt: skip
+    guess = expected.calibrate(config, campaign.dataset_of(config), torch.device("cpu"), diagnose=False)
+    cost = campaign.carry_out(config, tmp_path, device="cpu", diagnose=False).record["cost"]
+    assert cost["seconds"] / 3 < guess.seconds < cost["seconds"] * 3
+    assert guess.memory == pytest.approx(cost["peak_memory"], rel=0.25)
+
+
+def test_the_plan_has_the_cost_of_every_cell(command: Callable, grid: str, standing: list[RunFolder]) -> None:
+    plain = command("sweep", grid, "--plan", "--threads", "1", "--no-calibrate")
+    assert plain.code == 0, plain.err
+    assert plain.out.count("  missing ") == 4
+    assert re.search(r"^   2  running  \S+ \(node7:77, step 5/20", plain.out, re.MULTILINE)
+    assert plain.out.endswith("1 of 8 runs are done, 1 running, 1 failed, 1 begun\n")
+    # of the cells of runs 0 to 3 (two samplers with transe, two seeds) only one run is left, and one of its kind is done
+    assert plain.out.count("?") == 3 * 2 + 3 * ("bernoulli-transe" in plain.out)
+    assert plain.err == ""
+
+    tried = command("sweep", grid, "--plan", "--threads", "1", "--workers", "3")
+    assert tried.out.count("measured") >= 2
+    assert "?" not in tried.out
+    assert re.search(r"about \d+ s for the rest, one run after another\n", tried.out)
+    assert re.search(r"about \d+ s with 3 workers, if none slows another down\n", tried.out)
+    assert "some seconds each (--no-calibrate leaves that out)" in tried.err
+
+
+# An array job
+
+
+@pytest.mark.parametrize(("numbers", "text"), [([0, 1, 2, 7], "0-2,7"), ([3], "3"), ([5, 3, 4, 0], "0,3-5")])
+def test_ranges(numbers: list[int], text: str) -> None:
+    assert ranges(numbers) == text
+    assert chosen(text, 8) == sorted(numbers)
+
+
+@pytest.mark.parametrize("text", ["8", "0-8", "a", "2-1", "", "-1"])
+def test_numbers_that_the_grid_has_not(text: str) -> None:
+    with pytest.raises(Misuse, match="--only"):
+        chosen(text, 8)
+
+
+def test_only_some_runs(command: Callable, grid: str, store: Path) -> None:
+    assert command("sweep", grid, "--only", "1,3", "--threads", "1").code == 0
+    done = [job.number for job in jobs_of(grid, store) if job.folder.complete]
+    assert done == [1, 3]
+
+
+@pytest.mark.slow
+def test_the_array_job_does_what_is_missing(command: Callable, checkout: Path, grid: str, standing: list[RunFolder],
+                                            store: Path, tmp_path: Path) -> None:  # fmt: skip
+    """The printed script, started once for each number of its array, as sbatch would."""
+    script = command("sweep", grid, "--slurm", "--threads", "1", "--device", "cpu").out
+    assert re.search(r"^#SBATCH --array=3-7$", script, re.MULTILINE)
+    assert re.search(r"^#SBATCH --cpus-per-task=1$", script, re.MULTILINE)
+    assert "--mem" not in script  # of these cells nothing is known yet
+    assert "5 of 8" in script
+    listed = re.findall(r"^# (\d+) (\S+)$", script, re.MULTILINE)
+    assert listed == [(str(i), standing[i].path.name) for i in range(3, 8)]
+    (standing[3].path / "checkpoint.pt").unlink()
+
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "nsbench").write_text(f'#!/bin/sh\nexec {sys.executable} -m nsbench "$@"\n')
+    (commands / "nsbench").chmod(0o755)
+    (tmp_path / "job.sh").write_text(script)
+    environment = {**os.environ, "PATH": f"{commands}:{os.environ['PATH']}", "PYTHONPATH": str(checkout)}
+    for number in chosen(re.findall(r"--array=(\S+)", script)[0], 8):
+        task = subprocess.run(["bash", str(tmp_path / "job.sh")], env={**environment, "SLURM_ARRAY_TASK_ID": str(number)},
+                              capture_output=True, text=True, cwd="/")  # fmt: skip
+        assert task.returncode == 0, task.stderr
+        assert standing[number].complete
+    assert not standing[1].complete
+    assert not standing[2].complete
+    again = command("sweep", grid, "--slurm", "--threads", "1", "--retry-failed").out
+    assert re.search(r"^#SBATCH --array=1$", again, re.MULTILINE)
+    assert re.search(r"^#SBATCH --mem=\d+M$", again, re.MULTILINE)
+    assert "--retry-failed" in again
+    assert command("sweep", grid, "--slurm").code == 2
