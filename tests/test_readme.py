@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import nsbench
-from nsbench.results import papers, tables
+from nsbench.results import compare, papers, tables
 from nsbench.testing import assert_contract
 
 README = Path(__file__).parent.parent / "README.md"
@@ -83,11 +83,24 @@ def test_the_published_pairs_are_in_the_papers_table():
         assert f"({printed[better, kge]} against {printed[worse, kge]})" in README.read_text()
 
 
+def marked(made: tables.Table) -> dict[str, str]:
+    """Row -> MRR with the marker of its test."""
+    first = {row.label.split(" (features")[0]: row.cells[0] for row in made.rows}
+    return {label: cell.value + "".join(mark for mark in cell.marks if mark in "▲▼≈") for label, cell in first.items()}
+
+
 def test_the_multimodal_figures_are_those_of_the_shipped_runs():
     made = tables.comparison(RESULTS / "multimodal", where={"fusion": "none", "kge": "transe"})
-    first = {row.label.split(" (features")[0]: row.cells[0] for row in made.rows}
-    printed = {label: cell.value + "".join(mark for mark in cell.marks if mark in "▲▼≈") for label, cell in first.items()}
+    printed = marked(made)
     expected = {"uniform": "31.58", "bernoulli": "32.26▲", "mmrns": "31.86", "dhns (timesteps=20)": "31.61≈",
                 "dhns (forward)": "31.66≈", "dhns (gauss)": "31.59≈"}  # fmt: skip
     assert printed == expected
     assert all(figure in README.read_text() for figure in expected.values())
+
+
+def test_the_figures_at_weight_1_are_those_of_the_shipped_runs():
+    expected = {"uniform": "31.58", "dhns (timesteps=20, weight=1.0)": "32.76▲", "dhns (forward)": "34.41▲"}
+    assert marked(tables.comparison(RESULTS / "weight")) == expected
+    said = compare.compare("sampler=dhns,variant=forward", "sampler=dhns,variant=recommended", RESULTS / "weight", {})
+    assert "A is better: +1.65, 95 % interval +1.21 to +2.08" in said
+    assert all(figure in README.read_text() for figure in [*expected.values(), "by 1.65 (95 % interval 1.21 to 2.08;"])

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-SHIPPED = ("runs", "one_factor", "classic", "variants", "multimodal")  # run folders behind figures: not in the wheel
+# Run folders behind figures: not in the wheel.
+SHIPPED = ("runs", "one_factor", "classic", "variants", "multimodal", "weight")
 MAPPED = ("samplers", "kge", "datasets", "results")  # folders of the checkout that install below nsbench
 
 IMPORT_EVERYTHING = """
