@@ -72,14 +72,14 @@ def test_workers_leave_checkpoints_when_the_driver_is_stopped(tmp_path: Path, nu
 
 
 def test_two_drivers_on_one_store_do_every_run_once(undisturbed: Campaign, tmp_path: Path) -> None:
-    campaign = Campaign(tmp_path / "shared", seeds=3)
-    drivers = [campaign.start("--workers", "2"), campaign.start()]
+    campaign = Campaign(tmp_path / "shared", seeds=10)
+    drivers = [campaign.start("--workers", "2"), campaign.start("--workers", "2")]
     assert [driver.wait(600) for driver in drivers] == [0, 0], (campaign.folder / "log").read_text()[-3000:]
-    assert campaign.outcome() == undisturbed.outcome(seeds=3)
+    assert campaign.outcome() == undisturbed.outcome()
     assert set(campaign.finished().values()) == {1}
     assert campaign.remains() == set()
     by = [line.split()[1] for line in campaign.notes.read_text().splitlines()]
-    assert len(set(by)) == 3  # processes that had a share
+    assert len(set(by)) > 2  # both drivers had a share
 
 
 @pytest.fixture
