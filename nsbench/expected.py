@@ -65,7 +65,6 @@ class Costs:
             return Cost(statistics.mean(self._seconds[cell]), max(self._memory[cell]), "recorded")
         return self._measured.get(cell)
 
-
     def seconds(self, cells: Sequence[str]) -> list[float]:
         """Of a run of each cell; one that is not known takes as long as those that are, on average. Empty if none is."""
         known = [self.of(cell) for cell in cells]

@@ -33,7 +33,7 @@ from typing import Any
 
 from nsbench.config import Config, Protocol, check_features, configure, name_of, protocol_names, read_protocol, study_key
 from nsbench.contracts import Dataset
-from nsbench.datasets.loading import load_dataset
+from nsbench.datasets.loading import choice_of, load_dataset
 from nsbench.errors import Busy, Diverged, Misuse, RunFailed
 from nsbench.registry import Search, searched, shown
 from nsbench.runfolder import RunFolder
@@ -245,6 +245,7 @@ def expected(plan: Sequence[Study], ledger: Ledger) -> float | None:
 
 def untested(config: Config) -> Dataset:
     """The run's graph without its test triples. Misuse where the two do not fit."""
+    choice_of(config.features)  # what is wrong is refused even where nothing reads it
     dataset = _loaded(config.dataset, config.split, config.features if config.wants_features else "none")
     check_features(config, dataset)
     check_sizes(config, dataset, tested=False)

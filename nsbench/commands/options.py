@@ -57,3 +57,22 @@ set_option = click.option(
 )
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 threads_option = click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+
+
+def cell_options(command: Any) -> Any:
+    """Which samplers, models and data, and under what: the options of commands that train."""
+    for option in reversed((
+        click.option("--sampler", default="uniform", show_default=True,
+                     help="One or several, comma-separated; or ./mine.py:Class."),
+        click.option("--kge", default="transe", show_default=True, help="One or several models, comma-separated."),
+        click.option("--dataset", default="mkg_y", show_default=True,
+                     help="One or several; a folder of your own works too."),
+        click.option("--protocol", default="nsbench", show_default=True, help="A protocol by name, or a TOML file."),
+        click.option("--fusion", default="none", show_default=True, help="How features enter entity vectors."),
+        click.option("--split", type=click.Choice(["clean", "released"]),
+                     help="For DB15K: its released validation file is defective."),
+        click.option("--features", default="auto", show_default=True,
+                     help="auto, official, names or none; of some modalities: official:visual."),
+    )):  # fmt: skip
+        command = option(command)
+    return command

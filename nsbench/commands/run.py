@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nsbench.commands.options import device_option, runs_option, set_option, set_threads, threads_option, words
+from nsbench.commands.options import cell_options, device_option, runs_option, set_option, set_threads, threads_option, words
 from nsbench.errors import Busy, Misuse, RunFailed
 
 if TYPE_CHECKING:
@@ -25,17 +25,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--sampler", default="uniform", show_default=True, help="One or several, comma-separated; or ./mine.py:Class.")
-@click.option("--kge", default="transe", show_default=True, help="One or several models, comma-separated.")
-@click.option("--dataset", default="mkg_y", show_default=True, help="One or several; a folder of your own works too.")
-@click.option("--protocol", default="nsbench", show_default=True, help="A protocol by name, or a TOML file.")
-@click.option("--fusion", default="none", show_default=True, help="How features enter entity vectors.")
+@cell_options
 @click.option("--seed", type=click.IntRange(min=0), help="One seed.  [default: 0]")
 @click.option("--seeds", help="How many (5 means 0 to 4), or which (0,3,7).")
-@click.option("--split", type=click.Choice(["clean", "released"]),
-              help="For DB15K: its released validation file is defective.")
-@click.option("--features", default="auto", show_default=True,
-              help="auto, official, names or none; of some modalities: official:visual.")
 @set_option
 @runs_option
 @device_option
@@ -136,7 +128,8 @@ class Told:
         self.costs, self.where = costs, where
         self.slots, self.alone = 1, len(jobs) == 1
         self.display = Display(len(jobs), self.ahead if costs else None)
-        self.told: set[str] = set()
+        self.introduced: set[int] = set()  # numbers of runs ...
+        self.told: set[str] = set()  # ... and what was said of them, once for all that are alike
 
     def begin(self, job: Job) -> None:
         self.todo[job.number] = job  # again, where another process has given it up
@@ -144,10 +137,12 @@ class Told:
         self.display.begin(job.config.cell, len(self.todo), job.number)
 
     def hear(self, job: Job, event: Mapping[str, Any]) -> None:
-        line = f"{described(job.config)}; on {self.where}"
-        if line not in self.told:  # here and not in `begin`: a run that is refused says why and nothing else
-            self.told.add(line)
-            self.display.say(line)
+        if job.number not in self.introduced:  # here and not in `begin`: a run that is refused says why and nothing else
+            self.introduced.add(job.number)
+            line = f"{described(job.config)}; on {self.where}"
+            if line not in self.told:
+                self.told.add(line)
+                self.display.say(line)
         self.training[job.number] = event.get("seconds_left", 0.0)
         self.display.hear(event, job.number)
 

@@ -8,18 +8,11 @@ from typing import Any
 
 import click
 
-from nsbench.commands.options import device_option, runs_option, set_threads, threads_option, words
+from nsbench.commands.options import cell_options, device_option, runs_option, set_threads, threads_option, words
 
 
 @click.command()
-@click.option("--sampler", default="uniform", show_default=True, help="One or several, comma-separated; or ./mine.py:Class.")
-@click.option("--kge", default="transe", show_default=True, help="One or several models, comma-separated.")
-@click.option("--dataset", default="mkg_y", show_default=True, help="One or several; a folder of your own works too.")
-@click.option("--protocol", default="nsbench", show_default=True, help="A protocol by name, or a TOML file.")
-@click.option("--fusion", default="none", show_default=True, help="How features enter entity vectors.")
-@click.option("--split", type=click.Choice(["clean", "released"]),
-              help="For DB15K: its released validation file is defective.")
-@click.option("--features", type=click.Choice(["auto", "official", "names", "none"]), default="auto", show_default=True)
+@cell_options
 @click.option("--trials", type=click.IntRange(min=1), default=8, show_default=True, help="For each sampler.")
 @click.option("--steps", type=click.IntRange(min=1), help="Of a trial.  [default: the protocol's]")
 @click.option("--backbone", type=click.Choice(["frozen", "alike"]), default="frozen", show_default=True,
