@@ -110,27 +110,28 @@ def children(pid: int) -> list[int]:
     return sorted(found)
 
 
-def harass(campaign: Campaign, kills: int, rng: random.Random, *arguments: str) -> dict[str, int]:
-    """Kill the driver and workers so often each, at random moments of a campaign with local workers, and go on with it."""
-    left = {"driver": kills, "worker": kills}
+def harass(campaign: Campaign, kills: int, rng: random.Random, *arguments: str) -> None:
+    """Kill the driver and workers so often each, at random moments of a campaign with local workers, and go on with it.
+
+    A moment is a number of finished runs and a fraction of a second: a fast machine is not done before the last of them.
+    """
+    total = campaign.missing()
+    moments = sorted(rng.sample(range(total * 3 // 4), 2 * kills))
     driver = campaign.start(*arguments)
     try:
-        while any(left.values()):
-            time.sleep(rng.uniform(0.3, 3.0))
-            assert driver.poll() in (None, 0), (campaign.folder / "log").read_text()[-3000:]
-            assert campaign.missing(), f"the campaign was over before these kills: {left}"
-            kind = rng.choice([kind for kind, number in left.items() if number])
+        for moment, kind in zip(moments, rng.sample(["driver", "worker"] * kills, 2 * kills), strict=True):
+            deadline = time.monotonic() + 300
+            while total - campaign.missing() < moment or not children(driver.pid):
+                assert driver.poll() is None and time.monotonic() < deadline, (campaign.folder / "log").read_text()[-3000:]
+                time.sleep(0.02)
+            time.sleep(rng.uniform(0, 0.3))
             if kind == "driver":
                 driver.kill()
                 driver.wait()
                 driver = campaign.start(*arguments)
-            elif workers := children(driver.pid):
-                os.kill(rng.choice(workers), signal.SIGKILL)
             else:
-                continue
-            left[kind] -= 1
+                os.kill(rng.choice(children(driver.pid)), signal.SIGKILL)
         assert driver.wait(600) == 0, (campaign.folder / "log").read_text()[-3000:]
     finally:
         driver.kill()
         driver.wait()
-    return {"driver": kills, "worker": kills}
