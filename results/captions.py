@@ -47,9 +47,13 @@ def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None) -> str
     sentences += [f"All rows: {_shared(grid)}"] if _shared(grid) else []
     sentences.append(_seeds(grid))
     sentences += [test] if test else []
-    hardware = sorted({f"{run['device']}, {run['threads']} threads, {run['kernels']} kernels" for run in grid.runs})
+    hardware = sorted({f"{run['device']}, {_count(run['threads'], 'thread')}, {run['kernels']} kernels" for run in grid.runs})
     sentences.append(f"Ran on {' and '.join(hardware)}")
     return ". ".join(sentences) + "."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _shared(grid: Grid) -> str:

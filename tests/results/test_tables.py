@@ -611,7 +611,7 @@ def test_diagnostics_layout_says_what_was_measured_and_judges_nothing(run, store
     run("ns_kge", seeds=(0, 1))
     made = comparison(store, layout="diagnostics")
     headers = [column.metric.header for column in made.columns]
-    assert headers == ["FN known", "hardness: start", "end", "entropy"]  # no column that is empty everywhere
+    assert headers == ["FN known", "hardness, start", "hardness, end", "entropy"]  # no column that is empty everywhere
     rows = {row.label: [cell.value for cell in row.cells] for row in made.rows}
     assert rows["nscaching"] == ["0.12", "50.0", "72.0", "98.1"]
     assert rows["uniform"] == ["0.12", "50.0", "50.0", "98.1"]
