@@ -71,9 +71,11 @@ def two_way_t(
     """Is the mean of a [S_a, T] that of b [S_b, T], over seeds and over triples that both were scored on?
 
     SE^2 = var(seed means of a)/S_a + the same of b + var over triples(mean_s a - mean_s b)/T, all with ddof 1, less the
-    interaction of seeds and triples, which the seeds' terms hold as the triples' term does (the residuals' mean squares
-    over S T, as in the analysis of variance); degrees of freedom after Satterthwaite. `interaction` = "twice" leaves it
-    in both: far on the safe side where seeds differ mostly triple by triple, as they do in real runs.
+    interaction of seeds and triples that the triples' term holds, for the seeds' terms hold it too (the residuals' mean
+    squares over S T, as in the analysis of variance); degrees of freedom after Satterthwaite. Arms of equal length are
+    taken row by row for that: runs of one seed begin alike, so part of what seeds do to single triples cancels in the
+    triples' term, and is in the seeds' terms alone. `interaction` = "twice" leaves it in both: far on the safe side
+    where seeds differ mostly triple by triple, as they do in real runs.
     With `clusters` (labels [T]) the term of the triples is the clustered one where that is larger. Seeds are not paired
     unless `paired` says so (equal seed numbers share initialisation and order of batches but no negatives): then the
     differences of seeds take the place of both arms. Misuse below `minimum_seeds` in an arm: from 3 seeds a standard
@@ -96,7 +98,8 @@ def two_way_t(
         arms = [a - b]
     triples = mean_error(a.mean(axis=0) - b.mean(axis=0), clusters)
     by_seed = [(float(arm.mean(axis=1).var(ddof=1)) / len(arm), len(arm) - 1.0) for arm in arms]
-    twice = [_interaction(arm) for arm in arms] if interaction == "once" else []
+    held = [a - b] if len(a) == len(b) else [a, b]
+    twice = [_interaction(arm) for arm in held] if interaction == "once" else []
     variance = triples.variance + max(0.0, sum(v for v, _ in by_seed) - sum(v for v, _ in twice))
     parts = [*by_seed, *twice, (triples.variance, triples.df)]
     if variance == 0:  # every seed and triple shows the same difference
