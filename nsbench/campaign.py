@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 import pickle
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from nsbench.config import Config, check_features, configure, read_protocol
 from nsbench.contracts import Dataset
 from nsbench.datasets.loading import choice_of, load_dataset
-from nsbench.errors import Busy, Misuse, StoreFailed
+from nsbench.errors import Busy, FailedBefore, Misuse, StoreFailed
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS
 from nsbench.results.store import default_folder
 from nsbench.runfolder import RunFolder
@@ -84,17 +87,23 @@ def carry_out(config: Config, store: Path, *, notify: Notify = lambda event: Non
 
 def attempt(config: Config, store: Path, **how: Any) -> Result | Exception:
     """As `carry_out`, but never raises: why there is no result is returned. What the run itself failed of is recorded."""
+    ending: Result | Exception
     try:
-        return carry_out(config, store, **how)
-    except (Interrupted, Misuse, StoreFailed) as reason:
-        return reason
+        ending = carry_out(config, store, **how)
+    except (Interrupted, Misuse, FailedBefore, StoreFailed) as reason:
+        ending = reason
     except Exception as error:
+        traceback.clear_frames(error.__traceback__)
         try:
-            failure = folder_of(config, store).record_failure(error)
+            ending = folder_of(config, store).record_failure(error)
         except (Busy, StoreFailed) as reason:
-            return reason
-        failure.__cause__ = error
-        return failure
+            ending = reason
+    if isinstance(ending, Exception):
+        traceback.clear_frames(ending.__traceback__)
+    gc.collect()  # the trainer, which the next run needs the memory of
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return ending
 
 
 def packed(config: Config) -> bytes:
@@ -109,12 +118,15 @@ def unpacked(text: bytes) -> Config:
     return pickle.loads(pickled)
 
 
-def dataset_of(config: Config) -> Dataset:
-    """The run's dataset, with features only if something reads them. Misuse where the two do not fit."""
+def dataset_of(config: Config, tested: bool = True) -> Dataset:
+    """The run's dataset, with features only if something reads them; without test triples unless it is to be `tested`.
+
+    Misuse where the two do not fit.
+    """
     choice_of(config.features)  # what is wrong is refused even where nothing reads it
-    dataset = _loaded(config.dataset, config.split, config.features if config.wants_features else "none")
+    dataset = _loaded(config.dataset, config.split, config.features if config.wants_features else "none", tested)
     check_features(config, dataset)
-    check_sizes(config, dataset)
+    check_sizes(config, dataset, tested)
     return dataset
 
 
@@ -124,5 +136,6 @@ def folder_of(config: Config, store: Path) -> RunFolder:
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(name: str, split: str | None, features: str) -> Dataset:
-    return load_dataset(name, split=split, features=features)
+def _loaded(name: str, split: str | None, features: str, tested: bool) -> Dataset:
+    dataset = load_dataset(name, split=split, features=features)
+    return dataset if tested else dataset.untested()

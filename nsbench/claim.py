@@ -157,16 +157,17 @@ def _read(path: Path) -> Holder | None:
         with open(path, "rb") as file:
             beat = os.fstat(file.fileno()).st_mtime
             first, second = file.readline(), file.readline()
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE):  # the second: removed on another machine
+            raise
         return None
-    try:
-        who = json.loads(first)
-    except ValueError:  # `_create` without hard links is being watched, or was killed
-        who = {"token": "unwritten", "host": "", "machine": "", "pid": 0, "started": ""}
     progress: dict[str, Any] = {}
     with contextlib.suppress(ValueError):  # just being overwritten
         progress = json.loads(second)
-    return Holder(**who, progress=progress, beat=beat)
+    try:
+        return Holder(**json.loads(first), progress=progress, beat=beat)
+    except (ValueError, TypeError):  # `_create` without hard links is being watched, or was killed
+        return Holder("unwritten", "", "", 0, "", progress, beat)
 
 
 def _create(own: Path, path: Path) -> None:

@@ -174,7 +174,7 @@ def configure(sampler: str, kge: str, dataset: str, *, protocol: str = "nsbench"
     if variant not in presets:
         raise Misuse(f"{sampler} has no variant '{variant}'; it has {', '.join(presets)}")
     proposed = read_protocol(protocol).get("sampler", {}).get(sampler, {})  # sizes that fit the protocol's budget
-    tuning = tuning_of(protocol, sampler, kge, dataset, variant, fusion)
+    tuning = tuning_of(protocol, sampler, kge, dataset, variant, fusion, split, features, bool(groups["aux"]))
     chosen = _by_group(chosen_by(tuning))
     if tuning is not None and any(field in groups[group] for group in GROUPS for field in chosen[group]):
         tuning = {**tuning, "trials": 0, "chosen": {}}  # --set has it otherwise
@@ -203,7 +203,7 @@ def configure(sampler: str, kge: str, dataset: str, *, protocol: str = "nsbench"
         fusion_options=build_options(fuse.Options, groups["fusion"], "fusion"),
         aux=weights,
         aux_options={n: build_options(AUXILIARIES.get(n).Options, aux_options.get(n, {}), f"aux.{n}") for n in weights},
-        tuning=tuning, uniform_tuning=tuning_of(protocol, "uniform", kge, dataset, "recommended", fusion),
+        tuning=tuning, uniform_tuning=tuning_of(protocol, "uniform", kge, dataset, "recommended", fusion, split, features),
     )
     _check_needs(config)
     return config
@@ -260,16 +260,19 @@ def resolve_protocol(name: str, kge: str, dataset: str, changes: Mapping[str, An
     return build_options(Protocol, {**values, "name": name_of(name), **changes}, "protocol")
 
 
-def tuning_of(protocol: str, sampler: str, kge: str, dataset: str, variant: str, fusion: str) -> dict[str, Any] | None:
+def tuning_of(protocol: str, sampler: str, kge: str, dataset: str, variant: str, fusion: str, split: str | None = None,
+              features: str = "auto", auxiliary: bool = False) -> dict[str, Any] | None:  # fmt: skip
     """The budget of a tuned protocol (nsbench.tune) and what it chose for one run, by the names of --set.
 
-    None where nothing was tuned; no trials and nothing chosen for a sampler, variant or fusion that had no study.
+    None where nothing was tuned; no trials and nothing chosen for what had no study: another sampler, variant, fusion,
+    split or choice of features, or an `auxiliary` loss beside.
     """
     found = dict(read_protocol(protocol).get("tuning", {}))
     if not found:
         return None
     study = found.pop("studies", {}).get(study_key(sampler, kge, dataset))
-    if study is None or variant != "recommended" or fusion != found["fusion"]:
+    asked = {"fusion": fusion, "split": split or "", "features": features}
+    if study is None or variant != "recommended" or auxiliary or any(found.get(n, x) != x for n, x in asked.items()):
         return {**found, "trials": 0, "chosen": {}}
     return {**found, **study}
 
@@ -297,11 +300,11 @@ def _read(name: str) -> str:
     if name.endswith(".toml"):
         if not Path(name).is_file():
             raise Misuse(f"no protocol file {name}; give the path of a TOML file, or one of {', '.join(protocol_names())}")
-        return Path(name).read_text()
+        return Path(name).read_text(encoding="utf-8")
     if name not in protocol_names():
         near = suggest(name, protocol_names()) or f"; there are {', '.join(protocol_names())}"
         raise Misuse(f"unknown protocol '{name}'{near}")
-    return (resources.files("nsbench") / "protocols" / f"{name}.toml").read_text()
+    return (resources.files("nsbench") / "protocols" / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def read_protocol(name: str, _extended: tuple[str, ...] = ()) -> dict[str, Any]:

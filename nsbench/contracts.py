@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -60,6 +60,16 @@ class Dataset:
     @property
     def num_relations(self) -> int:
         return len(self.relations)
+
+    def untested(self) -> Dataset:
+        """The same without its test triples, which nothing then ranks and no filter knows."""
+        extra = self.extra_known
+        if extra is not None:
+            both, places = torch.cat([extra, self.test]).unique(dim=0, return_inverse=True)
+            tested = torch.zeros(len(both), dtype=torch.bool)
+            tested[places[len(extra) :]] = True
+            extra = extra[~tested[places[: len(extra)]]]
+        return replace(self, test=self.train[:0], extra_known=extra, world=None)
 
     @cached_property
     def known(self) -> Tensor:

@@ -21,7 +21,7 @@ from nsbench.config import Config
 from nsbench.errors import Busy, RunFailed, StoreFailed
 from nsbench.expected import cell_of
 from nsbench.runfolder import RunFolder
-from nsbench.runner import Interrupted
+from nsbench.runner import Interrupted, reference_of
 
 POLL_SECONDS = 0.5
 LOOK_SECONDS = 1.0  # between looks at heartbeats
@@ -36,11 +36,14 @@ class Job(NamedTuple):
     config: Config
     folder: RunFolder
     cell: str  # what it shares with other seeds; see nsbench.expected
+    reference: Path | None = None  # folder of another run, whose model its hardness will be measured by
 
     @classmethod
     def of(cls, number: int, config: Config, store: Path) -> Job:
-        record = config.record(dataset_of(config))
-        return cls(number, config, RunFolder(store / f"{config.cell}-{record['id']}"), cell_of(record))
+        dataset = dataset_of(config)
+        record = config.record(dataset)
+        folder, reference = RunFolder(store / f"{config.cell}-{record['id']}"), reference_of(config, dataset, store).path
+        return cls(number, config, folder, cell_of(record), None if reference == folder.path else reference)
 
 
 Ending = Result | Exception
@@ -52,6 +55,7 @@ class Lost(RunFailed):
 
 class Engine(Protocol):
     slots: int  # runs at a time, at most; for the time left
+    apart: bool  # runs take place in other processes, of which heartbeats tell
 
     def room(self, job: Job) -> bool:
         """Whether the run can begin now."""
@@ -91,6 +95,7 @@ class Here:
     """One run at a time, in this process."""
 
     slots = 1
+    apart = False
 
     def __init__(self, store: Path, listener: Listener, **how: Any) -> None:
         self.store, self.listener, self.how = store, listener, how
@@ -117,10 +122,12 @@ class Here:
 
 
 def conduct(jobs: Iterable[Job], engine: Engine, listener: Listener, stopping: Callable[[], bool],
-            patient: bool = True) -> Tally:  # fmt: skip
+            patient: bool = True, diagnose: bool = True) -> Tally:  # fmt: skip
     """Carry out the jobs. Ends when each is done or failed, or goes on in another process; or soon after `stopping`.
 
     A run that another process has is looked at again when all else is done, if `patient`: that process may be gone by then.
+    With `diagnose`, a run waits for its reference where that is one of these jobs, so that it has what it would have had if
+    all had been carried out one after another.
     """
     tally = Tally()
     waiting, running = collections.deque(jobs), dict[int, Job]()
@@ -128,6 +135,11 @@ def conduct(jobs: Iterable[Job], engine: Engine, listener: Listener, stopping: C
     losses: collections.Counter[int] = collections.Counter()
     begun: set[int] = set()
     stopped, looked = False, 0.0
+
+    def ready() -> list[Job]:
+        ahead = {job.folder.path for job in (*waiting, *running.values(), *(other.job for other in foreign.values()))}
+        return [job for job in waiting if not diagnose or job.reference not in ahead]
+
     while waiting or running or foreign:
         if (stopping() or tally.store) and not stopped:
             stopped = True
@@ -137,11 +149,11 @@ def conduct(jobs: Iterable[Job], engine: Engine, listener: Listener, stopping: C
             tally.elsewhere += [other.job for other in foreign.values()]
             waiting.clear()
             foreign.clear()
-        for job in [job for job in waiting if engine.room(job)]:
-            if engine.room(job):  # which the one before may have taken
+        for job in ready():
+            if engine.room(job):
                 waiting.remove(job)
                 running[job.number] = job
-                if isinstance(engine, Here):
+                if not engine.apart:
                     listener.begin(job)
                     begun.add(job.number)
                 engine.start(job)
@@ -159,16 +171,17 @@ def conduct(jobs: Iterable[Job], engine: Engine, listener: Listener, stopping: C
             else:
                 _enter(tally, job, ending)
             listener.end(job, ending, again)
-        if time.monotonic() - looked > LOOK_SECONDS and not isinstance(engine, Here):
+        if time.monotonic() - looked > LOOK_SECONDS and engine.apart:
             looked = time.monotonic()
             _look(running.values(), begun, listener)
-        if not waiting and not running and foreign:
+        if foreign and not running and not ready():
+            needed = {job.reference for job in waiting}
             for number, other in list(foreign.items()):
                 state = other.look()
-                if state != "waiting":
+                if state != "waiting" and not (state == "alive" and other.job.folder.path in needed):
                     del foreign[number]
                     {"free": waiting, "done": tally.done, "alive": tally.elsewhere}[state].append(other.job)
-            if foreign and not waiting:
+            if foreign and not ready():
                 time.sleep(POLL_SECONDS)
     return tally
 
@@ -176,7 +189,9 @@ def conduct(jobs: Iterable[Job], engine: Engine, listener: Listener, stopping: C
 def _look(running: Iterable[Job], begun: set[int], listener: Listener) -> None:
     """Runs that take place elsewhere tell by their heartbeats that they have begun, and how far they are."""
     for job in running:
-        held = claim.holder(job.folder.path)
+        held = None
+        with contextlib.suppress(OSError):  # of the network: the next look will tell
+            held = claim.holder(job.folder.path)
         if held is not None and job.number not in begun:
             begun.add(job.number)
             listener.begin(job)

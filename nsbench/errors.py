@@ -1,4 +1,4 @@
-"""The two ways in which nsbench says no. Both carry one sentence that names the fix."""
+"""How nsbench says no: Misuse and RunFailed, of whatever kind, carry one sentence that names the fix."""
 
 
 class Misuse(Exception):
@@ -11,6 +11,10 @@ class Busy(Misuse):
 
 class RunFailed(Exception):
     """A run that was well configured could not be carried to its end. Exit code 1."""
+
+
+class FailedBefore(RunFailed):
+    """So says failed.json, and nobody asked to run it again."""
 
 
 class Diverged(RunFailed):
@@ -27,6 +31,11 @@ def sentence(error: BaseException, hint: str) -> str:
         return str(error)
     if isinstance(error, OSError) and error.filename:
         return f"cannot use {error.filename}: {error.strerror}; check the path and its permissions"
-    if isinstance(error, MemoryError) or "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
+    if out_of_memory(error):
         return "out of memory; use a smaller protocol.batch, protocol.width or protocol.negatives"
     return f"{type(error).__name__}: {error} ({hint})"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Of the machine or of its GPU."""
+    return isinstance(error, MemoryError) or "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError"

@@ -66,9 +66,9 @@ class Costs:
         return self._measured.get(cell)
 
     def seconds(self, cells: Sequence[str]) -> list[float]:
-        """Of a run of each cell; one that is not known takes as long as those that are, on average. Empty if none is."""
+        """Of a run of each cell; one that is not known takes as long as the known ones on average. Empty if none is."""
         known = [self.of(cell) for cell in cells]
-        sure = [cost.seconds for cost in known if cost] or [statistics.mean(taken) for taken in self._seconds.values()]
+        sure = [*map(statistics.mean, self._seconds.values()), *(cost.seconds for cost in self._measured.values())]
         return [cost.seconds if cost else statistics.mean(sure) for cost in known] if sure else []
 
 

@@ -85,6 +85,8 @@ class Worker:
 class Local:
     """See nsbench.engines.Engine. `need` predicts the bytes of memory that a run takes, None: not known."""
 
+    apart = True
+
     def __init__(self, store: Path, slots: list[Slot], need: Callable[[Job], int | None], **how: Any) -> None:
         self.store, self.need, self.how = store, need, how
         self.workers = [Worker(store, slot, how) for slot in slots]

@@ -18,8 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nsbench import claim
 from nsbench.engines import Ending, Job, Lost
 from nsbench.errors import Misuse, RunFailed, sentence
+from nsbench.runner import Interrupted
 
 SMALL = 80 * 2**20  # bytes for Ray's object store, through which only figures go
 STOP_SECONDS = 1.0  # between looks for the file that asks to stop
@@ -27,6 +29,8 @@ STOP_SECONDS = 1.0  # between looks for the file that asks to stop
 
 class Cluster:
     """See nsbench.engines.Engine. `need` predicts the bytes of memory that a run takes, None: not known."""
+
+    apart = True
 
     def __init__(self, store: Path, address: str | None, workers: int | None, threads: int, device: str,
                  need: Callable[[Job], int | None], **how: Any) -> None:
@@ -83,6 +87,8 @@ class Cluster:
             return self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:  # nsbench is not there, or is another version
             return RunFailed(sentence(error.cause or error, "on a node of the cluster"))
+        except self.ray.exceptions.TaskCancelledError:
+            return Interrupted(str(self.store))
         except self.ray.exceptions.RayError as error:
             return Lost(f"its Ray worker is gone ({type(error).__name__})")
 
@@ -90,6 +96,9 @@ class Cluster:
         with contextlib.suppress(OSError):  # a store that cannot be written stops them too
             self.store.mkdir(parents=True, exist_ok=True)  # before the first run there may be none
             self.stop_file.touch()
+        for reference, job in self.flying.items():
+            if claim.holder(job.folder.path) is None:  # it waits for room, perhaps for hours
+                self.ray.cancel(reference)
 
     def close(self) -> None:
         for reference in self.flying:
@@ -113,7 +122,6 @@ def carry(packed: bytes, store: Path, device: str, threads: int, how: dict[str, 
     import torch
 
     from nsbench.campaign import attempt, unpacked
-    from nsbench.runner import Interrupted
 
     with contextlib.suppress(OSError):  # relative paths mean what they mean to the driver, if the node has them
         os.chdir(cwd)

@@ -20,7 +20,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RunFolder:
-    """config.json, events.jsonl, checkpoint.pt while it runs; ranks.npz and, last of all, result.json."""
+    """config.json, events.jsonl, claim and checkpoint.pt while it runs; ranks.npz and, last of all, result.json.
+
+    reference.safetensors beside them in the run that hardness refers to; failed.json where the last attempt failed.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -22,7 +22,7 @@ import nsbench
 from nsbench.config import Config, chosen_by
 from nsbench.contracts import Dataset, Sampler
 from nsbench.diagnostics import Diagnosis
-from nsbench.errors import Misuse
+from nsbench.errors import FailedBefore, Misuse
 from nsbench.evaluation import Ranking, labels
 from nsbench.kge import kernels
 from nsbench.registry import SAMPLERS
@@ -58,11 +58,12 @@ class Interrupted(Exception):
 
 
 def execute(config: Config, dataset: Dataset, store: Path, *, device: str = "auto", notify: Notify = lambda event: None,
-            checkpoint_seconds: float = 60.0, save_model: bool = False, diagnose: bool = True,
+            checkpoint_seconds: float = 60.0, save_model: bool = False, diagnose: bool = True, retry: bool = True,
             stopping: Callable[[], bool] = lambda: False) -> RunFolder:
     """Carry out one run, or what is missing of it, and return its folder. A complete run is left as it is.
 
-    `diagnose` measures the sampler's draws on the way (nsbench.diagnostics); no other figure depends on it.
+    Without `retry`, FailedBefore for one that has failed, perhaps in another process just now. `diagnose` measures the
+    sampler's draws on the way (nsbench.diagnostics); no other figure depends on it.
     """
     record = config.record(dataset)
     folder = RunFolder(store / f"{config.cell}-{record['id']}")
@@ -73,6 +74,8 @@ def execute(config: Config, dataset: Dataset, store: Path, *, device: str = "aut
     with folder.claimed():
         if folder.complete:  # by a process that has just let go of the folder
             return _as_it_is(folder, save_model)
+        if not retry and (reason := folder.failure()) is not None:
+            raise FailedBefore(reason)
         with _trained(config, dataset, folder, record, target, notify, checkpoint_seconds, diagnose, stopping) as run:
             run.conclude(record, save_model)
     return folder
@@ -212,6 +215,7 @@ class _Run:
         self.notify({"stage": "validation", "step": trainer.step_count})
         began = time.monotonic()
         ranks, candidates = self.valid.ranks(trainer.scoring())
+        trainer.sampler_clock.seconds()  # the device has been waited for anyway, and its events would pile up
         progress.evaluation_seconds += time.monotonic() - began
         found = metrics(ranks.numpy(), candidates.numpy())
         better = progress.best is None or found["mrr"] > progress.best["metrics"]["mrr"]

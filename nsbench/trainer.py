@@ -1,8 +1,8 @@
 """Trains one model with one sampler. Knows no sampler, model or dataset by name.
 
 A step never waits for the device: everything it needs lies there, and what people want to read (loss, seconds) is read
-between steps. Three generators, derived from the seed, keep initial values, batch order and the sampler apart, so that
-two samplers under one seed start from the same model and see the same positives.
+between steps. Streams of random numbers, each derived from the seed, keep initial values, batch order, sampler and
+auxiliary losses apart, so that two samplers under one seed start from the same model and see the same positives.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Equal tuning for every sampler: as many trials, of as many steps, searched in the same way, on validation alone.
 
 A *study* is one sampler with one model on one dataset. Its space is declared beside the options (`option(search=...)`).
-Trial 0 has the defaults. The next ones are drawn at random, from trial STARTUP on by a tree-structured Parzen estimator
-(Bergstra et al., NeurIPS 2011, as in Optuna). What is drawn for trial n depends on the tuning's seed, n, and the outcomes
-of the trials up to n - LAG: neither a kill nor a second process changes the sequence.
+Trial 0 has the defaults. The next ones are drawn at random; from trial STARTUP + LAG - 1 on, when it knows STARTUP of them,
+by a tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011, as in Optuna). What is drawn for trial n depends on
+the tuning's seed, n, and the outcomes of the trials up to n - LAG: neither a kill nor a second process changes the
+sequence.
 
 The backbone (learning rate, margin, regulariser: the fields of Protocol with a space) is tuned in one of two ways:
 
@@ -19,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
@@ -31,16 +31,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nsbench.config import Config, Protocol, check_features, configure, name_of, protocol_names, read_protocol, study_key
-from nsbench.contracts import Dataset
-from nsbench.datasets.loading import choice_of, load_dataset
-from nsbench.errors import Busy, Diverged, Misuse, RunFailed
-from nsbench.registry import Search, searched, shown
+from nsbench.campaign import dataset_of
+from nsbench.config import Config, Protocol, configure, name_of, protocol_names, read_protocol, study_key
+from nsbench.errors import Busy, Misuse, RunFailed, StoreFailed, out_of_memory, sentence
+from nsbench.registry import Range, Search, searched, shown
 from nsbench.runfolder import RunFolder
-from nsbench.runner import Interrupted, check_sizes, pick_device, resumable, select
+from nsbench.runner import Interrupted, pick_device, resumable, select
 
 BACKBONES = ("frozen", "alike")
-STARTUP = 4  # trials before the estimator has something to go by, the defaults among them
+STARTUP = 4  # trials that the estimator must know of, the defaults among them
 LAG = 2  # two processes can work on one study without waiting for each other
 TRIAL_SEED = 1_000_000  # of training, to which the tuning's own seed is added: nothing is fitted to the seeds of runs
 BY_CHANCE = 20  # proposals that were tried before, after which the next are drawn at random
@@ -115,7 +114,7 @@ class Study:
         """Of the study in the storage, once the backbone is frozen: all that its trials depend on goes into it."""
         if not self._name:
             config = self.configured({}, ledger)
-            what = [config.record(untested(config))["id"], STARTUP, LAG, space_hash(self.space)]
+            what = [config.record(dataset_of(config, tested=False))["id"], STARTUP, LAG, space_hash(self.space)]
             self._name = f"{config.cell}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]}"
         return self._name
 
@@ -182,7 +181,7 @@ def studies(tuning: Tuning, samplers: Sequence[str], models: Sequence[str], data
         found += [] if shared is None else [shared]
         found += [Study(tuning, sampler, kge, dataset, base=shared) for sampler in samplers]
     for study in found:
-        untested(tuning.configured(study.sampler, study.kge, study.dataset, {}))
+        dataset_of(tuning.configured(study.sampler, study.kge, study.dataset, {}), tested=False)
     return found
 
 
@@ -193,6 +192,8 @@ def carry_out(plan: Sequence[Study], ledger: Ledger, *, begin: Callable[[Study, 
 
     `begin` and `end` hear of the trials of this process; `how` goes to nsbench.runner.select.
     """
+    for path in ledger.folder.glob("*/trial.json"):  # of a process that was killed when all but tidying was done
+        RunFolder(path.parent).tidy()
     while not all(study.ended(ledger) for study in plan):
         for number, i in sorted((number, i) for i, study in enumerate(plan) for number in study.open(ledger)):
             if stopping():
@@ -212,7 +213,7 @@ def carry_out_one(study: Study, number: int, ledger: Ledger, *, begin: Callable[
     """One trial, from its checkpoint where it has one; False: it has ended elsewhere. Busy: another process is at it."""
     values = study.values(number, ledger)
     config = study.configured(values, ledger)
-    dataset = untested(config)
+    dataset = dataset_of(config, tested=False)
     folder = RunFolder(ledger.folder / f"{config.cell}-{config.record(dataset)['id']}")
     with folder.claimed():
         if number in study.done(ledger):  # by a process that has just let go of the folder
@@ -222,14 +223,16 @@ def carry_out_one(study: Study, number: int, ledger: Ledger, *, begin: Callable[
             resumable(folder, pick_device(device))  # the folder's faults are not the trial's
             try:
                 found = select(config, dataset, folder, device=device, **how)
-            except Busy:  # taken over by another process
+            except (Busy, Interrupted, StoreFailed):  # taken over by another process; stopped; nowhere to write
                 raise
-            except (Diverged, Misuse, ArithmeticError, ValueError, RuntimeError) as reason:
+            except Exception as reason:
+                if out_of_memory(reason):  # the machine's doing, not the trial's
+                    raise RunFailed(f"{study.title}, trial {number}: {sentence(reason, '')}, or try again") from None
                 found = {"failed": " ".join(f"{type(reason).__name__}: {reason}".split())}
             folder.write_json("trial.json", found)
         found = json.loads((folder.path / "trial.json").read_text())
-        ledger.add(study, number, values, found)
         folder.remove("checkpoint.pt")
+        ledger.add(study, number, values, found)
     return True
 
 
@@ -241,21 +244,6 @@ def expected(plan: Sequence[Study], ledger: Ledger) -> float | None:
         return None
     means = [sum(of_study or every) / len(of_study or every) for of_study in seconds]
     return sum(mean * (study.trials - len(study.done(ledger))) for study, mean in zip(plan, means))
-
-
-def untested(config: Config) -> Dataset:
-    """The run's graph without its test triples. Misuse where the two do not fit."""
-    choice_of(config.features)  # what is wrong is refused even where nothing reads it
-    dataset = _loaded(config.dataset, config.split, config.features if config.wants_features else "none")
-    check_features(config, dataset)
-    check_sizes(config, dataset, tested=False)
-    return dataset
-
-
-@functools.lru_cache(maxsize=2)
-def _loaded(name: str, split: str | None, features: str) -> Dataset:
-    dataset = load_dataset(name, split=split, features=features)
-    return dataclasses.replace(dataset, test=dataset.train[:0], world=None)
 
 
 # The space of a study, and what is tried of it
@@ -272,7 +260,18 @@ def including(search: Search, default: Any, name: str) -> Search:
 
 def size(space: Mapping[str, Search]) -> float:
     """How many different trials there are."""
-    return math.prod(len(search) if isinstance(search, tuple) else math.inf for search in space.values())
+    return math.prod(map(points, space.values()))
+
+
+def points(search: Search) -> float:
+    if isinstance(search, tuple):
+        return len(search)
+    return search.high - search.low + 1 if whole(search) else math.inf
+
+
+def whole(search: Range) -> bool:
+    """Whether only whole numbers lie in it."""
+    return isinstance(search.low, int) and isinstance(search.high, int)
 
 
 def space_hash(space: Mapping[str, Search]) -> str:
@@ -319,8 +318,8 @@ def distributions(space: Mapping[str, Search]) -> dict[str, Any]:
     def one(search: Search) -> Any:
         if isinstance(search, tuple):
             return CategoricalDistribution(search)
-        if isinstance(search.low, int) and isinstance(search.high, int):
-            return IntDistribution(search.low, search.high, log=search.log)
+        if whole(search):
+            return IntDistribution(int(search.low), int(search.high), log=search.log)
         return FloatDistribution(search.low, search.high, log=search.log)
 
     return {name: one(search) for name, search in space.items()}
@@ -339,7 +338,7 @@ class Ledger:
             raise Misuse('tuning needs Optuna; install it with pip install "nsbench[tune]"') from None
         self.file = file
         self.folder = file.with_suffix(".trials")
-        self.search = f"TPE of Optuna {optuna.__version__} after {STARTUP} trials"
+        self.search = f"TPE of Optuna {optuna.__version__} after {STARTUP + LAG - 1} trials"
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with self._explained():
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -426,7 +425,8 @@ def protocol_text(plan: Sequence[Study], ledger: Ledger, output: Path) -> str:
         lines += [f"{_toml(f'{s.kge}/{s.dataset}')} = {_toml(s.best(ledger)[1].values[parameter])}" for s in shared]
     lines += ["", "[tuning]", f"base = {_toml(name)}", f"budget = {tuning.trials}"]
     lines += [f"backbone = {_toml(tuning.backbone)}", f"search = {_toml(ledger.search)}", f"seed = {tuning.seed}"]
-    lines += [f"fusion = {_toml(tuning.fusion)}"]
+    lines += [f"fusion = {_toml(tuning.fusion)}", f"split = {_toml(tuning.split or '')}"]
+    lines += [f"features = {_toml(tuning.features)}"]
     for study in plan:
         if study.backbone:
             continue

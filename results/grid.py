@@ -17,7 +17,9 @@ PER_CELL = (  # what a protocol sets per model and dataset (nsbench.config)
     "margin", "regularizer", "temperature", "width", "batch", "negatives", "learning_rate", "steps", "validate_every",
 )  # fmt: skip
 
-TUNED_ALIKE = ("base", "budget", "backbone", "search", "seed", "fusion")  # of a tuned protocol; the rest is a study's own
+TUNED_ALIKE = (  # of a tuned protocol; the rest is a study's own
+    "base", "budget", "backbone", "search", "seed", "fusion", "split", "features",
+)  # fmt: skip
 
 Run = Mapping[str, Any]  # a row of the store's frame
 Identity = tuple[tuple[str, str], ...]  # every factor of a row apart from the scoring model: sorted (name, value) pairs

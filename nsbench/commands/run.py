@@ -206,7 +206,7 @@ def carry_out(configs: list[Config], store: Path, device: str, *, make: MakeEngi
     todo = [job for job in jobs if job not in done and job not in left_out]
     costs = Costs(store, environment(target)["device"], get_threads()) if len(todo) > 1 else None
     for job in done:  # damaged, or without the model that is asked for
-        if isinstance(refusal := attempt(job.config, store, device=device, **how), Exception):
+        if isinstance(refusal := attempt(job.config, store, device=device, retry=retry, **how), Exception):
             raise refusal
     told = Told(todo, costs, where)
     say = told.display.say
@@ -221,10 +221,10 @@ def carry_out(configs: list[Config], store: Path, device: str, *, make: MakeEngi
     with told.display, stop_signal() as stopping:
         tally = Tally()
         if todo:
-            engine = make(told) if make else Here(store, told, device=device, stopping=stopping, **how)
+            engine = make(told) if make else Here(store, told, device=device, stopping=stopping, retry=retry, **how)
             told.slots = engine.slots
             try:
-                tally = conduct(todo, engine, told, stopping, patient)
+                tally = conduct(todo, engine, told, stopping, patient, how.get("diagnose", True))
             finally:
                 engine.close()
     if len(jobs) == 1 and tally.failed:
@@ -240,7 +240,8 @@ def carry_out(configs: list[Config], store: Path, device: str, *, make: MakeEngi
         say(f"{len(tally.elsewhere)} runs are with other processes; repeat the command when those are done")
     if tally.failed:
         names = ", ".join(job.config.cell for job, _ in tally.failed)
-        rest = "the others are done" if not tally.elsewhere and not left_out else "see nsbench status"
+        others = len(done) + len(tally.done)
+        rest = "the others are done" if others and len(tally.failed) + others == len(jobs) else "see nsbench status"
         raise RunFailed(f"{len(tally.failed)} of {len(jobs)} runs failed ({names}); {rest}")
 
 

@@ -69,19 +69,19 @@ def sweep(grid: str, runs: Path | None, device: str, threads: int | None, engine
     set_threads(threads)
     picked = jobs_of(grid, store, only)
     if slurm:
-        click.echo(array_job(grid, picked, store, device, threads, retry_failed))
+        click.echo(array_job(grid, picked, store, device, threads, retry_failed, diagnose, checkpoint_every))
         return
     if only_plan:
-        plan(picked, store, device, workers or 1, calibrate, diagnose)
+        plan(picked, store, device, workers or 1, calibrate, diagnose, retry_failed)
         return
-    how: dict[str, Any] = {"diagnose": diagnose, "checkpoint_seconds": checkpoint_every}
+    how: dict[str, Any] = {"diagnose": diagnose, "checkpoint_seconds": checkpoint_every, "retry": retry_failed}
     make = None
     if engine == "ray":
         make = functools.partial(ray_engine, store, address, workers, threads, device, how)
     elif workers is not None and workers > 1:
         make = functools.partial(local_engine, store, workers, threads, device, how)
     here = device if engine == "local" else "auto"  # the driver of a cluster may have no GPU
-    carry_out([job.config for job in picked], store, here, make=make, retry=retry_failed, **how)
+    carry_out([job.config for job in picked], store, here, make=make, **how)
     click.echo(f"next: nsbench table{f' --runs {runs}' if runs else ''}")
 
 
@@ -127,7 +127,7 @@ def jobs_of(grid: str, store: Path, only: str | None = None) -> list[Job]:
     return [Job.of(i, configs[i], store) for i in chosen(only, len(configs))]
 
 
-def plan(jobs: list[Job], store: Path, device: str, workers: int, calibrated: bool, diagnose: bool) -> None:
+def plan(jobs: list[Job], store: Path, device: str, workers: int, calibrated: bool, diagnose: bool, retry: bool) -> None:
     """Print the runs with their states; then, by cell, what the rest will cost."""
     from tabulate import tabulate
 
@@ -142,7 +142,7 @@ def plan(jobs: list[Job], store: Path, device: str, workers: int, calibrated: bo
     for job in jobs:
         found = states[job.number]
         click.echo(f"{job.number:4}  {found.kind:8} {job.folder.path}{f' ({found.text})' if found.text else ''}")
-    left = [job for job in jobs if states[job.number].kind in ("begun", "missing")]
+    left = [job for job in jobs if states[job.number].kind in open_kinds(retry)]
     costs = Costs(store, environment(target)["device"], get_threads())
     cells = {job.cell: job for job in left}
     unknown = [job for cell, job in cells.items() if costs.of(cell) is None]
@@ -177,21 +177,26 @@ SLURM = """#!/bin/bash
 #SBATCH --signal=B:TERM@60
 {further}# A task for each run that is missing ({missing} of {whole}). The store must be on a file system that all nodes see.
 # What a task leaves behind, killed or out of time, the next submission goes on from: print this again and submit it.
-cd {here}
-exec nsbench sweep {grid} --runs {store} --threads {threads} --device {device}{retry} --only "$SLURM_ARRAY_TASK_ID"
+{first}cd {here}
+exec nsbench sweep {grid} --runs {store} --threads {threads} --device {device} {options} --only "$SLURM_ARRAY_TASK_ID"
 
 {runs}"""
 
 
-def array_job(grid: str, jobs: list[Job], store: Path, device: str, threads: int, retry: bool) -> str:
+def open_kinds(retry: bool) -> tuple[str, ...]:
+    """States of runs that are to be run."""
+    return ("begun", "missing", "failed") if retry else ("begun", "missing")
+
+
+def array_job(grid: str, jobs: list[Job], store: Path, device: str, threads: int, retry: bool, diagnose: bool,
+              checkpoint_every: float) -> str:  # fmt: skip
     """A SLURM script: an array job with a task for each run that is missing. Misuse where none is."""
     from shlex import quote
 
     from nsbench import status
     from nsbench.expected import Costs
 
-    wanted = ("begun", "missing", "failed") if retry else ("begun", "missing")
-    left = [job for job in jobs if status.state(job.folder).kind in wanted]
+    left = [job for job in jobs if status.state(job.folder).kind in open_kinds(retry)]
     if not left:
         raise Misuse("no run of the grid is missing; there is nothing to submit (nsbench status)")
     costs = Costs(store)
@@ -201,10 +206,16 @@ def array_job(grid: str, jobs: list[Job], store: Path, device: str, threads: int
         further = "#SBATCH --gres=gpu:1\n"
     elif len(known) == len(left):
         further = f"#SBATCH --mem={max(known) * 5 // 4 // 2**20 + 256}M\n"
+    options = [f"--checkpoint-every {checkpoint_every:g}"]
+    options += [] if diagnose else ["--no-diagnostics"]
+    options += ["--retry-failed"] if retry else []
+    references = {job.reference for job in left} if diagnose else set()
+    first = ranges([job.number for job in left if job.folder.path in references])
     return SLURM.format(
+        first=f"# The hardness of the others refers to runs {first}: give sbatch --array={first} first.\n" if first else "",
         array=ranges([job.number for job in left]), threads=threads, further=further, missing=len(left),
         whole=len(jobs), here=quote(str(Path.cwd())), grid=quote(grid), store=quote(str(store.resolve())), device=device,
-        retry=" --retry-failed" if retry else "", runs="\n".join(f"# {job.number} {job.folder.path.name}" for job in left),
+        options=" ".join(options), runs="\n".join(f"# {job.number} {job.folder.path.name}" for job in left),
     )  # fmt: skip
 
 

@@ -1,6 +1,9 @@
 """Which runs a plan has, and runs from Python."""
 
 import inspect
+import json
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,8 @@ import nsbench
 from nsbench import campaign
 from nsbench.campaign import Result
 from nsbench.commands.run import parse_seeds
-from nsbench.errors import Misuse
+from nsbench.errors import FailedBefore, Misuse
+from nsbench.samplers.uniform import Uniform
 
 QUICK = {"protocol.steps": 4, "protocol.validate_every": 2, "protocol.width": 8}
 
@@ -165,3 +169,58 @@ def test_an_objective_is_marked_as_a_loss_of_its_own(tmp_path: Path) -> None:
     text = tables.write(tables.comparison(tmp_path), "md")
     assert "one_vs_all (own loss)" in text
     assert "uniform (own loss)" not in text
+
+
+FAST = ["--protocol", "quick", "--dataset", "planted:small", "--set", "protocol.steps=20", "--set", "protocol.width=8"]
+
+
+def hardness(store: Path) -> dict[str, bool]:
+    """Of each run, whether it was measured against its reference."""
+    found = {}
+    for path in store.glob("*/result.json"):
+        result = json.loads(path.read_text())
+        name = result["diagnostics"]["reference"]
+        assert name is None or name.startswith("uniform-transe-planted_small-s0-")
+        found[path.parent.name.rpartition("-")[0]] = "hardness" in result["diagnostics"]["end"]
+    return found
+
+
+def test_runs_come_after_the_one_that_their_hardness_refers_to(command: Callable, store: Path) -> None:
+    assert command("run", "--sampler", "bernoulli,uniform", "--kge", "transe", "--seeds", "2", *FAST).code == 0
+    cells = [f"{sampler}-transe-planted_small-s{seed}" for sampler in ("bernoulli", "uniform") for seed in (0, 1)]
+    assert hardness(store) == dict.fromkeys(cells, True)
+
+
+@pytest.mark.slow
+def test_in_several_processes_too(command: Callable, store: Path, tmp_path: Path) -> None:
+    grid = tmp_path / "grid.toml"
+    grid.write_text('protocol = "quick"\nseeds = 3\nset = ["protocol.steps=20", "protocol.width=8"]\n[[grid]]\n'
+                    'sampler = ["nscaching", "bernoulli", "uniform"]\nkge = "transe"\ndataset = "planted:small"\n')  # fmt: skip
+    assert command("sweep", str(grid), "--workers", "3", "--threads", "1").code == 0
+    found = hardness(store)
+    assert len(found) == 9
+    assert all(found.values())
+
+
+def test_a_run_whose_reference_failed_or_is_not_asked_for_goes_on(command: Callable, store: Path) -> None:
+    assert command("run", "--sampler", "bernoulli", "--kge", "transe", "--seeds", "2", *FAST).code == 0
+    assert not any(hardness(store).values())
+
+
+def test_a_failed_run_leaves_nothing_in_memory_and_is_not_repeated_unasked(tmp_path: Path, monkeypatch) -> None:
+    config = campaign.configure("uniform", "transe", "planted:small", protocol="quick", settings=["protocol.steps=4"])
+    made = []
+
+    def fail(sampler, view):
+        made.append(weakref.ref(sampler))
+        raise RuntimeError("no such luck")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Uniform, "pretrain", fail)
+        failure = campaign.attempt(config, tmp_path, device="cpu")
+    assert str(failure).startswith("RuntimeError: no such luck")
+    assert [sampler() for sampler in made] == [None]
+    again = campaign.attempt(config, tmp_path, device="cpu", retry=False)
+    assert isinstance(again, FailedBefore)
+    assert str(again) == str(failure)
+    assert isinstance(campaign.attempt(config, tmp_path, device="cpu"), Result)

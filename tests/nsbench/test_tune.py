@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -138,6 +139,28 @@ def test_a_sampler_whose_trials_all_fail_is_named_with_the_reason(base, ledger, 
     pretend(fails)
     with pytest.raises(RunFailed, match=r"all 2 trials of uniform-transe-planted:small backbone failed .*no neighbours"):
         tune.carry_out(plan(base, ["igan"], 2), ledger)
+
+
+def test_out_of_memory_is_the_machines_doing(base, ledger, pretend):
+    def crowded(config):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to ...")
+
+    pretend(crowded)
+    with pytest.raises(RunFailed, match="uniform-transe-planted:small backbone, trial 0: out of memory; use .*, or try again"):
+        tune.carry_out(plan(base, ["igan"], 2), ledger)
+    assert in_storage(ledger.file) == {}
+    pretend(lambda config: 0.5)
+    tune.carry_out(plan(base, ["igan"], 2), ledger)
+    assert {state for trials in in_storage(ledger.file).values() for _, state, *_ in trials} == {"COMPLETE"}
+
+
+def test_what_a_killed_process_left_beside_an_ended_trial_is_removed(base, ledger, pretend):
+    pretend(lambda config: 0.5)
+    tune.carry_out(plan(base, ["igan"], 2), ledger)
+    ended = sorted(path.parent for path in ledger.folder.glob("*/trial.json"))
+    (ended[0] / "checkpoint.pt").write_bytes(b"")
+    tune.carry_out(plan(base, ["igan"], 2), ledger)
+    assert {path.name for folder in ended for path in folder.iterdir()} == {"trial.json"}
 
 
 def test_a_full_disk_is_no_failed_trial(base, ledger, monkeypatch):
@@ -327,10 +350,8 @@ class Poison:
 
 @pytest.mark.parametrize("sampler", ["nscaching", "sans"])
 def test_no_trial_reads_a_test_triple(base, ledger, monkeypatch, sampler):
-    poisoned = dataclasses.replace(tune.load_dataset("planted:small"), test=Poison(), world=Poison())
-    for module in (tune, campaign):
-        monkeypatch.setattr(module, "load_dataset", lambda *arguments, **how: poisoned)
-    tune._loaded.cache_clear()
+    poisoned = dataclasses.replace(campaign.load_dataset("planted:small"), test=Poison(), world=Poison())
+    monkeypatch.setattr(campaign, "load_dataset", lambda *arguments, **how: poisoned)
     campaign._loaded.cache_clear()
     studies = plan(base, [sampler], 2)
     tune.carry_out(studies, ledger, device="cpu")
@@ -338,8 +359,19 @@ def test_no_trial_reads_a_test_triple(base, ledger, monkeypatch, sampler):
     with pytest.raises(AssertionError, match="the test triples were asked for"):  # the poison works
         campaign.run(sampler, *CELL, protocol=base, runs=ledger.folder)
     assert not list(ledger.folder.glob("*/ranks.npz"))
-    tune._loaded.cache_clear()
     campaign._loaded.cache_clear()
+
+
+def test_no_trial_filters_by_a_test_triple(base, ledger, monkeypatch):
+    """Neither those of the split nor those among the further facts, as the released valid of DB15K has them."""
+    whole = campaign.load_dataset("planted:small")
+    further = torch.cat([whole.test[:5], whole.train[:3], whole.test[:2], torch.tensor([[0, 0, 0]])])
+    monkeypatch.setattr(campaign, "load_dataset", lambda *a, **how: dataclasses.replace(whole, extra_known=further))
+    campaign._loaded.cache_clear()
+    seen = campaign.dataset_of(plan(base, ["uniform"], 1)[0].configured({}, ledger), tested=False)
+    campaign._loaded.cache_clear()
+    known = {tuple(triple) for triple in seen.known.tolist()}
+    assert known == {tuple(triple) for triple in torch.cat([whole.train, whole.valid]).tolist()} | {(0, 0, 0)}
 
 
 # The protocol file, and what is said of it
@@ -359,7 +391,7 @@ def test_what_was_chosen_is_what_runs_get(base, ledger, pretend, tmp_path):
     assert (run.protocol.name, run.protocol.steps, run.changed) == ("tuned", 12, {})
     assert run.tuning == {
         "base": "base", "budget": 6, "backbone": "frozen", "search": ledger.search, "seed": 0, "fusion": "none",
-        "trials": 6, "failed": 0, "steps": 12, "space": tune.space_hash(studies[2].space), "chosen": own,
+        "split": "", "features": "auto", "trials": 6, "failed": 0, "steps": 12, "space": tune.space_hash(studies[2].space), "chosen": own,
     }  # fmt: skip
     record = run.record(campaign.dataset_of(run))
     assert record["tuning"] == run.tuning
@@ -376,6 +408,9 @@ def test_what_was_chosen_is_what_runs_get(base, ledger, pretend, tmp_path):
     other = config.configure("nscaching", *CELL, protocol=str(tuned), settings=["sampler.tau=7"])
     assert (other.sampler_options.tau, other.sampler_options.cache) == (7.0, own["sampler.cache"])
     assert other.tuning["trials"] == 0
+    for different in ({"split": "clean"}, {"features": "names"}, {"settings": ["aux.diffusion=1"], "fusion": "none"}):
+        same = config.configure("nscaching", *CELL, protocol=str(tuned), **different)
+        assert (same.tuning["trials"], same.tuning["chosen"], same.sampler_options.tau) == (0, {}, 1.0)
     elsewhere = config.configure("nscaching", "distmult", CELL[1], protocol=str(tuned))
     assert (elsewhere.sampler_options.tau, elsewhere.tuning["trials"]) == (1.0, 0)
     assert elsewhere.protocol.learning_rate == config.resolve_protocol(base, "distmult", CELL[1], {}).learning_rate
@@ -391,6 +426,16 @@ def test_what_the_protocol_fixes_is_not_tuned(tmp_path):
     path.write_text(BASE + "[sampler.nscaching]\ncache = 20\n")
     study = plan(str(path), ["nscaching"], 2)[1]
     assert set(study.space) == {"sampler.candidates", "sampler.tau"}
+
+
+def test_a_range_of_whole_numbers_is_exhausted():
+    space = {"sampler.size": Range(1, 3, log=False), "sampler.kind": ("a", "b")}
+    assert tune.size(space) == 6
+    assert tune.size({**space, "sampler.tau": Range(0.1, 1.0)}) == math.inf
+    tried = []
+    for _ in range(6):
+        tried.append(tune.propose(space, [], tried, seed=0))
+    assert sorted(tuple(values.values()) for values in tried) == [(n, kind) for n in (1, 2, 3) for kind in "ab"]
 
 
 def test_a_default_outside_of_the_space_joins_it(tmp_path):
@@ -430,7 +475,7 @@ def test_from_the_command_to_the_caption(command, base, tmp_path):
     assert re.search(r"^\| +\| nscaching +\|", table, re.M)  # one row for both models, whatever was chosen for each
     words = (
         "Tuning budget: for each sampler 2 trials of 12 steps under protocol base, by validation MRR without the test split "
-        f"(TPE of Optuna {optuna.__version__} after 4 trials, seed 0), of its own options, on the backbone that 2 such "
+        f"(TPE of Optuna {optuna.__version__} after 5 trials, seed 0), of its own options, on the backbone that 2 such "
         "trials with uniform had chosen for all; where that exhausts the choice, fewer: uniform 1"
     )
     assert words in table
