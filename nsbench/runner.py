@@ -423,7 +423,7 @@ def pick_device(name: str) -> torch.device:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What a result may depend on beside its configuration."""
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    named = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {
         "nsbench": nsbench.__version__,
         "torch": torch.__version__,
@@ -433,6 +433,16 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "kernels": kernels.name() if device.type == "cpu" else "eager",
     }
+
+
+@functools.cache
+def processor() -> str:
+    """Its model where the system tells it: seconds of two models must not share a column."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.partition(":")[2].split())
+    return platform.processor() or platform.machine()
 
 
 @functools.cache
