@@ -29,7 +29,7 @@ from nsbench.errors import Misuse
 from nsbench.kge import kernels
 
 HIDDEN = 4  # width of the hidden layer, in D
-ROWS = 2048  # that pass the denoiser together on a CPU: with 512 it takes a twentieth longer, with more only memory grows
+ROWS = 512  # that pass the denoiser together on a CPU; with 2,048 a step takes a twentieth less, but see `pieces`
 EPS = 1e-5  # of every LayerNorm
 
 
@@ -183,7 +183,11 @@ def precision(model: Denoiser) -> torch.dtype:
 
 
 def pieces(x: Tensor) -> tuple[Tensor, ...]:
-    """x [n, ...] in views of ROWS rows on a CPU, whole elsewhere: rows never meet, so nothing else changes."""
+    """x [n, ...] in views of ROWS rows on a CPU, whole elsewhere.
+
+    Rows never meet. But a piece's noise is drawn for all its states before the next piece's: with another number a seed
+    means other draws, and runs do not come back, so dhns.version must change with it.
+    """
     return x.split(ROWS) if x.device.type == "cpu" else (x,)
 
 

@@ -168,6 +168,18 @@ def test_leaf_heads_are_the_alternating_loop_with_the_same_noise(monkeypatch):
                 assert torch.allclose(found[states.index(t - 1), 0], head, atol=1e-5)
 
 
+def test_the_order_of_the_noise_is_that_of_the_shipped_runs(monkeypatch):
+    """All states of 512 rows before the next 512. Whoever changes that raises `DHNS.version`: old runs do not come back."""
+    made = make()
+    script = Scripted()
+    monkeypatch.setattr(made.sampler, "_normal", script)
+    with torch.no_grad():
+        made.sampler._reverse(conditions(slots=1, batch=600))
+    draws = 1 + 19  # state 20, and each state below it down to 1
+    assert DHNS.version == 2
+    assert [tuple(z.shape) for z in script.given] == [(rows, 8) for rows in (512, 512, 176) for _ in range(draws)]
+
+
 def test_rows_do_not_meet(monkeypatch):
     made, c = make(), conditions()
     noise = {}
