@@ -231,9 +231,10 @@ class _Foreign:
         standing = claim.chain(self.job.folder.path)
         if not standing or standing[-1].dead(standing[-1].beat):
             return "free"
-        now = time.monotonic()
-        if self.since is None:
-            self.since, self.first = now, standing[-1].beat
-        if now - self.since > claim.DEAD_SECONDS:
-            return "free"
-        return "alive" if standing[-1].beat != self.first and now - self.since > PATIENCE else "waiting"
+        now, beat = time.monotonic(), standing[-1].beat
+        beaten = beat != self.first
+        if self.since is None or (beaten and now - self.since > claim.DEAD_SECONDS):  # nobody has looked for so long
+            self.since, self.first, beaten = now, beat, False
+        if beaten:
+            return "alive" if now - self.since > PATIENCE else "waiting"
+        return "free" if now - self.since > claim.DEAD_SECONDS else "waiting"

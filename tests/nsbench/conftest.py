@@ -1,11 +1,12 @@
-"""The command line as a function."""
+"""The command line as a function, and campaigns as processes."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from chaos import Campaign
 
 import nsbench.cli
 
@@ -45,3 +46,25 @@ def command(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         return Outcome(int(stop.value.code or 0), printed.out, printed.err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def undisturbed_campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    """60 runs in one process, one after another."""
+    campaign = Campaign(tmp_path_factory.mktemp("undisturbed") / "it", seeds=10)
+    campaign.finish()
+    return campaign
+
+
+@pytest.fixture
+def campaign_of(tmp_path: Path) -> Iterator[Callable[..., Campaign]]:
+    """`campaign_of(seeds=1)`: a Campaign whose drivers do not outlive the test."""
+    made: list[Campaign] = []
+
+    def make(**sizes: int) -> Campaign:
+        made.append(Campaign(tmp_path / "campaign", **sizes))
+        return made[-1]
+
+    yield make
+    for campaign in made:
+        campaign.stop()

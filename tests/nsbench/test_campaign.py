@@ -195,7 +195,8 @@ def test_runs_come_after_the_one_that_their_hardness_refers_to(command: Callable
 def test_in_several_processes_too(command: Callable, store: Path, tmp_path: Path) -> None:
     grid = tmp_path / "grid.toml"
     grid.write_text('protocol = "quick"\nseeds = 3\nset = ["protocol.steps=20", "protocol.width=8"]\n[[grid]]\n'
-                    'sampler = ["nscaching", "bernoulli", "uniform"]\nkge = "transe"\ndataset = "planted:small"\n')  # fmt: skip
+                    'sampler = ["nscaching", "bernoulli", "uniform"]\nkge = "transe"\n'
+                    'dataset = "planted:small"\n')  # fmt: skip
     assert command("sweep", str(grid), "--workers", "3", "--threads", "1").code == 0
     found = hardness(store)
     assert len(found) == 9

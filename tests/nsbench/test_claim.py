@@ -67,6 +67,7 @@ def test_a_pid_that_is_used_again_is_another_process(tmp_path: Path) -> None:
     Claim(tmp_path).release()
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="only /proc tells a zombie")
 def test_a_killed_holder_on_this_machine_is_succeeded_at_once_even_as_a_zombie(tmp_path: Path) -> None:
     if (child := os.fork()) == 0:
         Claim(tmp_path)
@@ -136,19 +137,21 @@ def test_between_the_check_and_the_rename_a_successor_comes(tmp_path: Path, monk
 
 def test_the_heartbeat_goes_on_and_says_how_far_the_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim, "BEAT_SECONDS", 0.02)
+    before, began = threading.active_count(), time.time()
     mine = Claim(tmp_path)
+    assert threading.active_count() == before + 1
     mine.note({"stage": "training", "step": 30, "steps": 400, "seconds_left": 12.5, "loss": 0.5, "valid_mrr": None})
     os.utime(mine.path, (0, 0))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (held := claim.holder(tmp_path)) is None or not held.progress:
         assert time.monotonic() < deadline
     assert held.progress == {"stage": "training", "step": 30, "steps": 400, "seconds_left": 12.5}
-    assert abs(held.beat - time.time()) < 5
+    assert began - 1 < held.beat < time.time() + 1  # clocks of file systems are coarse
     mine.release()
-    before = threading.active_count()
-    time.sleep(0.1)
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert not (tmp_path / "claim").exists()  # a late heartbeat does not bring it back
-    assert threading.active_count() <= before
 
 
 def test_file_systems_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

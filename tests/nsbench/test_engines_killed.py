@@ -7,79 +7,83 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from chaos import Campaign, children, harass
+import torch
+from chaos import Campaign, children, harass, until
 
 from nsbench import claim
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900),
               pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds workers in /proc")]  # fmt: skip
 
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
-    """60 runs in one process, one after another."""
-    campaign = Campaign(tmp_path_factory.mktemp("undisturbed") / "it", seeds=10)
-    campaign.finish()
-    return campaign
+ENDLESS = 10_000_000  # steps: the run does not end before it is stopped
 
 
-def test_five_kills_of_driver_and_workers_each(undisturbed: Campaign, tmp_path: Path) -> None:
-    campaign = Campaign(tmp_path / "killed", seeds=10)
-    harass(campaign, 5, random.Random(0), "--workers", "2")
-    assert campaign.outcome() == undisturbed.outcome()
+def test_five_kills_of_driver_and_workers_each(undisturbed_campaign: Campaign, campaign_of: Callable) -> None:
+    campaign = campaign_of(seeds=10)
+    interrupted = harass(campaign, 5, random.Random(0), "--workers", "2")
+    assert campaign.outcome() == undisturbed_campaign.outcome()
     assert len(campaign.outcome()) == 60
     assert set(campaign.finished().values()) == {1}
     assert campaign.remains() == set()
+    assert len(interrupted) == 10
+    assert all(campaign.resumed(name) for name in interrupted)
 
 
-def until(happened, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def checkpoints(campaign: Campaign) -> dict[str, int]:
+    """Run -> step."""
+    found = campaign.store.glob("*/checkpoint.pt")
+    return {path.parent.name: torch.load(path, weights_only=True)["trainer"]["step"] for path in found}
 
 
-def checkpoints(campaign: Campaign) -> set[str]:
-    return {path.parent.name for path in campaign.store.glob("*/checkpoint.pt")}
+def gone(workers: list[int]) -> None:
+    until(lambda: not any(claim._started(worker) for worker in workers))
 
 
 @pytest.mark.parametrize(("number", "whom"), [
     (signal.SIGINT, "group"), (signal.SIGTERM, "driver"), (signal.SIGKILL, "driver"),
 ])  # fmt: skip
-def test_workers_leave_checkpoints_when_the_driver_is_stopped(tmp_path: Path, number: signal.Signals, whom: str) -> None:
+def test_workers_leave_checkpoints_when_the_driver_is_stopped(campaign_of: Callable, number: int, whom: str) -> None:
     """Ctrl-C on a terminal reaches all; SIGTERM and SIGKILL only the driver. The same command goes on."""
-    campaign = Campaign(tmp_path / "it", seeds=1, steps=3000)
-    driver = campaign.start("--workers", "2", "--checkpoint-every", "1000")
+    campaign = campaign_of(seeds=1, steps=ENDLESS)
+    driver = campaign.start("--workers", "2")
     until(lambda: len(campaign.running()) == 2 and all(held.progress.get("step") for held in campaign.running().values()))
     workers, begun = children(driver.pid), set(campaign.running())
     assert len(workers) == 2
     (os.killpg if whom == "group" else os.kill)(driver.pid, number)
     assert driver.wait(60) == (-number if number == signal.SIGKILL else 130)
-    until(lambda: not any(claim._started(worker) for worker in workers))
-    assert checkpoints(campaign) == begun
+    gone(workers)
+    before = checkpoints(campaign)
+    assert set(before) == begun
     assert campaign.running() == {}
     if number != signal.SIGKILL:
-        assert re.search(r"stopped; the same command goes on from \S+", (campaign.folder / "log").read_text())
+        assert re.search(r"stopped; the same command goes on from \S+", campaign.log)
     driver = campaign.start("--workers", "2")
-    until(lambda: set(campaign.running()) >= begun)
+    until(lambda: set(campaign.running()) == begun, driver)
+    workers = children(driver.pid)
     driver.kill()
-    driver.wait()
+    gone(workers)
+    after = checkpoints(campaign)
+    assert all(after[name] > before[name] for name in begun)
 
 
-def test_two_drivers_on_one_store_do_every_run_once(undisturbed: Campaign, tmp_path: Path) -> None:
-    campaign = Campaign(tmp_path / "shared", seeds=10)
-    drivers = [campaign.start("--workers", "2"), campaign.start("--workers", "2")]
-    assert [driver.wait(600) for driver in drivers] == [0, 0], (campaign.folder / "log").read_text()[-3000:]
-    assert campaign.outcome() == undisturbed.outcome()
+def test_two_drivers_on_one_store_do_every_run_once(undisturbed_campaign: Campaign, campaign_of: Callable) -> None:
+    campaign = campaign_of(seeds=10)
+    one = campaign.start("--workers", "2")
+    until(lambda: one.pid in campaign.at_work(), one)
+    one.send_signal(signal.SIGSTOP)  # its workers end the runs that they have, and leave some to the other
+    other = campaign.start("--workers", "2")
+    until(lambda: other.pid in campaign.at_work(), other)
+    one.send_signal(signal.SIGCONT)
+    assert [driver.wait(600) for driver in (one, other)] == [0, 0], campaign.log[-3000:]
+    assert campaign.outcome() == undisturbed_campaign.outcome()
     assert set(campaign.finished().values()) == {1}
     assert campaign.remains() == set()
-    by = [line.split()[1] for line in campaign.notes.read_text().splitlines()]
-    assert len(set(by)) > 2  # both drivers had a share
+    by = {int(line.split()[1]) for line in campaign.notes.read_text().splitlines()}
+    assert by == {one.pid, other.pid}
 
 
 @pytest.fixture
@@ -99,32 +103,41 @@ def fill(file: Path) -> None:
             filler.write(bytes(4096))
 
 
+def remounted(disk: Path, how: str) -> bool:
+    return subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], capture_output=True).returncode == 0
+
+
 @pytest.mark.parametrize(("state", "said"), [
     ("full", r"Error: no space left for \S+; free some and repeat the command, it goes on from here"),
     ("read-only", r"Error: cannot write \S+: Read-only file system; choose another store with --runs"),
 ])
-def test_a_disk_that_fails_in_mid_campaign(disk: Path, undisturbed: Campaign, state: str, said: str) -> None:
+def test_a_disk_that_fails_in_mid_campaign(disk: Path, undisturbed_campaign: Campaign, campaign_of: Callable, state: str,
+                                           said: str) -> None:  # fmt: skip
     """After some runs it is full, or read-only: one sentence, nothing lost, and the same command goes on."""
-    campaign = Campaign(disk.parent / "it", seeds=3)
+    campaign = campaign_of(seeds=2)
     campaign.store = disk / "runs"
     driver = campaign.start("--workers", "2")
-    until(lambda: len(campaign.finished()) > 5)
+    until(lambda: len(campaign.finished()) > 2, driver)
+    driver.send_signal(signal.SIGSTOP)  # its workers go on with what they have
     if state == "full":
         fill(disk / "filler")
+        until(lambda: not campaign.running())
+        fill(disk / "more")  # what they had written by halves and removed
     else:
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        until(lambda: remounted(disk, "ro"))  # refused while a file is being written
+    driver.send_signal(signal.SIGCONT)
     assert driver.wait(60) == 1
-    log = (campaign.folder / "log").read_text()
-    assert re.search(said, log)
-    assert "Traceback" not in log
+    assert re.search(said, campaign.log)
+    assert "Traceback" not in campaign.log
     before = campaign.outcome()
-    assert len(before) < 18
+    assert 2 < len(before) < 12
     if state == "full":
         (disk / "filler").unlink()
+        (disk / "more").unlink()
     else:
-        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        assert remounted(disk, "rw")
     campaign.finish("--workers", "2")
-    assert campaign.outcome() == undisturbed.outcome(seeds=3)
+    assert campaign.outcome() == undisturbed_campaign.outcome(seeds=2)
     assert campaign.outcome().items() >= before.items()
     assert set(campaign.finished().values()) == {1}
     assert campaign.remains() == set()

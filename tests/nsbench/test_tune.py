@@ -146,7 +146,7 @@ def test_out_of_memory_is_the_machines_doing(base, ledger, pretend):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to ...")
 
     pretend(crowded)
-    with pytest.raises(RunFailed, match="uniform-transe-planted:small backbone, trial 0: out of memory; use .*, or try again"):
+    with pytest.raises(RunFailed, match=r"uniform-transe-planted:small backbone, trial 0: out of memory; .*, or try again"):
         tune.carry_out(plan(base, ["igan"], 2), ledger)
     assert in_storage(ledger.file) == {}
     pretend(lambda config: 0.5)
@@ -271,24 +271,25 @@ def test_another_seed_or_space_is_another_study(base, ledger, pretend, monkeypat
 
 @pytest.fixture(scope="module")
 def start():
-    """start(folder, kill) tunes there in a new process, which dies at the given place; returns that process."""
+    """start(folder, kill, meeting) tunes there in a new process, which dies at the given place; returns that process."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([
         "nsbench.tune", "nsbench.datasets.planted", "scipy.spatial", "optuna.storages._rdb.storage",
     ])  # fmt: skip
 
-    def begin(folder, kill=("nowhere", 0)):
-        process = context.Process(target=drive, args=(folder, kill))
+    def begin(folder, kill=("nowhere", 0), meeting=None):
+        process = context.Process(target=drive, args=(folder, kill, meeting))
         process.start()
         return process
 
     return begin
 
 
-def drive(folder, kill):
-    """Tune and write the protocol file; the `kill[1]`-th passage of `kill[0]` is the last thing that the process does."""
-    import torch
+def drive(folder, kill, meeting):
+    """Tune and write the protocol file; the `kill[1]`-th passage of `kill[0]` is the last thing that the process does.
 
+    In its first trial it waits for the others of the `meeting`, a barrier, to be in one too. Notes which trials it ended.
+    """
     torch.set_num_threads(1)
     os.environ["NSBENCH_KERNELS"] = "eager"
     left = kill[1]
@@ -308,6 +309,16 @@ def drive(folder, kill):
 
         setattr(owner, name, trapped)
 
+    meetings = [] if meeting is None else [meeting]
+
+    def begin(study, number):
+        if meetings:
+            meetings.pop().wait(180)
+
+    def end(study, number):
+        with open(folder / "ended", "a") as file:
+            file.write(f"{os.getpid()} {study.title}: {number}\n")
+
     trap(runner.Trainer, "step")
     trap(runner._Run, "_checkpoint", after=True)
     trap(tune.Ledger, "add")
@@ -315,7 +326,7 @@ def drive(folder, kill):
     trap(tune, "write")
     studies = plan(str(folder.parent / "base.toml"), ["igan", "nscaching"], 3)
     ledger = tune.Ledger(folder / "tune.db")
-    tune.carry_out(studies, ledger, device="cpu", checkpoint_seconds=0)
+    tune.carry_out(studies, ledger, begin=begin, end=end, device="cpu", checkpoint_seconds=0)
     tune.write(folder / "tuned.toml", tune.protocol_text(studies, ledger, folder / "tuned.toml"))
 
 
@@ -323,7 +334,8 @@ def drive(folder, kill):
 @pytest.mark.timeout(900)
 def test_killed_and_shared_studies_end_like_an_undisturbed_one(start, base, tmp_path):
     alone, killed, shared = (tmp_path / name for name in ("alone", "killed", "shared"))
-    first, *two = start(alone), start(shared), start(shared)
+    meeting = multiprocessing.get_context("forkserver").Barrier(2)
+    first, *two = start(alone), start(shared, meeting=meeting), start(shared, meeting=meeting)
     for kill in (("step", 5), ("_checkpoint", 20), ("add", 1), ("add_trial", 2), ("step", 17), ("write", 1)):
         process = start(killed, kill)
         process.join(180)
@@ -335,6 +347,10 @@ def test_killed_and_shared_studies_end_like_an_undisturbed_one(start, base, tmp_
         assert in_storage(other / "tune.db") == in_storage(alone / "tune.db")
         assert (other / "tuned.toml").read_bytes() == (alone / "tuned.toml").read_bytes()
         assert {p.name for p in (other / "tune.trials").iterdir()} == {p.name for p in (alone / "tune.trials").iterdir()}
+        assert {p.name for p in other.glob("tune.trials/*/*")} == {"config.json", "events.jsonl", "trial.json"}
+    ended = [line.split(maxsplit=1) for line in (shared / "ended").read_text().splitlines()]
+    assert {int(pid) for pid, _ in ended} == {process.pid for process in two}
+    assert len(ended) == len({trial for _, trial in ended}) == 9
     assert sum(map(len, in_storage(alone / "tune.db").values())) == 9
 
 
@@ -391,7 +407,8 @@ def test_what_was_chosen_is_what_runs_get(base, ledger, pretend, tmp_path):
     assert (run.protocol.name, run.protocol.steps, run.changed) == ("tuned", 12, {})
     assert run.tuning == {
         "base": "base", "budget": 6, "backbone": "frozen", "search": ledger.search, "seed": 0, "fusion": "none",
-        "split": "", "features": "auto", "trials": 6, "failed": 0, "steps": 12, "space": tune.space_hash(studies[2].space), "chosen": own,
+        "split": "", "features": "auto", "trials": 6, "failed": 0, "steps": 12,
+        "space": tune.space_hash(studies[2].space), "chosen": own,
     }  # fmt: skip
     record = run.record(campaign.dataset_of(run))
     assert record["tuning"] == run.tuning
