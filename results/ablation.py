@@ -12,21 +12,26 @@ from nsbench.errors import Misuse
 from nsbench.results import captions, papers
 from nsbench.results.beside import Beside
 from nsbench.results.cells import DIFFERENCE, Cell, Column, Metric, Row, Table
-from nsbench.results.contrasts import Contrast, Progress, contrasts
-from nsbench.results.grid import Grid, Identity, Key, Run
-from nsbench.results.rows import about_column, about_row, emphasised, row_of
+from nsbench.results.contrasts import BASELINE, Contrast, Progress, contrasts
+from nsbench.results.grid import Grid, Identity, Key, Run, implied
+from nsbench.results.rows import about_column, about_row, absent, emphasised, row_of
 
 FIRST_RUN = "nsbench run --sampler dhns --kge rotate --dataset mkg_y --fusion adamf"
 
 
-def of_one_sampler(runs: Sequence[Run], full: str) -> list[Run]:
-    """The runs of the sampler that `full`, a row's label, names. Misuse if there are none."""
-    sampler = full.partition(" (")[0]
-    kept = [run for run in runs if run["sampler"] == sampler]
-    if not kept:
-        there = ", ".join(sorted({run["sampler"] for run in runs}))
-        raise Misuse(f"no run of '{sampler}' to ablate; name the full method with --baseline, of one of {there}")
-    return kept
+def sampler_of(runs: Sequence[Run], full: str) -> str:
+    """The sampler that `full`, a row's label, names, or the only one of the runs. Misuse if it has none."""
+    sampler, there = full.partition(" (")[0], sorted({run["sampler"] for run in runs})
+    if sampler in there:
+        return sampler
+    if full == BASELINE and len(there) == 1:
+        return there[0]
+    raise Misuse(f"no run of '{sampler}' to ablate; name the full method with --baseline, of one of {', '.join(there)}")
+
+
+def own_part(identity: Identity) -> Identity:
+    """What a row says of its sampler: variant and options, in which the rows of an ablation differ."""
+    return tuple((name, value) for name, value in identity if name == "variant" or name.startswith("sampler."))
 
 
 def with_differences(shown: Sequence[Metric]) -> list[Metric]:
@@ -40,14 +45,14 @@ def table(
 ) -> Table:  # fmt: skip
     """The ablation of the row `baseline`; a difference of MRR with interval and marker stands beside each MRR."""
     full = _full(grid, baseline)
-    if len(grid.labels) == 1:
+    if all(own_part(identity) == own_part(full) for identity in grid.labels):
         raise Misuse(f"there is only the full method, {grid.labels[full]}; run it without a part as well, by --set")
     tested = contrasts(grid, grid.labels[full], full, progress=progress)
     columns = tuple(Column(dataset, metric) for dataset in grid.datasets for metric in with_differences(shown))
     beside = Beside(columns, papers.ablation() if published else ())
     rows: list[Row] = []
     for group in grid.groups:
-        parts = {identity: _without(identity, full) for identity in grid.identities(group)}
+        parts = {identity: _without(grid, identity, full) for identity in grid.identities(group)}
         order = sorted(parts, key=lambda identity: (len(parts[identity]), parts[identity]))
         own = []
         for identity in order:
@@ -69,18 +74,31 @@ def table(
 
 
 def _full(grid: Grid, baseline: str) -> Identity:
-    """The row that the others are parts of: by its label, or the one without options of that sampler."""
+    """The row that the others are parts of.
+
+    It is the one of that label; else, of the recommended variant, the one with the fewest options, and of several such the
+    one with the most rows beside it that differ from it by variant or options of the sampler alone.
+    """
+    def rank(row: Identity) -> tuple[int, int]:
+        rest = set(row) - set(own_part(row))
+        return sum("." in name for name, _ in row), -sum(rest == set(other) - set(own_part(other)) for other in grid.labels)
+
     labelled = [identity for identity, label in grid.labels.items() if label == baseline]
-    plain = [row for row in grid.labels if ("variant", "recommended") in row and not any("." in name for name, _ in row)]
-    found = labelled or plain
+    recommended = [identity for identity in grid.labels if ("variant", "recommended") in identity]
+    found = labelled or [row for row in recommended if rank(row) == min(map(rank, recommended))]
     if len(found) != 1:
         raise Misuse(f"which row is the full method? name one with --baseline: {', '.join(sorted(grid.labels.values()))}")
     return found[0]
 
 
-def _without(identity: Identity, full: Identity) -> list[str]:
-    """In words, what a row lacks or has otherwise than the full method; empty for that itself."""
+def _without(grid: Grid, identity: Identity, full: Identity) -> list[str]:
+    """In words, what a row lacks or has otherwise than the full method; empty for that itself.
+
+    Of another variant, options that all its rows share are its own doing, and stand in a note (nsbench.results.captions).
+    """
     row, whole = dict(identity), dict(full)
+    if row["variant"] != whole["variant"]:
+        whole |= {name: row[name] for name in implied(row, map(dict, grid.labels))}
     parts = []
     for name in sorted({*row, *whole}):
         if row.get(name) == whole.get(name):
@@ -109,7 +127,8 @@ def _difference(grid: Grid, key: Key, full: Identity, tested: Mapping[Key, Contr
         return Cell(record=record | {"status": "baseline"})
     runs, whole = grid.cells.get(key, []), grid.cells.get((group, full, dataset), [])
     if not runs or not whole:
-        return Cell(record=record | {"status": "missing", "n": len(runs)})
+        cell = absent(grid, key if not runs else (group, full, dataset))
+        return replace(cell, record={**record, **cell.record, "n": len(runs)})
     contrast = tested.get(key)
     record |= {"status": "ok", "n": len(runs)}
     if contrast is None:

@@ -46,10 +46,12 @@ def merge(archive: Path, folder: Path) -> Merged:
 
     Nothing but the known files of a run is taken, and only into folders of the store; a run that cannot be read is refused.
     """
-    with tempfile.TemporaryDirectory(dir=_made(folder), prefix=".merge-") as scratch:
+    with _made(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".merge-") as scratch:
         source = archive if archive.is_dir() else _unpacked(archive, Path(scratch))
         frame = store.load(source)
         refused = dict(frame.attrs["skipped"])
+        if frame.empty and not refused:
+            raise Misuse(f"{archive} holds no run; give an archive of `nsbench runs pack`, or a store's folder")
         added, present = [], []
         here = set(store.load(folder)["path"].map(lambda path: Path(path).name))
         for path in map(Path, frame["path"]):
@@ -93,12 +95,20 @@ def _unpacked(archive: Path, into: Path) -> Path:
     return target
 
 
-def _made(folder: Path) -> Path:
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make the folder; one in which a refusal leaves nothing goes again."""
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunFailed(f"cannot write {folder}: {error.strerror}; choose another store with --runs") from None
-    return folder
+    try:
+        yield
+    except Misuse:
+        if made:
+            folder.rmdir()
+        raise
 
 
 @contextlib.contextmanager

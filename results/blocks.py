@@ -16,6 +16,7 @@ from scipy.stats import rankdata
 
 Matrix = NDArray[np.float64]
 
+LACKING = 0.2  # share of the blocks; if more are incomplete, the complete ones are a choice
 STATES = 2_000_000  # of the exhaustive permutation: rank sums times relabellings of one block
 
 

@@ -8,13 +8,16 @@ from nsbench.results import statistics, store
 from nsbench.results.cells import DIAGNOSTICS, METRICS, Metric
 from nsbench.results.clusters import INFLATED
 from nsbench.results.contrasts import EQUAL, Contrast
-from nsbench.results.grid import Grid, Key, chosen, differs, flat, listed, preset, trials
+from nsbench.results.grid import Grid, Key, chosen, differs, flat, implied, listed, proposed, trials
 from nsbench.results.ties import TIE_WARNING
 from nsbench.results.verdicts import ROPE
 
 
-def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None) -> str:
-    """What a reader needs to judge the table, generated from what was done; `test` is the sentence on tests, if any."""
+def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None, means: bool = True) -> str:
+    """What a reader needs to judge the table, generated from what was done.
+
+    `test` is the sentence on tests, if any; `means`: whether cells are means over seeds.
+    """
     quality = any(metric.name in store.METRICS for metric in shown)
     sentences = []
     if quality:
@@ -26,9 +29,10 @@ def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None) -> str
         sentences.append(
             "Of the negatives of 2,048 training triples: FN, share that are facts of train, of any split, of the complete "
             "world; hardness, share of candidates that score lower under the finished uniform run of seed 0 (before, "
-            "halfway and after training) and under the own model; active, share with a gradient; type-valid, share seen in "
-            "that place of the relation; unseen, share never seen in train; entropy of the drawn entities over log N; "
-            "coverage, share of N drawn; `generated`: vectors, each judged as the entity nearest to it"
+            "halfway and after training) and under the own model; margin gap, score of the positive less that of the "
+            "negative; active, share with a gradient; type-valid, share seen in that place of the relation; unseen, share "
+            "never seen in train; entropy of the drawn entities over log N; coverage, share of N drawn; distinct, entities "
+            "over draws; `generated`: vectors, each judged as the entity nearest to it"
         )
     scaled = [metric.header for metric in shown if metric.scale == 100]
     sentences += [f"{', '.join(scaled)} x100"] if scaled else []
@@ -37,18 +41,21 @@ def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None) -> str
         run = next(run for run in grid.runs if run["dataset"] == dataset)
         data.append(f"{dataset} ({run['split']} split, {run['fingerprint'][:8]})")
     sentences.append(f"Data: {', '.join(data)}")
+    sentences += [grid.chosen_by] if grid.chosen_by else []
     config = grid.runs[0]["config"]
     changed = ", ".join(f"{name}={value}" for name, value in flat(config.get("changed", {})).items())
     protocol = f"Protocol {config['protocol']['name']}, version {config['protocol']['version']}"
     sentences.append(protocol + (f", changed: {changed}" if changed else ""))
+    sizes = {f"{name}={value} of {run['sampler']}" for run in grid.runs for name, value in flat(proposed(run)).items()}
+    sentences += [f"The protocol sets {listed(sorted(sizes), ', ')}"] if sizes else []
     selection = {"best": "The model is chosen by validation MRR", "last": "The last model is tested, validated or not"}
     sentences.append(selection[config["protocol"].get("selection", "best")])
     sentences.append(_budget(grid))
     sentences += [f"All rows: {_shared(grid)}"] if _shared(grid) else []
-    sentences.append(_seeds(grid))
+    sentences.append(_seeds(grid) if means else f"Seeds: {listed((listed(s) for s in sorted(grid.seed_lists)), ' or ')}")
     sentences += [test] if test else []
-    hardware = sorted({f"{run['device']}, {_count(run['threads'], 'thread')}, {run['kernels']} kernels" for run in grid.runs})
-    sentences.append(f"Ran on {' and '.join(hardware)}")
+    machines = {(run["device"], _count(run["threads"], "thread"), f"{run['kernels']} kernels") for run in grid.runs}
+    sentences.append(f"Ran on {' and '.join(sorted(map(', '.join, machines)))}")
     return ". ".join(sentences) + "."
 
 
@@ -85,7 +92,10 @@ def _budget(grid: Grid) -> str:
 
 def _seeds(grid: Grid) -> str:
     if len(grid.seed_lists) > 1:
-        return "n: number of seeds, mean and from 3 seeds on ± standard deviation over them (ddof 1)"
+        return (
+            "n: number of seeds, mean and from 3 seeds on ± standard deviation over them (ddof 1); of a model's rows only "
+            "those of a column's largest n are ranked"
+        )
     (seeds,) = grid.seed_lists
     if len(seeds) == 1:
         return f"One seed ({seeds[0]}), so no spread is known"
@@ -94,10 +104,11 @@ def _seeds(grid: Grid) -> str:
     return f"Mean ± standard deviation (ddof 1) over {len(seeds)} seeds ({listed(seeds, ', ')})"
 
 
+TEST = "two-way t over seeds and test triples"
 METHOD = (
-    "two-way t over seeds and test triples, on the mean reciprocal rank of a triple's two sides, seeds not paired, the "
-    "variation that seeds show only on single triples (their interaction) counted once, as in an analysis of variance, "
-    "triples clustered by their hub entity where that makes the error larger"
+    f"{TEST}, on the mean reciprocal rank of a triple's two sides, seeds not paired, the variation that seeds show only on "
+    "single triples (their interaction) counted once, as in an analysis of variance, triples clustered by their hub entity "
+    "where that makes the error larger"
 )
 
 
@@ -107,7 +118,7 @@ def testing(tested: Mapping[Key, Contrast], baseline: str) -> str:
         return f"No test: that takes {statistics.TEST_SEEDS} seeds of a row and of its baseline {baseline}"
     baselines = " or ".join(sorted({contrast.baseline for contrast in tested.values()}))
     return (
-        f"▲ ▼ MRR above or below {baselines}{_equal(tested)}: {METHOD}; "
+        f"▲ ▼ MRR above or below {baselines}{_equal(tested)}: {TEST}; "
         f"Holm over all {len(tested)} of this table, adjusted p < {statistics.ALPHA}"
     )
 
@@ -118,8 +129,8 @@ def ablated(tested: Mapping[Key, Contrast], full: str) -> str:
     if not tested:
         return f"{about}. No test: that takes {statistics.TEST_SEEDS} seeds of a row and of {full}"
     return (
-        f"{about}, with its 95 % interval; ▲ ▼ above or below it{_equal(tested)}: {METHOD}; Holm over all {len(tested)} of "
-        f"this table, adjusted p < {statistics.ALPHA}"
+        f"{about}, with its 95 % interval, not adjusted for the other rows; ▲ ▼ above or below it{_equal(tested)}: {TEST}; "
+        f"Holm over all {len(tested)} of this table, adjusted p < {statistics.ALPHA}"
     )
 
 
@@ -129,11 +140,13 @@ def claimed(tested: Mapping[Key, Contrast], baseline: str) -> str:
         return f"No test: that takes {statistics.TEST_SEEDS} seeds of a row and of its baseline {baseline}"
     rope = METRICS["mrr"].text(ROPE)
     return (
-        f"Δ: MRR minus the baseline's; {METHOD}; Holm over all {len(tested)}. Better or worse: adjusted p < "
-        f"{statistics.ALPHA}, and {EQUAL} where the 95 % interval lies within ±{rope} all the same; practically equal: the "
-        "interval lies there; inconclusive: neither, which is no evidence of equality; not testable: fewer than "
-        f"{statistics.TEST_SEEDS} seeds. Bootstrap: percentile interval of {statistics.BOOTSTRAP_DRAWS:,} draws of seeds "
-        "and triples, which counts the interaction of the two more than once; no verdict goes by it. "
+        f"Δ: MRR minus the baseline's. Test: {METHOD}. The 95 % intervals are not adjusted for the other rows, p is, by "
+        f"Holm over all {len(tested)}, so that an interval without 0 may stand beside inconclusive. Better or worse: "
+        f"adjusted p < {statistics.ALPHA}, and {EQUAL} where the interval lies within ±{rope} all the same; practically "
+        "equal: the interval lies there; inconclusive: neither, which is no evidence of equality; not testable: fewer than "
+        f"{statistics.TEST_SEEDS} seeds, or some that failed. Bootstrap: percentile interval of "
+        f"{statistics.BOOTSTRAP_DRAWS:,} draws of seeds and triples, which counts the interaction of the two more than "
+        "once; no verdict goes by it. "
         f"P(equal): mass of the difference's t distribution within ±{rope}. Cliff's δ: how often a run beats one of the "
         "baseline, less how often it loses. Seen entities only: the same on the test triples whose entities both occur in "
         "train, with Holm over those tests"
@@ -153,19 +166,23 @@ def notes(grid: Grid, skipped: Mapping[str, str], judged: bool, tested: Mapping[
         notes.append("† Not converged, so at this budget: the best validation came in the last tenth of the steps.")
     for identity, label in sorted(grid.labels.items(), key=lambda item: item[1]):
         row = dict(identity)
-        peers = [dict(other) for other in grid.labels if preset(dict(other)) == preset(row)]
-        options = [name for name in row if name.startswith("sampler.") and not differs(name, peers)]
+        options = implied(row, map(dict, grid.labels))
         if options and row["variant"] != "recommended":  # whose options are all in the label
             values = (f"{name.removeprefix('sampler.')}={row[name]}" for name in options)
             notes.append(f"{label} sets {', '.join(values)}.")
     if any("own_loss" in dict(identity) for identity in grid.labels):
-        notes.append("Own loss: the row replaces sampling and the other rows' loss, so it compares more than samplers.")
+        notes.append("Own loss: the row replaces sampling and the other rows' loss; as it compares more, it is not ranked.")
     notes += _tuned(grid)
     codes = sorted({str(run["code"]) for run in grid.runs})
     if len(codes) > 1:
         notes.append(f"The runs come from {len(codes)} states of the code ({listed(codes, ', ')}).")
-    if skipped:
-        notes.append(f"Unfinished or damaged run folders, left out: {len(skipped)}.")
+    for key, reasons in sorted(grid.failed.items(), key=lambda item: (item[0][0], grid.labels[item[0][1]], item[0][2])):
+        n, why = len(grid.cells.get(key, [])), listed(dict.fromkeys(reasons.values()), "; ")
+        unjudged = ", so these are neither ranked nor tested" if n else ""
+        notes.append(f"{n} of {n + len(reasons)} runs of {_named(grid, key)}: {len(reasons)} failed ({why}){unjudged}.")
+    other = len(skipped) - sum(map(len, grid.failed.values()))
+    if other:
+        notes.append(f"Unfinished or damaged run folders, left out: {other}.")
     late = [run["seed"] for run in grid.runs if run["seed"] >= run["config"]["protocol"].get("seeds", run["seed"] + 1)]
     if late and tested:
         notes.append(
@@ -175,12 +192,16 @@ def notes(grid: Grid, skipped: Mapping[str, str], judged: bool, tested: Mapping[
     return notes + _doubts(grid, tested)
 
 
+def _named(grid: Grid, key: Key) -> str:
+    return f"{grid.labels[key[1]]} ({key[0]}, {key[2]})"
+
+
 def _tuned(grid: Grid) -> list[str]:
     """What the trials chose and how many failed, and rows that had none beside rows that had."""
     found: dict[bool, list[str]] = {True: [], False: []}
-    for (group, identity, dataset), runs in grid.cells.items():
+    for key, runs in grid.cells.items():
         tuning = runs[0]["config"].get("tuning", {"trials": 0})
-        named = f"{grid.labels[identity]} ({group}, {dataset})"
+        named = _named(grid, key)
         values = ", ".join(f"{name.partition('.')[2]}={value}" for name, value in flat(chosen(runs[0])).items())
         failed = f", {tuning['failed']} of its trials failed" if tuning.get("failed") else ""
         if tuning["trials"] and values:
@@ -197,7 +218,7 @@ def _doubts(grid: Grid, tested: Mapping[Key, Contrast]) -> list[str]:
     """About single tests: hubs, ties, and triples with entities that train does not have."""
     notes = []
     text = METRICS["mrr"].text
-    named = {key: f"{grid.labels[key[1]]} ({key[0]}, {key[2]})" for key in tested}
+    named = {key: _named(grid, key) for key in tested}
     inflated = {named[key]: c.test.inflation for key, c in tested.items() if c.test.inflation > INFLATED}
     if inflated:
         notes.append(

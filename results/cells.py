@@ -5,6 +5,7 @@ A `Table` holds the finished text of each cell and everything about it unrounded
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
@@ -26,9 +27,13 @@ class Metric:
     unit: str  # of the stored value, which csv files keep
 
     def text(self, value: float, sign: bool = False) -> str:
-        """Rounded half up in decimal: 2.675 at two decimals is 2.68, which binary rounding gets wrong."""
+        """Rounded half up in decimal: 2.675 at two decimals is 2.68, which binary rounding gets wrong. Zero has no minus."""
+        plus = "+" if sign else ""
+        if not math.isfinite(value):
+            return f"{value:{plus}f}"  # inf, nan
         scaled = Decimal(repr(float(value))) * Decimal(repr(self.scale))
-        return f"{scaled.quantize(Decimal(1).scaleb(-self.decimals), ROUND_HALF_UP):{'+' if sign else ''}f}"
+        rounded = scaled.quantize(Decimal(1).scaleb(-self.decimals), ROUND_HALF_UP)
+        return f"{rounded or abs(rounded):{plus}f}"
 
 
 METRICS = {
@@ -45,6 +50,7 @@ METRICS = {
         Metric("sampler_seconds", "sampler s", False, 1, 1, "seconds"),
         Metric("evaluation_seconds", "evaluation s", False, 1, 1, "seconds"),
         Metric("peak_memory", "peak MiB", False, 2**-20, 0, "bytes"),
+        Metric("sampler_state", "sampler state MiB", False, 2**-20, 1, "bytes"),
         Metric("end.false_negatives_train", "FN train", None, 100, 2, "fraction"),
         Metric("end.false_negatives_known", "FN known", None, 100, 2, "fraction"),
         Metric("end.false_negatives_world", "FN world", None, 100, 2, "fraction"),
@@ -52,11 +58,13 @@ METRICS = {
         Metric("middle.hardness", "hardness, middle", None, 100, 1, "fraction"),
         Metric("end.hardness", "hardness, end", None, 100, 1, "fraction"),
         Metric("end.hardness_now", "hardness, own model", None, 100, 1, "fraction"),
+        Metric("end.margin_gap", "margin gap", None, 1, 2, "score"),
         Metric("end.active", "active", None, 100, 1, "fraction"),
         Metric("end.type_valid", "type-valid", None, 100, 1, "fraction"),
         Metric("end.unseen", "unseen", None, 100, 1, "fraction"),
         Metric("end.entropy", "entropy", None, 100, 1, "fraction"),
         Metric("end.coverage", "coverage", None, 100, 1, "fraction"),
+        Metric("end.distinct", "distinct", None, 100, 1, "fraction"),
         Metric("end.generated_false_negatives_known", "generated: FN known", None, 100, 2, "fraction"),
         Metric("end.generated_false_negatives_world", "generated: FN world", None, 100, 2, "fraction"),
         Metric("end.generated_hardness_now", "generated: hardness", None, 100, 1, "fraction"),

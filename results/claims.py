@@ -13,7 +13,7 @@ from nsbench.results import captions, statistics
 from nsbench.results.cells import DIFFERENCE, METRICS, Cell, Column, Metric, Row, Table
 from nsbench.results.contrasts import EQUAL, MARKS, Contrast, Progress, baseline_row, contrasts
 from nsbench.results.grid import Grid, Key, Run
-from nsbench.results.rows import about_column, about_row
+from nsbench.results.rows import about_column, about_row, absent
 from nsbench.results.verdicts import ROPE
 
 INTERVAL = Metric("interval", "95 % interval", None, 100, 2, "fraction")
@@ -35,6 +35,7 @@ def table(grid: Grid, baseline: str, skipped: Mapping[str, str], progress: Progr
             for identity in grid.identities(group):
                 key = (group, identity, dataset)
                 if key not in grid.cells:
+                    rows += [_failed(grid, key)] if key in grid.failed else []
                     continue
                 against = baseline_row(grid, key, baseline)
                 if against is not None and against != identity:
@@ -42,7 +43,7 @@ def table(grid: Grid, baseline: str, skipped: Mapping[str, str], progress: Progr
     if not rows:
         raise Misuse(f"no row has the baseline {baseline} beside it, so there is nothing to claim; name one with --baseline")
     words = captions.claimed(tested, baseline)
-    caption = captions.caption(grid, [METRICS["mrr"]], words)
+    caption = captions.caption(grid, [METRICS["mrr"]], words, means=False)
     notes = captions.notes(grid, skipped, True, tested)
     return Table("What may be claimed", COLUMNS, tuple(rows), caption, tuple(notes))
 
@@ -60,6 +61,18 @@ def _row(grid: Grid, key: Key, theirs: list[Run], baseline: str, contrast: Contr
         texts[VERDICT] = replace(texts[VERDICT], spread="at this budget")
     cells = (replace(texts.get(column.metric, Cell()), record=about_column(column) | record) for column in COLUMNS)
     return Row(f"{group}, {dataset}", f"{grid.labels[identity]} against {baseline}", tuple(cells))
+
+
+def _failed(grid: Grid, key: Key) -> Row:
+    """Of runs that all came to no result."""
+    group, identity, dataset = key
+    cell = absent(grid, key)
+    record = {**about_row(grid, group, identity), "verdict": "not testable", **cell.record}
+    cells = (
+        Cell(cell.value if each.metric == VERDICT else "-", record={**about_column(each), **record, "dataset": dataset})
+        for each in COLUMNS
+    )
+    return Row(f"{group}, {dataset}", grid.labels[identity], tuple(cells))
 
 
 def _figures(ours: list[float], theirs: list[float], contrast: Contrast | None) -> dict[str, float]:

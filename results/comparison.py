@@ -14,7 +14,7 @@ from nsbench.results import ablation, captions, claims, papers, store
 from nsbench.results.beside import Beside, published_table
 from nsbench.results.cells import DIAGNOSTICS, METRICS, Column, Metric, Row, Table
 from nsbench.results.contrasts import BASELINE, Progress, contrasts
-from nsbench.results.grid import Grid, Run, begun, refuse_mixtures
+from nsbench.results.grid import Grid, Run, chosen_by, cited, refuse_mixtures
 from nsbench.results.rows import emphasised, figure, row_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ LAYOUTS = {
     "dhns4": ("mrr", "hits@1", "hits@3", "hits@10"),
     "mmrns2": ("mrr", "mr", "hits@1", "hits@3", "hits@10"),
     "ablation": ("mrr", "hits@1", "hits@3", "hits@10"),
-    "cost": store.COST,
+    "cost": (*store.COST, "sampler_state"),
     "diagnostics": DIAGNOSTICS,
     "claims": ("mrr",),
 }
@@ -68,22 +68,25 @@ def comparison(
             return published_table(shown, where or {}, FIRST_RUN, papers.figures())
         damaged = f" (unfinished or damaged folders: {len(skipped)})" if skipped else ""
         raise Misuse(f"no complete run in {frame.attrs.get('folder', 'the store')}{damaged}; start with `{FIRST_RUN}`")
-    records: list[Run] = store.records(store.select(frame, where or {}))
-    if not records:
-        raise Misuse(f"no run passes the filters {dict(where or {})}; ask for at least one value of each")
+    where = dict(where or {})
+    complete, stopped = _passing(frame, where)
+    if not complete:
+        raise Misuse(f"no complete run passes the filters {where}; ask for at least one value of each")
     if layout == "ablation":
-        records = ablation.of_one_sampler(records, baseline)
-    refuse_mixtures(records, timed=any(metric.name in store.COST for metric in shown))
+        sampler = ablation.sampler_of(complete, baseline)
+        complete, stopped = ([run for run in some if run["sampler"] == sampler] for some in (complete, stopped))
+    refuse_mixtures(complete, timed=any(metric.name in store.COST for metric in shown))
 
-    grid = Grid(records, begun(Path(frame.attrs.get("folder", ".")), skipped, records[0]))
+    begun = [(run, skipped[run["path"].name]) for run in stopped]
+    grid = Grid(complete, begun, chosen_by(where, store.records(frame), complete))
     if layout == "claims":
         return claims.table(grid, baseline, skipped, progress)
     if layout == "ablation":
         return ablation.table(grid, shown, baseline, published, skipped, progress)
     quality = METRICS["mrr"] in shown
     tested = contrasts(grid, baseline, progress=progress) if quality else {}
-    if layout == "diagnostics":
-        shown = [m for m in shown if any(figure(run, m) is not None for run in records)]
+    if not quality:
+        shown = [m for m in shown if any(figure(run, m) is not None for run in complete)]
         if not shown:
             raise Misuse("none of these runs has diagnostics: they were made with --no-diagnostics, or by objectives alone")
     columns = tuple(Column(dataset, metric) for dataset in grid.datasets for metric in shown)
@@ -91,17 +94,32 @@ def comparison(
     rows: list[Row] = []
     for group in grid.groups:
         identities = grid.identities(group)
+        beneath = cited(identities)
         own = emphasised([row_of(grid, group, identity, columns, tested) for identity in identities])
         for identity, row in zip(identities, own):
             rows.append(row)
-            rows += beside.rows(row, grid.kge[group], dict(identity)["sampler"])
-    notes = captions.notes(grid, skipped, any(metric.higher is not None for metric in shown), tested)
+            if identity in beneath:
+                rows += beside.rows(row, grid.kge[group], dict(identity)["sampler"])
+    notes = captions.notes(grid, skipped, any(metric.name in store.METRICS for metric in shown), tested)
     if published:
         notes += beside.notes(grid.runs)
     caption = captions.caption(grid, shown, captions.testing(tested, baseline) if quality else None)
     return Table(_title(shown), columns, tuple(rows), caption, tuple(notes), tuple(beside.footnotes))
 
 
+def _passing(frame: pd.DataFrame, where: Mapping[str, Any]) -> tuple[list[Run], list[Run]]:
+    """The complete runs that pass the filters, and those that were begun and came to no result."""
+    import pandas as pd
+
+    skipped = frame.attrs.get("skipped", {})
+    known = pd.concat([frame.astype(object), store.begun(frame)]) if skipped else frame
+    passing: list[Run] = store.records(store.select(known, where))
+    parts: tuple[list[Run], list[Run]] = [], []
+    for run in passing:
+        parts[run["path"].name in skipped].append(run)
+    return parts
+
+
 def _title(shown: Sequence[Metric]) -> str:
-    titles = {store.COST: "Cost of a run", DIAGNOSTICS: "What the samplers draw"}
+    titles = {LAYOUTS["cost"]: "Cost of a run", DIAGNOSTICS: "What the samplers draw"}
     return next((t for names, t in titles.items() if all(m.name in names for m in shown)), "Filtered link prediction")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,8 +110,11 @@ def _pairs(grid: Grid, baseline: str, full: Identity | None) -> dict[Key, Key]:
         if against is None or against == identity or (group, against, dataset) not in grid.cells:
             continue
         other = (group, against, dataset)
+        if key in grid.failed or other in grid.failed:
+            continue  # the survivors are a choice by outcome
         if min(len(cell), len(grid.cells[other])) >= statistics.TEST_SEEDS:
-            _refuse_unequal_seeds(grid, key, other)
+            where, names = f"{group}, {dataset}", (grid.labels[identity], f"its baseline {grid.labels[against]}")
+            refuse_unequal_seeds(cell, grid.cells[other], names, where)
             found[key] = other
     return found
 
@@ -228,14 +231,15 @@ def _part(identity: Identity, factor: str) -> Identity:
     return tuple((name, value) for name, value in identity if name == factor or name.startswith(f"{factor}."))
 
 
-def _refuse_unequal_seeds(grid: Grid, key: Key, other: Key) -> None:
-    ours, theirs = ([run["seed"] for run in grid.cells[k]] for k in (key, other))
+def refuse_unequal_seeds(a: Sequence[Run], b: Sequence[Run], names: tuple[str, str], where: str) -> None:
+    """Misuse unless the two arms of a test have the same seeds."""
+    ours, theirs = ([run["seed"] for run in arm] for arm in (a, b))
     if ours == theirs:
         return
     common = sorted(set(ours) & set(theirs))
     enough = len(common) >= statistics.TEST_SEEDS
     fix = f"keep the common ones with the filter seed={listed(common)}" if enough else "run the missing ones"
     raise Misuse(
-        f"{grid.labels[key[1]]} has seeds {listed(ours)} on {key[0]}, {key[2]} and its baseline "
-        f"{grid.labels[other[1]]} has {listed(theirs)}, so they cannot be tested; {fix}"
+        f"{names[0]} has seeds {listed(ours)} on {where} and {names[1]} has {listed(theirs)}, "
+        f"so they cannot be tested; {fix}"
     )

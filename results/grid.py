@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import resources
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 from nsbench.errors import Misuse
@@ -31,7 +32,7 @@ def refuse_mixtures(runs: Sequence[Run], timed: bool) -> None:
     kinds: dict[str, list[Run]] = {}  # alike but for their seeds; one of them speaks for all, as there may be thousands
     for run in runs:
         hardware = [run[name] for name in store.ENV] if timed else []
-        kinds.setdefault(f"{({**run['config'], 'seed': 0, 'id': ''})} {hardware}", []).append(run)
+        kinds.setdefault(f"{_but_for_seed(run)} {hardware}", []).append(run)
     size = {id(members[0]): len(members) for members in kinds.values()}
     runs = [members[0] for members in kinds.values()]
 
@@ -78,6 +79,21 @@ def refuse_mixtures(runs: Sequence[Run], timed: bool) -> None:
         check(name, itemgetter(name))
 
 
+def _but_for_seed(run: Run) -> str:
+    return str({**run["config"], "seed": 0, "id": ""})
+
+
+def chosen_by(where: Mapping[str, Any], runs: Iterable[Run], kept: Sequence[Run]) -> str:
+    """The filters in words, and how many of the `runs` they keep from rows that are shown; empty without filters."""
+    if not where:
+        return ""
+    given = (f"{name}={value if isinstance(value, str | int) else listed(value)}" for name, value in where.items())
+    shown, paths = {_but_for_seed(run) for run in kept}, {run["path"] for run in kept}
+    fewer = sum(run["path"] not in paths and _but_for_seed(run) in shown for run in runs)
+    left_out = f" (left out: {fewer} that differ from those shown by their seed alone)" if fewer else ""
+    return f"Runs chosen by {listed(given, ', ')}{left_out}"
+
+
 def trials(run: Run) -> int:
     """By which the run's sampler was tuned; none in a protocol that is not, or not for that sampler (nsbench.config)."""
     return store.config_value(run["config"], "tuning.trials") or 0
@@ -86,6 +102,24 @@ def trials(run: Run) -> int:
 def chosen(run: Run) -> dict[str, Any]:
     """What they chose, by the names of --set."""
     return store.config_value(run["config"], "tuning.chosen") or {}
+
+
+def proposed(run: Run) -> Mapping[str, Any]:
+    """The options that the run's protocol, if it is one of the package, sets for its sampler (nsbench.config)."""
+    protocol = _shipped(run["protocol"])
+    same = protocol.get("version") == run["protocol_version"]
+    return protocol.get("sampler", {}).get(run["sampler"], {}) if same else {}
+
+
+@functools.cache
+def _shipped(name: str) -> dict[str, Any]:
+    """Version and tables of a protocol of the package, over those that it extends; empty if there is none."""
+    file = resources.files("nsbench") / "protocols" / f"{name}.toml"
+    if not file.is_file():
+        return {}
+    values = tomllib.loads(file.read_text(encoding="utf-8"))
+    base = _shipped(values.get("extends", ""))
+    return values | {"sampler": base.get("sampler", {}) | values.get("sampler", {})}
 
 
 def _backbone(name: str, run: Run) -> Any:
@@ -102,11 +136,15 @@ def _by(runs: Iterable[Run], name: str) -> dict[str, list[Run]]:
 
 
 class Grid:
-    """The runs of each cell (group, row identity, dataset), by seed, and the names of rows and groups."""
+    """The runs of each cell (group, row identity, dataset), by seed, and the names of rows and groups.
 
-    def __init__(self, runs: Sequence[Run], unfinished: Iterable[Run] = ()) -> None:
-        self.runs = runs
-        self.unfinished = {key_of(run) for run in unfinished}
+    Of the runs that were `begun` and came to no result, those under the same protocol and on the same data make `failed`
+    (of a cell: seed -> reason), rows of which may have no other run, and `unfinished`, cells. `chosen_by`: by which
+    filters, in words.
+    """
+
+    def __init__(self, runs: Sequence[Run], begun: Iterable[tuple[Run, str]] = (), chosen_by: str = "") -> None:
+        self.runs, self.chosen_by = runs, chosen_by
         self.cells: dict[Key, list[Run]] = {}
         self.kge: dict[str, str] = {}  # group -> scoring model
         for run in sorted(runs, key=lambda run: run["seed"]):
@@ -120,7 +158,19 @@ class Grid:
         self.present: dict[tuple[str, str], list[Identity]] = {}  # group, dataset -> rows that have runs there
         for group, identity, dataset in self.cells:
             self.present.setdefault((group, dataset), []).append(identity)
-        self.labels = _labels({identity for _, identity, _ in self.cells})
+        self.unfinished: set[Key] = set()
+        self.failed: dict[Key, dict[int, str]] = {}
+        alike = {_origin(run) for run in runs}
+        for run, reason in begun:
+            key = key_of(run)
+            if _origin(run) not in alike or run["seed"] in [other["seed"] for other in self.cells.get(key, [])]:
+                continue
+            if reason.startswith(store.FAILED):
+                self.failed.setdefault(key, {})[run["seed"]] = reason.removeprefix(store.FAILED)
+                self.kge[key[0]] = run["kge"]
+            else:
+                self.unfinished.add(key)
+        self.labels = _labels({identity for _, identity, _ in (*self.cells, *self.failed)})
         order = papers.print_order("kge")
         self.groups = sorted(self.kge, key=lambda group: (order.get(self.kge[group], len(order)), group))
         order = papers.print_order("dataset")
@@ -133,30 +183,21 @@ class Grid:
         def position(identity: Identity) -> tuple[int, str]:
             return order.get(dict(identity)["sampler"], len(order)), self.labels[identity]
 
-        return sorted({identity for g, identity, _ in self.cells if g == group}, key=position)
+        return sorted({identity for g, identity, _ in (*self.cells, *self.failed) if g == group}, key=position)
 
     @functools.cached_property
     def seed_lists(self) -> set[tuple[int, ...]]:
         return {tuple(run["seed"] for run in cell) for cell in self.cells.values()}
 
 
+def _origin(run: Run) -> str:
+    """Protocol and data, which the runs of a column share."""
+    names = ("protocol", "protocol_version", "dataset", "split", "fingerprint")
+    return str([*(run[name] for name in names), run["config"].get("changed", {})])
+
+
 def key_of(run: Run) -> Key:
     return _group(run), _identity(run), run["dataset"]
-
-
-def begun(folder: Path, skipped: Iterable[str], like: Run) -> list[Run]:
-    """The runs under the protocol of `like` of which there is a config.json and no usable result."""
-    found: list[Run] = []
-    for name in skipped:
-        try:
-            config = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
-            run = {"config": config} | {part: config[part] for part in store.CONFIG if part in config}
-            key_of(run)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
-        if config.get("protocol", {}).get("name") == like["protocol"]:
-            found.append(run)
-    return found
 
 
 def _group(run: Run) -> str:
@@ -178,6 +219,9 @@ def _identity(run: Run) -> Identity:
         factors |= flat(config["options"].get(part, {}), f"{part}.")
     for name in chosen(run):  # the protocol's doing, as the steps are
         factors.pop(name, None)
+    for name, value in flat(proposed(run), "sampler.").items():
+        if factors.setdefault(name, "default") == value:
+            del factors[name]
     return tuple(sorted(factors.items()))
 
 
@@ -216,6 +260,27 @@ def _labels(identities: Iterable[Identity]) -> dict[Identity, str]:
 
 def preset(row: Mapping[str, str]) -> tuple[str, str]:
     return row["sampler"], row["variant"]
+
+
+def implied(row: Mapping[str, str], rows: Iterable[Mapping[str, str]]) -> list[str]:
+    """The sampler's options that all rows of this row's variant share."""
+    peers = [other for other in rows if preset(other) == preset(row)]
+    return [name for name in row if name.startswith("sampler.") and not differs(name, peers)]
+
+
+def cited(rows: Iterable[Identity]) -> set[Identity]:
+    """Of each sampler the row that a paper's figures stand beside: as the paper has it or recommended, with least added."""
+    known = [dict(row) for row in rows]
+
+    def place(row: Mapping[str, str]) -> tuple[bool, int, bool]:
+        variant, same = row["variant"], {"sampler", "variant", *implied(row, known)}
+        added = [name for name, value in row.items() if name not in same and value != "none"]
+        return variant not in ("paper", "recommended"), len(added), variant != "paper"
+
+    first: dict[str, Mapping[str, str]] = {}
+    for row in sorted(known, key=place):
+        first.setdefault(row["sampler"], row)
+    return {tuple(row.items()) for row in first.values()}
 
 
 def differs(name: str, rows: Iterable[Mapping[str, str]]) -> bool:

@@ -6,6 +6,7 @@ with the row above them, and every model's rows among themselves.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from html import escape
 from itertools import groupby
@@ -36,16 +37,21 @@ figure.table { margin: 0 0 2rem; }
 figure.table > div { overflow-x: auto; margin-bottom: .5rem; }
 figure.table sup { line-height: 0; }
 figure.table table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-figure.table th, figure.table td { padding: .2rem .6rem; text-align: right; white-space: nowrap; }
-figure.table thead tr:first-child th:first-child { text-align: left; }
+figure.table th, figure.table td { padding: .2rem .5rem; text-align: right; white-space: nowrap;
+                                   vertical-align: baseline; }
+figure.table thead tr:first-child th:first-child { text-align: left; position: sticky; left: 0; background: var(--page); }
 figure.table tbody th { text-align: left; font-weight: normal; }
 figure.table tbody th[scope=rowgroup] { font-weight: bold; padding-top: .6rem; }
 figure.table tbody th[scope=row] { position: sticky; left: 0; background: var(--page); }
+figure.table tbody th.name { white-space: normal; overflow-wrap: anywhere; min-width: 12rem; padding-left: 1.5rem;
+                             text-indent: -1rem; }
+figure.table th span { display: inline-block; text-indent: 0; }
+figure.table td.words { white-space: normal; min-width: 8.5rem; }
 figure.table thead { border-top: 2px solid; border-bottom: 1px solid; }
 figure.table tbody { border-bottom: 1px solid var(--line); }
 figure.table .span { text-align: center; border-bottom: 1px solid var(--line); }
 figure.table .published { color: var(--faint); font-style: italic; }
-figure.table .published th { padding-left: 1.6rem; }
+figure.table tbody .published th { padding-left: 2.6rem; }
 figure.table td a { color: inherit; text-decoration: none; }
 figure.table td a:hover { background: var(--touch); }
 figure.table button { all: unset; cursor: pointer; }
@@ -56,7 +62,9 @@ figure.table figcaption, figure.table .notes { font-size: .85rem; max-width: 60r
 figure.table .notes { padding-left: 1.2rem; }
 @media (max-width: 40rem) {
   figure.table th, figure.table td { padding: .2rem .35rem; }
-  figure.table tbody th[scope=row] { white-space: normal; overflow-wrap: break-word; min-width: 6rem; max-width: 9rem; }
+  figure.table tbody th.name { min-width: 9rem; max-width: 9rem; font-size: .8rem; line-height: 1.25;
+                               padding-left: .95rem; text-indent: -.6rem; }
+  figure.table th span { display: inline; }
   figure.table .span { text-align: left; }
 }
 @media print {
@@ -64,6 +72,8 @@ figure.table .notes { padding-left: 1.2rem; }
   figure.table > div { overflow: visible; }
   figure.table table { font-size: .7rem; }
   figure.table th, figure.table td { padding: .1rem .3rem; white-space: normal; }
+  figure.table tbody th.name { min-width: 8rem; }
+  figure.table td.words { min-width: 0; }
 }
 """
 
@@ -139,9 +149,15 @@ def _grid(rows: Sequence[Row], at: Sequence[int], columns: Sequence[Column], lin
         for row in members:
             cells = "".join(_cell(row.cells[i], columns[i], link(row.cells[i])) for i in at)
             kind = ' class="published"' if row.published else ""
-            lines.append(f'<tr{kind}><th scope="row">{escape(row.label)}</th>{cells}</tr>')
+            lines.append(f'<tr{kind}><th scope="row" class="name">{_label(row.label)}</th>{cells}</tr>')
         lines.append("</tbody>")
     return "\n".join([*lines, "</table></div>"])
+
+
+def _label(text: str) -> str:
+    """Broken between words; inside them behind a sign, only where a word is too long for a line of its own."""
+    words = ("<wbr/>".join(map(escape, re.split(r"(?<=[=:,+/_])(?=\w)", word))) for word in text.split(" "))
+    return " ".join(f"<span>{word}</span>" if "<wbr/>" in word else word for word in words)
 
 
 def _cell(cell: Cell, column: Column, address: str) -> str:
@@ -150,7 +166,8 @@ def _cell(cell: Cell, column: Column, address: str) -> str:
     value = _sorted_by(cell, column)
     known = {name: cell.record[key] for key, name in TOOLTIP.items() if cell.record.get(key) not in (None, "")}
     about = "; ".join(f"{name} {_plain(value)}" for name, value in known.items())
-    attributes = f' title="{escape(about)}"' if about else ""
+    attributes = ' class="words"' if re.search("[a-z]", cell.value) and not re.search("[0-9]", cell.value) else ""
+    attributes += f' title="{escape(about)}"' if about else ""
     attributes += f' data-value="{value!r}"' if value is not None else ""
     text = TAGS[cell.style].format(escape(cell.value))
     text = f'<a href="{escape(address)}">{text}</a>' if address else text

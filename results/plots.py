@@ -22,7 +22,7 @@ from nsbench.errors import Misuse, RunFailed
 from nsbench.results import drawing, papers, statistics, store
 from nsbench.results.beside import half_digit
 from nsbench.results.comparison import FIRST_RUN
-from nsbench.results.grid import Grid, Run, listed, refuse_mixtures
+from nsbench.results.grid import Grid, Run, chosen_by, cited, listed, proposed, refuse_mixtures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,14 +81,16 @@ def plots(
     frame = store.load(runs) if runs is None or isinstance(runs, str | Path) else runs
     if frame.empty:
         raise Misuse(f"no complete run in {frame.attrs.get('folder', 'the store')}; start with `{FIRST_RUN}`")
-    records: list[Run] = store.records(store.select(frame, where or {}))
+    where = dict(where or {})
+    records: list[Run] = store.records(store.select(frame, where))
     if not records:
-        raise Misuse(f"no run passes the filters {dict(where or {})}; ask for at least one value of each")
+        raise Misuse(f"no run passes the filters {where}; ask for at least one value of each")
+    words = f" {said}." if (said := chosen_by(where, store.records(frame), records)) else ""
     made: list[Plot] = []
     refused: dict[str, str] = {}
     for kind in kinds or KINDS:
         try:
-            made += makers[kind](records)
+            made += [plot._replace(caption=plot.caption + words) for plot in makers[kind](records)]
         except Misuse as reason:
             refused[kind] = str(reason)
     if refused and kinds:
@@ -219,7 +221,10 @@ def _varied_alone(records: Sequence[Run], option: str, default: Default) -> list
         if not _is_number(value):
             continue
         config = json.loads(json.dumps(run["config"]))
-        store.config_value(config, part).pop(name, None)
+        options = store.config_value(config, part)
+        options.pop(name, None)
+        if part == "options.sampler" and name in proposed(run):
+            options[name] = proposed(run)[name]  # which no label names
         if part == "protocol":
             config.get("changed", {}).pop(name, None)
         rest = {key: value for key, value in config.items() if key not in ("seed", "id")}
@@ -268,6 +273,8 @@ def _published(records: Sequence[Run]) -> Iterator[Plot]:
             printed.setdefault((figure.sampler, figure.kge, figure.dataset), []).append(figure)
     rows, shown = [], []
     for (group, identity, dataset), cell in _cells(grid):
+        if identity not in cited(grid.present[group, dataset]):
+            continue
         ours = [run["mrr"] for run in cell]
         for figure in printed.get((cell[0]["sampler"], cell[0]["kge"], dataset), []):
             row: dict[str, Any] = {"model": group, "dataset": dataset, "row": grid.labels[identity]}
@@ -324,7 +331,7 @@ def _cd(records: Sequence[Run], posthoc: str) -> Iterator[Plot]:
         without = f" ({len(started)} of {listed(always, ', ')} alone)" if 1 < len(always) < k else ""
         there = f"there {'is' if n == 1 else 'are'} {n}{without}"
         raise Misuse(f"ranking {k} rows takes {needed} {block}, and {there}; run more models or datasets")
-    if len(started) - n > 0.2 * len(started):
+    if len(started) - n > tests.LACKING * len(started):
         raise Misuse(f"{len(started) - n} of {len(started)} blocks lack a row, so the complete ones are a choice; run them")
     members = {(group, row, dataset): grid.cells[group, row, dataset] for group, dataset in blocks for row in rows}
     seeds = {tuple(run["seed"] for run in cell) for cell in members.values()}

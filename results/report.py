@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import nsbench
 from nsbench.errors import Misuse
-from nsbench.results import drawing, html, papers, plots, store
+from nsbench.results import ablation, drawing, html, papers, plots, store
 from nsbench.results.cells import METRICS, Cell, Table
 from nsbench.results.claims import p_text
 from nsbench.results.comparison import FIRST_RUN, comparison
@@ -117,9 +117,9 @@ def report(
     total = len(apart) * len([*TITLES, *PLOTTED])
     parts = []
     for i, only in enumerate(apart):
-        section = _Section(f"s{i + 1}", store.select(chosen, only), where | only, baseline)
+        section = _Section(f"s{i + 1}", frame, where | only, baseline)
         parts.append(section.part(progress, i * total // len(apart), total))
-    parts += [*_sensitivity(chosen, default), *_left_out(skipped), _papers()]
+    parts += [*_sensitivity(frame, where, default), *_left_out(skipped), _papers()]
     counts = ", ".join(_count(chosen[name].nunique(), word) for name, word in COUNTED.items())
     return _page(f"{_count(len(chosen), 'run')} in {folder}: {counts}. A figure leads to the runs behind it.", parts)
 
@@ -142,9 +142,9 @@ def _sections(runs: pd.DataFrame) -> list[dict[str, list[str]]]:
 class _Section:
     """Runs that share protocol and split: their tables, tests in words, plots, and for each cell a box of its runs."""
 
-    def __init__(self, name: str, runs: pd.DataFrame, where: Mapping[str, Any], baseline: str) -> None:
-        self.name, self.runs, self.where, self.baseline = name, runs, where, baseline
-        self.records = store.records(runs)
+    def __init__(self, name: str, frame: pd.DataFrame, where: Mapping[str, Any], baseline: str) -> None:
+        self.name, self.frame, self.where, self.baseline = name, frame, where, baseline
+        self.records: list[Run] = store.records(store.select(frame, where))
         self.refused: dict[str, list[str]] = {}  # reason -> what it keeps from being shown
         self.grid: Grid | None = self.attempt("runs", lambda: Grid(self.records))
         cells = _ordered(self.grid) if self.grid else []
@@ -174,7 +174,7 @@ class _Section:
             progress(before + i, total)
         figures: list[str] = []
         for i, kind in enumerate(PLOTTED, 1):
-            made = self.attempt(kind, partial(plots.plots, self.runs, [kind]))
+            made = self.attempt(kind, partial(plots.plots, self.frame, [kind], where=self.where))
             figures += [_figure(plot, f"{self.name}-p{len(figures) + n}") for n, plot in enumerate(made[0] if made else ())]
             progress(before + len(TITLES) + i, total)
         if figures:
@@ -190,7 +190,8 @@ class _Section:
         """One, or none where it is refused."""
         ablated = {figure.sampler for figure in papers.ablation()}
         published = layout == "mmrns2" or (layout == "ablation" and baseline in ablated)
-        made = self.attempt(layout, lambda: comparison(self.runs, layout=layout, baseline=baseline, published=published))
+        make = partial(comparison, self.frame, layout=layout, baseline=baseline, published=published, where=self.where)
+        made = self.attempt(layout, make)
         if made is None:
             return []
         title = f"{TITLES[layout]} of {baseline}" if layout == "ablation" else TITLES[layout]
@@ -200,11 +201,13 @@ class _Section:
         return [Part(name, title, words + html.fragment(made, self.address) + again)]
 
     def ablated(self) -> list[str]:
-        """Samplers that have several rows with one model."""
-        if self.grid is None:
+        """Samplers that have rows of several variants or options with one model."""
+        grid = self.grid
+        if grid is None:
             return []
-        rows = Counter((group, dict(row)["sampler"]) for group in self.grid.groups for row in self.grid.identities(group))
-        return list(dict.fromkeys(sampler for (_, sampler), n in rows.items() if n > 1))
+        rows = dict.fromkeys((group, dict(row)["sampler"], ablation.own_part(row)) for group, row, _ in grid.cells)
+        kinds = Counter((group, sampler) for group, sampler, _ in rows)
+        return sorted({sampler for (_, sampler), n in kinds.items() if n > 1})
 
     def address(self, cell: Cell) -> str:
         box = self.boxes.get(_factors(cell.record))
@@ -213,7 +216,7 @@ class _Section:
     def command(self, name: str, *options: str) -> str:
         """What makes a part of this section again."""
         filters = (f"{key}={value if isinstance(value, str) else ','.join(value)}" for key, value in self.where.items())
-        words = ["nsbench", name, "--runs", self.runs.attrs["folder"], *options]
+        words = ["nsbench", name, "--runs", self.frame.attrs["folder"], *options]
         return shlex.join([*words, *(word for text in filters for word in ("--where", text))])
 
 
@@ -281,7 +284,8 @@ def _in_words(claims: Table, address: Callable[[Cell], str]) -> str:
     untested: dict[str, list[str]] = {}
     for row in claims.rows:
         record = row.cells[0].record
-        link = f'<a href="{address(row.cells[0])}">{escape(record["row"])}</a>'
+        behind, name = address(row.cells[0]), escape(record["row"])
+        link = f'<a href="{behind}">{name}</a>' if behind else name
         if record["verdict"] in said:
             said[record["verdict"]].append(_sentence(record, link))
         else:
@@ -335,10 +339,10 @@ def _svg(text: str, name: str) -> str:
 # The page
 
 
-def _sensitivity(runs: pd.DataFrame, default: plots.Default | None) -> list[Part]:
+def _sensitivity(frame: pd.DataFrame, where: Mapping[str, Any], default: plots.Default | None) -> list[Part]:
     """Over all sections, for these are runs between which a protocol's number differs."""
     try:
-        made, _ = plots.plots(runs, ["sensitivity"], default=default)
+        made, _ = plots.plots(frame, ["sensitivity"], where=where, default=default)
     except Misuse:
         return []
     return [Part("sensitivity", "Sensitivity", _plots([_figure(plot, f"p{i}") for i, plot in enumerate(made)]))]

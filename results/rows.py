@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nsbench.results import statistics
+from nsbench.results import statistics, store
 from nsbench.results.cells import STYLES, Cell, Column, Metric, Row, Style
 from nsbench.results.contrasts import Contrast
 from nsbench.results.grid import Grid, Identity, Key, Run, listed
@@ -27,9 +27,10 @@ def row_of(
     for column in columns:
         key = (group, identity, column.dataset)
         contrast = tested.get(key) if column.metric.name == "mrr" else None
-        cell = cell_of(grid.cells.get(key, []), column.metric, contrast, say_n)
-        if key in grid.unfinished and key not in grid.cells:
-            cell = Cell("unfinished", record={"status": "unfinished", "n": 0})
+        if key in grid.cells:
+            cell = cell_of(grid.cells[key], column.metric, contrast, say_n, grid.failed.get(key, {}))
+        else:
+            cell = absent(grid, key)
         cells.append(replace(cell, record={**about, **about_column(column), **cell.record}))
     return Row(group, grid.labels[identity], tuple(cells))
 
@@ -39,7 +40,7 @@ def about_row(grid: Grid, group: str, identity: Identity) -> dict[str, Any]:
     about = {"model": group, "row": grid.labels[identity], "kge": grid.kge[group]}
     about |= {name: factors[name] for name in ("sampler", "variant", "fusion", "features")}
     about["options"] = " ".join(f"{name}={value}" for name, value in identity if "." in name)
-    return about
+    return about | ({"own_loss": True} if "own_loss" in factors else {})
 
 
 def about_column(column: Column) -> dict[str, Any]:
@@ -52,16 +53,36 @@ def figure(run: Run, metric: Metric) -> float | None:
     """What the run says of the metric; None where that was not measured."""
     moment, dot, name = metric.name.partition(".")
     value = run["result"].get("diagnostics", {}).get(moment, {}).get(name) if dot else run[metric.name]
-    return None if value is None else float(value)
+    return None if value is None or math.isnan(value) else float(value)
 
 
-def cell_of(runs: Sequence[Run], metric: Metric, contrast: Contrast | None, say_n: bool) -> Cell:
+def absent(grid: Grid, key: Key) -> Cell:
+    """Of a cell without runs: whether any was begun, and what became of it."""
+    reasons = grid.failed.get(key, {})
+    if key in grid.unfinished:
+        word = "unfinished"
+    elif reasons:
+        word = "diverged" if all("not finite" in reason for reason in reasons.values()) else "failed"
+    else:
+        return Cell(record={"status": "missing", "n": 0})
+    return Cell(word, record={"status": word, "n": 0} | _failures(reasons))
+
+
+def _failures(reasons: Mapping[int, str]) -> dict[str, Any]:
+    return {"failed": len(reasons), "reason": listed(dict.fromkeys(reasons.values()), "; ")} if reasons else {}
+
+
+def cell_of(
+    runs: Sequence[Run], metric: Metric, contrast: Contrast | None, say_n: bool, failed: Mapping[int, str]
+) -> Cell:
+    """The mean over the runs with its spread; `failed` are seeds of the cell that have none, with the reasons."""
     measured = [(run["seed"], value) for run in runs if (value := figure(run, metric)) is not None]
     if not measured:
         return Cell(record={"status": "missing", "n": 0})
     seeds, values = zip(*measured)
     mean = math.fsum(values) / len(values)
-    record: dict[str, Any] = {"status": "ok", "n": len(values), "seeds": listed(seeds, " ")}
+    record: dict[str, Any] = {"status": "partial" if failed else "ok", "n": len(values), "seeds": listed(seeds, " ")}
+    record |= _failures(failed)
     record |= {"split": runs[0]["split"], "values": listed(map(repr, values), " "), "mean": mean}
     record["converged"] = all(run["converged"] for run in runs)
     spread = ""
@@ -69,19 +90,25 @@ def cell_of(runs: Sequence[Run], metric: Metric, contrast: Contrast | None, say_
         low, high = statistics.t_interval(values)
         record |= {"sd": statistics.sd(values), "low": low, "high": high}
         spread = f"± {metric.text(record['sd'])}"
-    if say_n or len(values) < len(runs):
+    if say_n or failed or len(values) < len(runs):
         spread = f"{spread} (n={len(values)})".strip()
     record |= contrast.record if contrast else {}
-    judged = metric.higher is not None and not record["converged"]
+    judged = metric.name in store.METRICS and not record["converged"]
     marks = (contrast.mark if contrast else ()) + (("†",) if judged else ())
     return Cell(metric.text(mean), spread, "", marks, record)
 
 
 def emphasised(rows: Sequence[Row]) -> list[Row]:
-    """Rows of one group with best and second of each column, from unrounded means; equal in print is equal in style."""
+    """Rows of one group with best and second of each column, from unrounded means; equal in print is equal in style.
+
+    Left out: means over fewer runs than another cell of the column or than were begun, and rows with a loss of their own.
+    """
     styles: list[list[Style]] = [["" for _ in row.cells] for row in rows]
     for c in range(len(rows[0].cells)):
-        there = [r for r, row in enumerate(rows) if "mean" in row.cells[c].record]
+        records = [row.cells[c].record for row in rows]
+        there = [r for r, record in enumerate(records) if record["status"] == "ok" and "own_loss" not in record]
+        most = max((records[r]["n"] for r in there), default=0)
+        there = [r for r in there if records[r]["n"] == most]
         if len(there) < 2 or rows[there[0]].cells[c].record["better"] == "neither":
             continue
         sign = 1 if rows[there[0]].cells[c].record["better"] == "lower" else -1

@@ -29,11 +29,12 @@ CONFIG |= {"fingerprint": "fingerprint", "protocol": "protocol.name", "protocol_
 METRICS = ("mrr", "mr", "hits@1", "hits@3", "hits@10", "amri")
 COST = ("seconds", "train_seconds", "sampler_seconds", "evaluation_seconds", "peak_memory")
 ENV = ("device", "threads", "kernels")
-COLUMNS = (
-    "path", *CONFIG, "aux", *METRICS, *(f"valid_{name}" for name in METRICS), *COST, *ENV,
-    "steps", "selected_at", "converged", "code", "config", "result",
-)  # fmt: skip
+SETTINGS = (*CONFIG, "aux", *ENV, "code")
+FIGURES = (*METRICS, *(f"valid_{name}" for name in METRICS), *COST, "sampler_state", "steps", "selected_at", "converged")
+COLUMNS = ("path", *SETTINGS, *FIGURES, "config", "result")
 CACHED = tuple(name for name in COLUMNS if name not in ("path", "result"))
+FAILED = "failed: "  # begins why a folder was skipped, where the run says so itself
+UNKNOWN = "unknown"  # what a run that came to no result does not say, and every filter lets pass
 WORTH_CACHING = 100  # runs; fewer are read as fast as a cache of them
 
 
@@ -110,6 +111,19 @@ def load(folder: str | Path | None = None) -> pd.DataFrame:
     return frame
 
 
+def begun(frame: pd.DataFrame) -> pd.DataFrame:
+    """The skipped folders of a frame of `load` that have a config.json: its settings, the rest UNKNOWN or empty."""
+    import pandas as pd
+
+    rows = []
+    for name in frame.attrs.get("skipped", {}):
+        path = Path(frame.attrs["folder"]) / name
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+            rows.append({"path": path, **_settings(config), **dict.fromkeys((*ENV, "code"), UNKNOWN), "config": config})
+    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+
+
 def records(frame: pd.DataFrame) -> list[Mapping[str, Any]]:
     """The rows, by column: as frame.to_dict("records"), in a fifth of the time."""
     columns = {str(name): frame[name].tolist() for name in frame}
@@ -173,29 +187,54 @@ def _why_unfinished(path: Path) -> str:
     """Of a folder without result.json."""
     if (path / "failed.json").exists():
         try:
-            return f"failed: {json.loads((path / 'failed.json').read_bytes())['reason']}"
+            return f"{FAILED}{json.loads((path / 'failed.json').read_bytes())['reason']}"
         except (OSError, ValueError, TypeError, KeyError):
-            return "failed: failed.json is damaged"
+            return f"{FAILED}failed.json is damaged"
     return "not finished" if (path / "config.json").exists() else "no run: no config.json and no result.json"
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    row = {column: _field(config, where) for column, where in CONFIG.items()}
+    return row | {"aux": "+".join(sorted(config["aux"])) or "none"}
 
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:
     """The CACHED columns of the frame; _Damaged with the reason if result.json lacks something for them."""
     try:
-        row = {column: _field(result["config"], where) for column, where in CONFIG.items()}
-        row["aux"] = "+".join(sorted(result["config"]["aux"])) or "none"
+        row = _settings(result["config"])
         row |= {name: float(result["test"][name]) for name in METRICS}
         row |= {f"valid_{name}": float(result["valid"][name]) for name in METRICS}
         row |= {name: result["cost"][name] for name in COST}
         row |= {name: result["env"][name] for name in ENV}
+        row["sampler_state"] = result["cost"].get("sampler_state")  # bytes; runs of earlier versions do not say
         row |= {"steps": result["cost"]["steps"], "selected_at": result["selected_at"], "code": result.get("code")}
         row |= {"converged": bool(result["converged"]), "config": result["config"]}
+        for where, kind in KINDS.items():
+            with contextlib.suppress(KeyError):  # what tables cannot do without is in the lines above
+                if not _is(_field(result, where), kind):
+                    raise TypeError(f"{where} is not what it should be")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _Damaged(f"result.json lacks what a table needs ({error})") from None
     # Comparisons with nan are false, so this refuses it too; and it catches a figure in percent.
     if not (0 <= row["mrr"] <= 1 and row["mr"] >= 1 and all(0 <= row[f"hits@{k}"] <= 1 for k in (1, 3, 10))):
         raise _Damaged("result.json holds metrics that cannot be")
     return row
+
+
+# Where values are in result.json, and what they are. Most tables read a few of them, and only when they are written.
+KINDS: dict[str, type] = {f"config.{where}": str for where in CONFIG.values()}
+KINDS |= {"config.seed": int, "config.protocol.version": int, "code": str | None}  # type: ignore[dict-item]
+KINDS |= {"config.aux": dict, "config.changed": dict, "config.options": dict, "cost.steps": int, "selected_at": int}
+KINDS |= {"env.device": str, "env.threads": int, "env.kernels": str, **{f"cost.{name}": float for name in COST}}
+KINDS |= {f"config.options.{part}": dict for part in ("sampler", "kge", "fusion", "aux")}
+KINDS |= {"config.tuning": dict, "config.tuning.trials": int, "config.tuning.chosen": dict, "config.modalities": list}
+KINDS |= {"breakdown": dict, **{f"breakdown.{by}": dict for by in ("category", "seen", "side", "frequency")}}
+KINDS |= {"diagnostics": dict, **{f"diagnostics.{moment}": dict for moment in ("sampler", "start", "middle", "end")}}
+
+
+def _is(value: Any, kind: type) -> bool:
+    """As JSON has it: a whole number is a number, true is none."""
+    return isinstance(value, int | float if kind is float else kind) and not isinstance(value, bool)
 
 
 def _field(record: Mapping[str, Any], path: str) -> Any:
@@ -225,21 +264,24 @@ def ranks(run: Mapping[str, Any] | pd.Series | str | Path) -> Ranks:
 def select(frame: pd.DataFrame, filters: Mapping[str, Any]) -> pd.DataFrame:
     """The runs that pass every filter: `{"dataset": "mkg_y", "protocol.steps": [2000, 6000], "split@db15k": "clean"}`.
 
-    A filter names a column of the frame or, with dots, a value of config.json; after an @, it applies only to the runs
-    of that dataset, sampler, model, fusion or auxiliary loss. It passes one value or any of a list, compared as text:
-    "0,1" is as good as [0, 1], "none" is a value that is not there, eight digits of a fingerprint are enough.
-    Misuse for an unknown name, and for a value that no run has.
+    A filter names one of SETTINGS or, with dots, a value of config.json; after an @, it applies only to the runs of that
+    dataset, sampler, model, fusion or auxiliary loss. It passes one value or any of a list, compared as text: "0,1" is as
+    good as [0, 1], "none" is a value that is not there, eight digits of a fingerprint are enough.
+    Misuse for one of FIGURES or an unknown name, and for a value that no run has.
     """
     for filter_name, wanted in filters.items():
         name, _, scope = filter_name.partition("@")
+        if figure := next((each for each in (filter_name, name) if each in FIGURES), None):
+            raise Misuse(f"runs cannot be chosen by {figure}, a result: that biases every figure; choose by a setting")
         values = wanted.split(",") if isinstance(wanted, str) else wanted
         chosen = {comparable(name, value) for value in (values if isinstance(values, Iterable) else [values])}
         held = [comparable(name, value) for value in _values(frame, name)]
         concerned = [not scope or scope in parts for parts in zip(*(frame[part] for part in SCOPES))]
-        there = {value for value, applies in zip(held, concerned) if applies}
+        there = {value for value, applies in zip(held, concerned) if applies and value != UNKNOWN}
         if not chosen <= there:
             missing = ", ".join(sorted(chosen - there))
             raise Misuse(f"no run has {filter_name}={missing}; there is {', '.join(sorted(there)) or 'no such run'}")
+        chosen.add(UNKNOWN)
         frame = frame.loc[[value in chosen or not applies for value, applies in zip(held, concerned)]]
     return frame
 
@@ -248,12 +290,12 @@ SCOPES = ("dataset", "sampler", "kge", "fusion", "aux")
 
 
 def _values(frame: pd.DataFrame, name: str) -> list[Any]:
-    if name in frame.columns and name not in ("path", "config", "result"):
+    if name in SETTINGS:
         return list(frame[name])
     values = [config_value(config, name) for config in frame["config"]]
     if values and all(value is None for value in values):
-        columns = ", ".join((*CONFIG, "aux", *ENV))
-        raise Misuse(f"cannot filter by '{name}'; filter by {columns}, or by a value of config.json as protocol.steps")
+        there = ", ".join(SETTINGS)
+        raise Misuse(f"cannot filter by '{name}'; filter by {there}, or by a value of config.json as protocol.steps")
     return values
 
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 RECORD = (
-    "model", "row", "kge", "sampler", "variant", "fusion", "features", "options", "dataset", "split",
-    "metric", "unit", "better", "status", "shown", "best", "second", "n", "seeds", "values", "mean", "sd", "low",
-    "high", "converged", "baseline", "difference", "difference_low", "difference_high", "standard_error", "df",
+    "model", "row", "kge", "sampler", "variant", "fusion", "features", "options", "own_loss", "dataset", "split",
+    "metric", "unit", "better", "status", "failed", "reason", "shown", "best", "second", "n", "seeds", "values", "mean",
+    "sd", "low", "high", "converged", "baseline", "difference", "difference_low", "difference_high", "standard_error", "df",
     "p", "p_holm", "family", "inflation", "bootstrap_low", "bootstrap_high", "cliffs_delta", "p_rope", "verdict",
     "seen_difference", "seen_p_holm", "seen_verdict", "source", "published", "ours_minus_published", "prediction_low",
     "prediction_high", "outside", "note",

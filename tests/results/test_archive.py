@@ -94,6 +94,11 @@ def test_refusals(store, tmp_path):
         pack(store, tmp_path / "a.tar.gz")
     with pytest.raises(Misuse, match="there is no file"):
         merge(tmp_path / "nowhere.tar.gz", store)
+    (tmp_path / "empty").mkdir()
+    for nothing in (archive_of(tmp_path / "nothing.tar.gz", {}), tmp_path / "empty"):
+        with pytest.raises(Misuse, match=f"{nothing} holds no run; give an archive"):
+            merge(nothing, tmp_path / "new" / "runs")
+    assert not (tmp_path / "new" / "runs").exists()
     (tmp_path / "text.tar.gz").write_text("no archive")
     with pytest.raises(Misuse, match="cannot be unpacked"):
         merge(tmp_path / "text.tar.gz", store)

@@ -12,10 +12,11 @@ from nsbench.results.claims import p_rope, p_text
 from nsbench.results.clusters import labels
 from nsbench.results.comparison import comparison
 from nsbench.results.metrics import reciprocal
-from nsbench.results.store import ranks
+from nsbench.results.store import ranks, select
 from nsbench.results.tables import write
 
 TRIPLES = 400
+SHIPPED = Path(__file__).parents[2] / "results" / "classic"
 
 
 def lines(table):
@@ -95,6 +96,22 @@ def test_mass_in_the_rope_without_spread():
     assert (p_rope(sure), p_rope(sure._replace(difference=0.006))) == (1, 0)
 
 
+def test_captions_say_what_intervals_are_and_claims_alone_explain_the_test(store, run):
+    run("dhns", seeds=range(5), quality=2.5)
+    run("dhns", seeds=range(5), quality=1.5, options={"sampler": {"hard": False}})
+    run("uniform", seeds=range(5))
+    claims = comparison(store, layout="claims").caption
+    assert "The 95 % intervals are not adjusted for the other rows, p is, by Holm over all 2" in claims
+    assert "as in an analysis of variance" in claims
+    assert "±" not in claims.replace("±0.50", "")
+    assert "Seeds: 0,1,2,3,4." in claims
+    table, parts = comparison(store), comparison(store, layout="ablation", baseline="dhns")
+    assert "95 % interval, not adjusted for the other rows" in parts.caption
+    for caption in (table.caption, parts.caption):
+        assert "two-way t over seeds and test triples; Holm over all" in caption
+        assert "analysis of variance" not in caption
+
+
 def test_p_is_never_printed_as_zero():
     assert [p_text(p) for p in (0.0, 0.00009, 0.0001, 0.04996)] == ["< 0.0001", "< 0.0001", "0.0001", "0.0500"]
 
@@ -160,6 +177,36 @@ def test_claims_are_repeated_on_triples_of_seen_entities(store, run):
     assert record["seen_p_holm"] == pytest.approx(again.p)
 
 
+def by_hand(raw):
+    """Holm: sorted p, each times how many are not smaller, never less than the one before."""
+    adjusted, least = {}, 0.0
+    for i, name in enumerate(sorted(raw, key=raw.get)):
+        least = adjusted[name] = max(least, min(1.0, raw[name] * (len(raw) - i)))
+    return adjusted
+
+
+def arms_of(frame, *samplers):
+    return [np.stack([reciprocal(ranks(run).ranks) for _, run in frame[frame["sampler"] == name].iterrows()])
+            for name in samplers]  # fmt: skip
+
+
+def test_the_repetitions_are_a_family_of_their_own(store, run):
+    flags = np.arange(TRIPLES) >= 80
+    pair(run, 0.0003, seen=flags)
+    for i, sampler in enumerate(("sans", "kbgan"), 1):
+        for seed in range(5):
+            run(sampler, seed=seed, ranks=shifted(100 * i + seed, 0.0002), arrays={"seen": flags})
+    frame, found = load(store), lines(comparison(store, layout="claims"))
+    samplers = ("dhns", "sans", "kbgan")
+    raw = {name: statistics.two_way_t(*(arm[:, flags] for arm in arms_of(frame, name, "uniform"))).p for name in samplers}
+    adjusted = by_hand(raw)
+    for name in samplers:
+        record = found[f"transe, mkg_y: {name} against uniform"]["verdict"].record
+        assert record["seen_p_holm"] == pytest.approx(adjusted[name])
+        assert record["seen_p_holm"] != pytest.approx(record["p_holm"])
+    assert any(adjusted[name] != pytest.approx(raw[name]) for name in samplers)
+
+
 def test_an_unchanged_verdict_is_no_note(store, run):
     pair(run, 0.02, seen=np.arange(TRIPLES) >= 80)
     (cells,) = lines(comparison(store, layout="claims")).values()
@@ -183,7 +230,8 @@ def test_one_run_that_records_them_is_enough(store, run):
 # Doubts
 
 
-def test_hubs_widen_the_interval_and_are_named(store, run):
+def around_hubs(run):
+    """Five seeds each of uniform and of dhns, which differ by what 20 hubs do; triples [T, 3]."""
     hub = np.repeat(np.arange(20), TRIPLES // 20)
     factor = np.exp(np.random.default_rng(5).normal(0, 0.5, 20))[hub]
     triples = np.stack([1000 + np.arange(TRIPLES), np.zeros(TRIPLES, int), hub], axis=1)
@@ -192,6 +240,23 @@ def test_hubs_widen_the_interval_and_are_named(store, run):
         stored, candidates = shifted(50 + seed, 0.0)
         moved = np.round(stored * factor[:, None, None]).astype(np.int32)
         run("dhns", seed=seed, ranks=(moved, candidates), arrays={"triples": triples})
+    return triples
+
+
+def test_the_bootstrap_draws_hubs_whole_where_the_test_does(store, run):
+    triples = around_hubs(run)
+    (cells,) = lines(comparison(store, layout="claims")).values()
+    record, (ours, theirs) = cells["bootstrap"].record, arms_of(load(store), "dhns", "uniform")
+    drawn = {
+        by: statistics.crossed_bootstrap(ours, np.random.default_rng(0), b=theirs, clusters=clusters).interval
+        for by, clusters in (("hub", labels(triples)), ("triple", None))
+    }
+    assert (record["bootstrap_low"], record["bootstrap_high"]) == drawn["hub"]
+    assert np.diff(drawn["hub"]) > 1.25 * np.diff(drawn["triple"])
+
+
+def test_hubs_widen_the_interval_and_are_named(store, run):
+    triples = around_hubs(run)
     table = comparison(store)
     (cell,) = [row.cells[0] for row in table.rows if row.label == "dhns"]
     assert cell.record["inflation"] > 1.25
@@ -284,9 +349,31 @@ def test_ablation_must_know_the_full_method(store, run):
     run("dhns", options={"sampler": {"k": 3}})
     with pytest.raises(Misuse, match=r"which row is the full method\? name one .*: dhns \(hard=false\), dhns \(k=3\)"):
         comparison(store, layout="ablation", baseline="dhns")
+    run("sans")
     with pytest.raises(Misuse, match="no run of 'uniform' to ablate"):
         comparison(store, layout="ablation")
-    assert ablation.of_one_sampler(load(store).to_dict("records"), "dhns (k=3)")
+    assert ablation.sampler_of(load(store).to_dict("records"), "dhns (k=3)") == "dhns"
+
+
+def rows_of(store, **how):
+    return [row.label for row in comparison(store, layout="ablation", **how).rows]
+
+
+def test_the_full_method_of_a_protocol_that_sets_sizes_is_known(store, run):
+    """As the runs of results/weight are: sizes of the protocol, a weight of the user, and what a variant sets."""
+    sizes = {"timesteps": 20, "weight": 1.0}
+    made = {"protocol": {"name": "cpu-mm"}, "seeds": range(2)}
+    run("dhns", quality=2, options={"sampler": sizes}, **made)
+    run("dhns", options={"sampler": {**sizes, "chain": "forward"}}, variant="forward", **made)
+    run("dhns", options={"sampler": {"weight": 1.0}}, **made)
+    run("dhns", fusion="adamf", options={"sampler": sizes}, **made)
+    assert rows_of(store) == ["dhns (weight=1.0): full", "forward", "fusion=adamf", "timesteps=default"]
+    run("uniform", **made)
+    run("uniform", fusion="adamf", **made)
+    for full in ("uniform", "uniform (fusion=adamf)"):
+        with pytest.raises(Misuse, match="only the full method, uniform"):
+            comparison(store, layout="ablation", baseline=full)
+    assert rows_of(store, baseline="dhns") == ["dhns (weight=1.0): full", "forward", "fusion=adamf", "timesteps=default"]
 
 
 def test_a_single_row_is_no_ablation(store, run):
@@ -325,11 +412,23 @@ def test_the_published_ablation_alone(tmp_path):
     assert not any("dhns2025 prints" in note for note in table.notes)  # of one cell several values
 
 
+@pytest.mark.skipif(not SHIPPED.is_dir(), reason="the repository's runs are not in a package")
 def test_claims_of_the_shipped_runs_are_repeated_on_seen_entities(cache):
-    store = Path(__file__).parents[2] / "results" / "classic"
-    table = comparison(store, where={"dataset": "mkg_y", "kge": "transe", "sampler": "uniform,bernoulli,nscaching"})
-    tested = [row.cells[0].record for row in table.rows if "verdict" in row.cells[0].record]
-    assert len(tested) == 2
-    assert all(record["seen_verdict"] for record in tested)
-    notes = [note for note in table.notes if "occur in train" in note]
-    assert len(notes) == sum(record["seen_verdict"] != record["verdict"] for record in tested)
+    where = {"dataset": "mkg_y", "kge": "transe", "sampler": "uniform,bernoulli,nscaching"}
+    table, frame = comparison(SHIPPED, where=where), select(load(SHIPPED), where)
+    recorded = [arrays for arrays in (np.load(path / "ranks.npz") for path in frame["path"]) if "seen" in arrays]
+    both_seen, hubs = recorded[0]["seen"].astype(bool), labels(recorded[0]["triples"])
+    words = {}
+    for by, kept in (("all", slice(None)), ("seen", both_seen)):
+        tests = {name: statistics.two_way_t(*(arm[:, kept] for arm in arms_of(frame, name, "uniform")), clusters=hubs[kept])
+                 for name in ("bernoulli", "nscaching")}  # fmt: skip
+        p = by_hand({name: test.p for name, test in tests.items()})
+        for name, test in tests.items():
+            within = max(map(abs, test.interval)) <= 0.005
+            decided = "better" if test.difference > 0 else "worse"
+            words[by, name] = decided if p[name] < 0.05 else "practically equal" if within else "inconclusive"
+    records = {row.label: row.cells[0].record for row in table.rows}
+    for name in ("bernoulli", "nscaching"):
+        assert (records[name]["verdict"], records[name]["seen_verdict"]) == (words["all", name], words["seen", name])
+        noted = any(note.startswith(f"{name} (transe, mkg_y) is") for note in table.notes)
+        assert noted == (words["all", name] != words["seen", name])

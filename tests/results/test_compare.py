@@ -83,12 +83,64 @@ def test_too_few_seeds_get_no_p(store, run, ours, theirs):
     assert "where there was no test" in text
 
 
-def test_very_unequal_seeds_are_refused(store, run):
+@pytest.mark.parametrize("more", [6, 11])
+def test_unequal_seeds_are_refused_as_in_tables(store, run, more):
     run("dhns", seeds=range(5), quality=2.5)
-    run("uniform", seeds=range(11))
-    with pytest.raises(Misuse, match="11 seeds against 5 are too unequal"):
+    run("uniform", seeds=range(more))
+    with pytest.raises(Misuse, match=r"the first group has seeds 0,1,2,3,4 on this cell .* with the filter seed=0,1,2,3,4$"):
         compare("sampler=dhns", "sampler=uniform", store)
-    assert "A is better" in compare("sampler=dhns", "sampler=uniform,seed=0,1,2,3,4,5,6", store)
+    assert "A is better" in compare("sampler=dhns", "sampler=uniform", store, {"seed": "0,1,2,3,4"})
+
+
+def test_features_of_one_name_must_be_the_same(store, run):
+    run("uniform")
+    run("dhns", features="names", modalities=["textual"], feature_fingerprint="1" * 64)
+    assert "differ in features (none and names), sampler" in compare("sampler=uniform", "sampler=dhns", store)
+    run("sans", features="names", modalities=["textual"], feature_fingerprint="2" * 64)
+    with pytest.raises(Misuse, match=r"the features 'names' of mkg_y are not the same.*fingerprint@mkg_y=11111111$"):
+        compare("sampler=sans", "sampler=dhns", store)
+    run("kbgan", features="names", modalities=["visual"], feature_fingerprint="1" * 64)
+    assert 'modalities (["visual"] and ["textual"])' in compare("sampler=kbgan", "sampler=dhns", store)
+
+
+def test_blocks_that_only_one_group_has_forbid_a_test_over_the_others(store, run):
+    for dataset in "abcdef":
+        run("uniform", dataset=dataset)
+        run("dhns", dataset=dataset, quality=2)
+    run("uniform", dataset="g")
+    assert "signed-rank p" in compare("sampler=dhns", "sampler=uniform", store)  # 1 of 7
+    run("dhns", dataset="h")
+    text = compare("sampler=dhns", "sampler=uniform", store)
+    assert "signed-rank" not in text
+    assert "A is above B in 6 of 6 blocks; 2 more have runs of one group only, so these are a choice" in text
+
+
+def test_the_larger_p_decides_between_single_runs(store, run, monkeypatch):
+    run("uniform", seed=0)
+    run("dhns", seed=0, quality=2.5)
+    test = paired.Randomisation(0.1, 0.2, False, False)
+    monkeypatch.setattr(paired, "randomisation", lambda *arms, **how: test)
+    text = compare("sampler=dhns", "sampler=uniform", store)
+    assert "the two models cannot be told apart on this test set" in text
+    assert re.search(r"randomisation p 0.2000, t p (< )?0.0\d+; they should agree, and the larger decides", text)
+    monkeypatch.setattr(paired, "randomisation", lambda *arms, **how: test._replace(p=0.0001))
+    t = paired.paired_t(*(np.ones((60, 2)) * x for x in (1, 2)))._replace(p=0.0105, inflation=1.0)
+    monkeypatch.setattr(paired, "paired_t", lambda *arms, **how: t)
+    assert "they should agree" in compare("sampler=dhns", "sampler=uniform", store)
+    monkeypatch.setattr(paired, "paired_t", lambda *arms, **how: t._replace(p=0.0095))
+    assert "they should agree" not in compare("sampler=dhns", "sampler=uniform", store)
+    monkeypatch.setattr(paired, "paired_t", lambda *arms, **how: t._replace(p=0.06))
+    assert "cannot be told apart" in compare("sampler=dhns", "sampler=uniform", store)
+
+
+@pytest.mark.parametrize(("interval", "small"), [((0.0049, 0.02), True), ((-0.001, 0.02), True), ((0.0051, 0.02), False)])
+def test_an_interval_that_reaches_into_the_rope_is_a_limit(store, run, monkeypatch, interval, small):
+    run("uniform", seeds=range(5))
+    run("dhns", seeds=range(5), quality=2.5)
+    made = statistics.two_way_t
+    monkeypatch.setattr(statistics, "two_way_t", lambda *arms, **how: made(*arms, **how)._replace(interval=interval))
+    text = compare("sampler=dhns", "sampler=uniform", store)
+    assert ("that the difference matters, for its interval reaches into ±0.50" in text) == small
 
 
 def test_several_blocks_get_holm_and_a_count(small_store):

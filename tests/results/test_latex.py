@@ -11,10 +11,12 @@ import pytest
 from nsbench.results.cells import Cell, Column, Metric, Row, Table
 from nsbench.results.comparison import LAYOUTS, comparison
 from nsbench.results.latex import ROWS, escape_latex, latex
+from nsbench.results.store import load
 
 NASTY = "a_b & 50% {x} \\y ~ ^ #1 $ [adv] p|q <i>"
 ENGINES = ("pdflatex", "lualatex", "xelatex", "tectonic")
-CLASSIC = Path(__file__).parents[2] / "results" / "classic"
+RESULTS = Path(__file__).parents[2] / "results"
+NOTHING = {"ablation", "diagnostics"}
 OVERFULL = 1.0  # points by which a box may be too wide: a third of a millimetre, which no reader sees
 METRIC = Metric("x", "X", True, 1, 3, "")
 
@@ -72,13 +74,32 @@ def test_every_layout_is_set_within_the_page(run, store, tmp_path):
     assert (tmp_path / "tables.pdf").stat().st_size > 1000
 
 
+SHIPPED = [  # filters as in README.md, layouts with nothing to show, the ablation's full method
+    ("classic", {}, {"ablation"}, ""),
+    ("multimodal", {}, set(), "dhns (forward)"),
+    pytest.param("multimodal", {"fusion": "none", "kge": "transe"}, set(), "dhns (forward)", marks=pytest.mark.slow),
+    ("variants", {}, set(), "sans"),
+    pytest.param("weight", {}, set(), "dhns (forward)", marks=pytest.mark.slow),
+    pytest.param("runs", {"protocol": "nsbench", "dataset": "mkg_y"}, NOTHING, "", marks=pytest.mark.slow),
+    pytest.param("runs", {"protocol": "nsbench", "split@db15k": "clean"}, NOTHING, "", marks=pytest.mark.slow),
+    ("one_factor", {"changed.regularizer": "0.0"}, NOTHING, ""),
+]
+
+
 @needs_engine
-@pytest.mark.skipif(not CLASSIC.is_dir(), reason="the shipped runs are not here")
-def test_tables_of_the_shipped_runs_are_set_within_the_page(tmp_path, cache):
-    layouts = [layout for layout in LAYOUTS if layout != "ablation"]  # one row of each sampler, nothing to ablate
-    papers = [layout in ("dhns4", "mmrns2") for layout in layouts]
-    tables = [comparison(CLASSIC, layout=layout, published=published) for layout, published in zip(layouts, papers)]
-    assert complaints(set_in(tmp_path, engine, map(latex, tables))) == []
+@pytest.mark.parametrize(("store", "where", "nothing", "full"), SHIPPED)
+def test_tables_of_the_shipped_runs_are_set_within_the_page(store, where, nothing, full, tmp_path, cache):
+    """With the papers' figures and without, in every layout."""
+    if not (RESULTS / store).is_dir():
+        pytest.skip("the shipped runs are not here")
+    runs = load(RESULTS / store)
+    texts = []
+    for layout in LAYOUTS.keys() - nothing:
+        baseline = full if layout == "ablation" else "uniform"
+        for published in (False, True) if layout != "claims" else (False,):
+            table = comparison(runs, layout=layout, baseline=baseline, published=published, where=where)
+            texts.append(latex(table))
+    assert complaints(set_in(tmp_path, engine, texts)) == []
 
 
 @needs_engine
@@ -116,7 +137,7 @@ ALLOWED = {
     "begin", "end", "centering", "caption", "toprule", "midrule", "bottomrule", "cmidrule", "multicolumn", "textbf",
     "underline", "pm", "uparrow", "downarrow", "dagger", "ddagger", "bigtriangleup", "bigtriangledown", "hookrightarrow",
     "par", "textbackslash", "textasciitilde", "textasciicircum", "approx", "Delta", "delta", "scriptsize", "setlength",
-    "tabcolsep", "smallskip", "medskip", "textwidth", "addtocounter",
+    "tabcolsep", "smallskip", "medskip", "textwidth", "addtocounter", "quad",
 }  # fmt: skip
 
 
@@ -171,6 +192,27 @@ def test_breaking_loses_nothing():
         assert not first[1].startswith("$\\hookrightarrow$")
     assert broken.count("\\begin{table*}") == broken.count("\\addtocounter") + 1
     assert broken.count("Caption.") == broken.count("Note [x].") == 1
+
+
+def test_long_names_are_broken_into_lines_and_stand_in_every_piece():
+    """A group stays in the pieces in which it has nothing; lines of a name, joined, are the name."""
+    names = [f"{sampler} (features=names:textual, fusion=adamf, k={k}) against it" for sampler in "ab" for k in range(2)]
+    heads = tuple(Column("", Metric(f"m{i}", f"metric {i}, at the end", None, 1, 3, "")) for i in range(9))
+    there, empty = (Cell("0.350", "± 0.001"),) * 4, (Cell(),) * 5
+    rows = [Row(group, name, there + (Cell("not testable at all"),) * 5) for group in ("one", "two") for name in names]
+    rows += [Row("three (with an option=1)", name, there + empty) for name in names]
+    text = latex(Table("T", heads, tuple(rows), "Caption.", ()))
+    tabulars = re.findall(r"\\begin\{tabular\}.*?\\end\{tabular\}", text, re.DOTALL)
+    assert 1 < len(tabulars) < 4
+    for tabular in tabulars:
+        found = []
+        for line in re.findall(r"^([^&\n]*) & ([^&\n]*) & .*\\$", tabular.split("\\midrule", 1)[1], re.MULTILINE):
+            found += [["", ""]] if line[0] and not line[0].startswith("\\quad") else []
+            found[-1] = [f"{had} {more.removeprefix(chr(92) + 'quad ')}".strip() for had, more in zip(found[-1], line)]
+        assert [group for group, _ in found] == ["one", "two", "three (with an option=1)"]
+        assert [label for _, label in found] == [" ".join(names)] * 3
+    assert " ".join(re.findall(r"metric \d", text)) == " ".join(f"metric {i}" for i in range(9))
+    assert_structure(text)
 
 
 def test_a_small_table_is_one_float_of_normal_size():

@@ -270,6 +270,21 @@ def test_published_figures_against_ours(store, run):
     assert "never tested" in plot.caption
 
 
+def test_a_published_figure_is_drawn_once(store, run):
+    run("sans", seeds=range(3), options={"sampler": {"hops": 3}})
+    run("sans", seeds=range(3))
+    run("sans", "transe", "mkg_w", seeds=range(3), options={"sampler": {"hops": 3}})
+    data = single(store, "published").data
+    assert set(zip(data["dataset"], data["row"])) == {("mkg_y", "sans"), ("mkg_w", "sans (hops=3)")}
+
+
+def test_by_which_filters_the_runs_were_chosen_stands_in_the_caption(learning):
+    plots_made, _ = plots(learning, ["epochs", "cost"], where={"kge": "transe"})
+    assert len(plots_made) == 2
+    assert all(plot.caption.endswith("Runs chosen by kge=transe.") for plot in plots_made)
+    assert "Runs chosen by" not in single(learning, "epochs").caption
+
+
 def test_a_split_that_the_papers_do_not_have_is_said(store, run):
     run("uniform", dataset="db15k", split="clean", seeds=range(3))
     assert "db15k: ours is the clean split" in single(store, "published").caption
@@ -320,6 +335,27 @@ def test_critical_differences_show_the_ranks_and_join_what_is_not_separated(bloc
     assert not lines_of(axes, "critical difference")
     assert "over 8 blocks" in plot.caption
     assert len(plot.data) == 24
+
+
+def test_too_many_incomplete_blocks_are_refused(blocks, run):
+    for dataset in ("five", "six"):
+        run("uniform", "transe", dataset, seeds=(0, 1))
+    assert "over 8 blocks" in single(blocks, "cd").caption  # 2 of 10 are no more than a fifth
+    run("uniform", "transe", "seven", seeds=(0, 1))
+    with pytest.raises(Misuse, match="3 of 11 blocks lack a row, so the complete ones are a choice"):
+        plots(blocks, ["cd"])
+
+
+def test_pairs_are_tested_only_where_friedman_finds_a_difference(blocks):
+    two = {"sampler": "uniform,bernoulli"}
+    better = means_of(blocks)["bernoulli"] - means_of(blocks)["uniform"]
+    assert stats.wilcoxon(better, method="exact").pvalue < 0.05  # which alone would part them
+    assert stats.binomtest(int((better > 0).sum()), len(better)).pvalue > 0.05  # Friedman's test of two rows
+    plot = single(blocks, "cd", where=two)
+    (axes,) = plot.draw(drawing.ONE_COLUMN).axes
+    joined = [str(line.get_label()) for line in axes.get_lines() if str(line.get_label()).startswith("clique")]
+    assert joined in (["clique: uniform, bernoulli"], ["clique: bernoulli, uniform"])
+    assert "which found no difference, so no pair was tested" in plot.caption
 
 
 def test_nemenyi_draws_its_ruler(blocks):

@@ -16,6 +16,8 @@ from click.testing import CliRunner
 
 from nsbench.cli import cli
 from nsbench.errors import Misuse
+from nsbench.results import claims, html
+from nsbench.results.cells import Cell, Row, Table
 from nsbench.results.report import report
 from tests.results.conftest import write_run
 
@@ -211,6 +213,30 @@ def test_the_commands_below_tables_give_them_again(made):
         assert re.findall(r"<figcaption>(.*?)<", again.output, re.DOTALL)[0] in captions
 
 
+def test_a_sampler_that_failed_is_no_empty_link(store, run):
+    run("uniform", result=RESULT)
+    path = run("dhns", result=RESULT)
+    run("kbgan", result=RESULT)
+    (path / "result.json").unlink()
+    (path / "failed.json").write_text('{"reason": "out of memory"}')
+    text = report(store)
+    assert 'href=""' not in text
+    assert "Not testable: transe on mkg_y: <a " in text
+    assert "0 of 1 runs of dhns (transe, mkg_y): 1 failed (out of memory)" in text
+    assert re.search(r"Not testable: [^\n]*, dhns|Not testable: [^\n]*dhns, ", text)
+
+
+def test_only_a_sampler_with_several_variants_or_options_is_ablated(store, run):
+    for kge in ("transe", "rotate"):
+        run("uniform", kge, result=RESULT)
+        run("uniform", kge, fusion="adamf", result=RESULT)
+    run("dhns", result=RESULT)
+    run("dhns", variant="forward", result=RESULT)
+    run("sans", result=RESULT)
+    run("sans", "rotate", variant="paper", result=RESULT)
+    assert re.findall(r"<h3>(Ablation of \w+)</h3>", report(store)) == ["Ablation of dhns"]
+
+
 def test_without_matplotlib_one_sentence_says_what_brings_plots(store, run, monkeypatch):
     run("uniform", result=RESULT)
     assert "<svg" in report(store)
@@ -310,6 +336,39 @@ def test_a_header_sorts(opened, place):
     for ordered in (figures, figures[::-1]):
         table.get_by_role("button", name="MRR").click()
         assert table.evaluate(column) == ordered + empty
+
+
+BROKEN_INSIDE = """() => [...document.querySelectorAll("tbody th[scope=row]")].flatMap(head => {
+  const walk = document.createTreeWalker(head, NodeFilter.SHOW_TEXT), found = [], range = document.createRange();
+  while (walk.nextNode())
+    for (const part of walk.currentNode.data.matchAll(/[^ =:,+_/]+/g)) {
+      range.setStart(walk.currentNode, part.index), range.setEnd(walk.currentNode, part.index + part[0].length);
+      if (new Set([...range.getClientRects()].map(box => box.top)).size > 1) found.push(part[0]);
+    }
+  return found;
+})"""
+
+
+@pytest.mark.parametrize(("width", "room"), [(1300, 0), (390, 0.5)])
+def test_long_names_break_at_their_signs_and_leave_room_for_figures(chromium, tmp_path, width, room):
+    """Eight columns of claims are all seen on a screen; on a phone their box scrolls below names of half its width."""
+    long = "uniform (features=names:textual, fusion=adamf)"
+    texts = ["+0.27", *["[-0.25, +0.79]"] * 2, "< 0.0001", "+0.36", "0.83", "practically equal", "not testable"]
+    cells = [Cell(text, "at this budget" if "equal" in text else "") for text in texts]
+    rows = [Row("transe", f"mmrns ({each}, candidates=300) against {long}", tuple(cells)) for each in (long, "a_b/c+d")]
+    path = tmp_path / "table.html"
+    path.write_text(html.page(Table("T", claims.COLUMNS, tuple(rows), "Caption.", ())), encoding="utf-8")
+    page = chromium.new_page(viewport={"width": width, "height": 900})
+    page.goto(path.as_uri())
+    assert page.evaluate(BROKEN_INSIDE) == []
+    assert overflow(page) <= 0
+    box = "document.querySelector('figure.table > div')"
+    assert (page.evaluate(f"{box}.scrollWidth - {box}.clientWidth") > 0) == bool(room)
+    page.evaluate(f"{box}.scrollLeft = 1e4")
+    name = page.locator("tbody th[scope=row]").first.bounding_box()
+    assert name["x"] >= 0  # it stays while the figures scroll
+    assert name["width"] <= width * (room or 0.3)
+    page.close()
 
 
 def test_a_figure_opens_its_runs(opened):

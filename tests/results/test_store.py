@@ -48,6 +48,7 @@ DAMAGE = {
     "no config.json": lambda path: [(path / name).unlink() for name in ("result.json", "config.json")],
     "not JSON": lambda path: (path / "result.json").write_text('{"config": {"sampler'),
     "result.json is not JSON": lambda path: (path / "result.json").write_bytes(b"\xff\xfe\x00"),
+    "result.json lacks what a table needs": lambda path: (path / "result.json").write_text("3"),
     "lacks what a table needs": lambda path: (path / "result.json").write_text("[]"),
     "'mrr'": lambda path: break_result(path, lambda result: result["test"].pop("mrr")),
     "'protocol'": lambda path: break_result(path, lambda result: result["config"].pop("protocol")),
@@ -68,6 +69,29 @@ def test_damaged_folders_are_named_and_left_out(store, run, reason):
     assert frame["path"].tolist() == [good]
     assert list(frame.attrs["skipped"]) == [bad.name]
     assert reason in frame.attrs["skipped"][bad.name]
+
+
+@pytest.mark.parametrize(("where", "value"), [
+    ("config.options", 3), ("config.options.sampler", []), ("config.changed", 3), ("config.tuning", 3), ("config.seed", "a"),
+    ("config.seed", True), ("config.kge", 3), ("config.protocol.version", "1"), ("config.modalities", 3), ("diagnostics", 3),
+    ("diagnostics.end", 3), ("breakdown", []), ("breakdown.category", 3), ("cost.seconds", "x"), ("cost.steps", 2.5),
+    ("selected_at", "x"), ("env.threads", "x"), ("code", 3), ("diagnostics", None),
+    ("diagnostics.end", None), ("config.modalities", None), ("config.tuning", {"trials": "x", "chosen": {}}),
+])  # fmt: skip
+def test_what_is_of_another_kind_is_damage(store, run, where, value):
+    good, bad = run("uniform"), run("bernoulli", result={"diagnostics": {"end": {}}, "breakdown": {"category": {}}})
+
+    def change(result):
+        *path, last = where.split(".")
+        for name in path:
+            result = result[name]
+        result[last] = value
+
+    break_result(bad, change)
+    frame = load(store)
+    said = f"{where}.trials" if isinstance(value, dict) else where
+    assert frame["path"].tolist() == [good]
+    assert frame.attrs["skipped"] == {bad.name: f"result.json lacks what a table needs ({said} is not what it should be)"}
 
 
 def test_a_copied_folder_counts_once(store, run):
@@ -145,6 +169,17 @@ def test_a_filter_with_a_scope_leaves_the_rest_alone(small_store):
 def test_a_filter_that_fits_nothing_says_what_there_is(small_store, filters, sentence):
     with pytest.raises(Misuse, match=sentence):
         select(load(small_store), filters)
+
+
+OUTCOMES = ("mrr", "hits@10", "valid_mrr", "valid_hits@1", "converged", "selected_at", "steps", "seconds", "peak_memory")
+
+
+@pytest.mark.parametrize("name", [*OUTCOMES, "converged@uniform", "mr@mkg_y"])
+def test_runs_are_not_chosen_by_their_outcome(small_store, name):
+    frame = load(small_store)
+    with pytest.raises(Misuse, match=f"runs cannot be chosen by {name.removesuffix('@uniform').removesuffix('@mkg_y')}, a"):
+        select(frame, {name: frame.iloc[0].get(name, True)})
+    assert len(select(frame, {"kernels": "native", "code": "none", "protocol.steps": 6000})) == len(frame)
 
 
 @pytest.mark.parametrize(("module", "absent"), [("results", "torch pandas numpy scipy"), ("results.tables", "torch")])

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -175,6 +176,23 @@ def test_best_and_second_go_by_unrounded_means_and_print(store, run):
     assert cell(table, "sans", "mr").value == "52"
 
 
+def test_only_means_of_the_most_seeds_are_ranked(store, run):
+    run("uniform", seeds=range(3))
+    run("bernoulli", seeds=range(3), quality=1.2)
+    run("dhns", seeds=range(2), quality=3)
+    run("ns_kge", seeds=range(3), quality=3, own_loss=True)
+    run("uniform", "rotate")
+    run("dhns", "rotate", quality=3)
+    table = comparison(store)
+    styles = {(row.group, row.label): row.cells[0].style for row in table.rows}
+    assert styles == {
+        ("transe", "uniform"): "second", ("transe", "bernoulli"): "best", ("transe", "dhns"): "",
+        ("transe", "ns_kge (own loss)"): "", ("rotate", "uniform"): "second", ("rotate", "dhns"): "best",
+    }  # fmt: skip
+    assert "only those of a column's largest n are ranked" in table.caption
+    assert cell(table, "ns_kge (own loss)").record["own_loss"] is True
+
+
 def test_styles_stay_within_a_model_and_need_a_competitor(store, run):
     run("uniform", "transe")
     run("uniform", "rotate", quality=3)
@@ -189,6 +207,14 @@ def test_styles_stay_within_a_model_and_need_a_competitor(store, run):
 @pytest.mark.parametrize(("value", "text"), [(0.02675, "2.68"), (0.345, "34.50"), (1.0, "100.00"), (0.00005, "0.01")])
 def test_rounding_is_half_up_in_decimal(value, text):
     assert METRICS["mrr"].text(value) == text
+
+
+def test_zero_has_no_minus_and_what_is_not_finite_prints():
+    mrr = METRICS["mrr"]
+    assert [mrr.text(x) for x in (-0.00004, -0.0, 0.0)] == ["0.00", "0.00", "0.00"]
+    assert [mrr.text(x, sign=True) for x in (-0.00004, 0.00004, -0.00005)] == ["+0.00", "+0.00", "-0.01"]
+    assert [mrr.text(x) for x in (np.inf, -np.inf, np.nan)] == ["inf", "-inf", "nan"]
+    assert [mrr.text(x, sign=True) for x in (np.inf, -np.inf)] == ["+inf", "-inf"]
 
 
 @pytest.mark.fact(46)
@@ -207,6 +233,9 @@ def test_runs_that_did_not_converge_are_marked(store, run):
     assert cell(table, "uniform").marks == ()
     assert any("† Not converged, so at this budget" in note for note in table.notes)
     assert not any("†" in note for note in comparison(store, where={"sampler": "uniform"}).notes)
+    costs = comparison(store, layout="cost")
+    assert not any("†" in note for note in costs.notes)
+    assert not any("†" in own.marks for row in costs.rows for own in row.cells)
 
 
 # Names
@@ -235,6 +264,40 @@ def test_nothing_that_differs_between_rows_is_hidden(store, run):
     assert any("scale=2.0" in note for note in table.notes)  # equal in both released rows, so below the table
 
 
+def test_what_the_protocol_sets_is_no_choice_of_a_row(store, run):
+    named = {"protocol": {"name": "cpu-mm"}}
+    run("uniform", **named)
+    run("dhns", options={"sampler": {"timesteps": 20}}, **named)
+    run("dhns", options={"sampler": {"timesteps": 30}}, **named)
+    run("dhns", **named)  # --set put the sampler's default back
+    run("mmrns", options={"sampler": {"candidates": 300, "beta": 2.0}}, **named)
+    table = comparison(store)
+    assert labels(table) == ["uniform", "mmrns (beta=2.0)", "dhns", "dhns (timesteps=30)", "dhns (timesteps=default)"]
+    assert "version 1. The protocol sets candidates=300 of mmrns, timesteps=20 of dhns. The model" in table.caption
+    assert "The protocol sets" not in comparison(store, where={"sampler": "uniform"}).caption
+
+
+@pytest.mark.parametrize("other", [{"name": "cpu-mm", "version": 2}, {"name": "mine"}])
+def test_what_another_protocol_sets_is_not_known(store, run, other):
+    run("dhns", options={"sampler": {"timesteps": 20}}, protocol=other)
+    assert labels(comparison(store)) == ["dhns (timesteps=20)"]
+
+
+def test_sizes_are_those_of_the_protocols_and_no_defaults():
+    from nsbench.config import protocol_names, read_protocol  # loads torch
+    from nsbench.registry import SAMPLERS
+
+    sizes = {name: read_protocol(name).get("sampler", {}) for name in protocol_names()}
+    assert sum(map(bool, sizes.values())) >= 2
+    for name, samplers in sizes.items():
+        version = read_protocol(name)["version"]
+        for sampler in ["uniform", *samplers]:
+            run = {"protocol": name, "protocol_version": version, "sampler": sampler}
+            assert grid.proposed(run) == samplers.get(sampler, {})
+            default = SAMPLERS.get(sampler).Options()
+            assert all(getattr(default, option) != value for option, value in samplers.get(sampler, {}).items())
+
+
 def test_features_of_one_name_must_be_the_same(store, run):
     run("uniform")
     run("dhns", features="names", modalities=["text"], feature_fingerprint="1" * 64)
@@ -252,6 +315,18 @@ def test_what_all_rows_share_stands_in_the_caption(store, run):
     assert "All rows: features=official:text, fusion=adamf" in table.caption
     assert "Protocol nsbench, version 1, changed: steps=100" in table.caption
     assert "mkg_y (released split, mkg0y000)" in table.caption
+
+
+def test_by_which_filters_the_runs_were_chosen_stands_in_the_caption(store, run):
+    run("uniform", seeds=range(3))
+    run("dhns", seeds=range(5), quality=2)
+    run("dhns", "rotate", seeds=range(5), quality=2)
+    assert "Runs chosen by" not in comparison(store).caption
+    assert "Runs chosen by kge=transe. Protocol" in comparison(store, where={"kge": "transe"}).caption
+    where = {"kge": ["transe"], "seed@dhns": [0, 1, 2]}
+    for layout in ("dhns4", "claims", "cost"):
+        said = comparison(store, layout=layout, where=where).caption
+        assert "Runs chosen by kge=transe, seed@dhns=0,1,2 (left out: 2 that differ from those shown by their seed" in said
 
 
 def test_missing_cells_are_a_dash(small_store):
@@ -325,7 +400,19 @@ MIXTURES = {
     "versions.sampler": {"versions": {"sampler": 2}},
     "versions.kge": {"versions": {"kge": 2}},
     "versions.fusion": {"versions": {"fusion": 2}},
+    "sources.sampler": {"sources": {"sampler": "e" * 64}},
+    "sources.kge": {"sources": {"kge": "e" * 64}},
+    "sources.fusion": {"sources": {"fusion": "e" * 64}},
+    "tuning.base": {"tuning": {"base": "cpu"}},
+    "tuning.budget": {"tuning": {"budget": 30}},
+    "tuning.backbone": {"tuning": {"backbone": "frozen"}},
+    "tuning.search": {"tuning": {"search": "random"}},
+    "tuning.seed": {"tuning": {"seed": 1}},
+    "tuning.fusion": {"tuning": {"fusion": "adamf"}},
+    "tuning.split": {"tuning": {"split": "clean"}},
+    "tuning.features": {"tuning": {"features": "names"}},
 }
+ALL_ROWS = ("protocol", "protocol_version", "protocol.steps", "changed.steps", "versions.fusion", "sources.fusion")
 
 
 @pytest.mark.fact(54)
@@ -343,8 +430,29 @@ def test_mixed_stores_are_refused_and_the_filter_that_is_named_helps(store, run,
     table = comparison(store, where=where)
     assert set(labels(table)) == {"uniform", "dhns"}
     assert cell(table, "dhns").record["seeds"] == "0 1"
-    if name not in ("protocol", "protocol_version", "protocol.steps", "changed.steps", "versions.fusion"):
+    if name not in ALL_ROWS and not name.startswith("tuning"):
         assert cell(table, "dhns", dataset="db15k", group="rotate").record["seeds"] == "0 1"
+
+
+def test_mixed_versions_of_an_auxiliary_loss_are_refused(store, run):
+    run("uniform")
+    run("dhns", aux={"diffusion": 1.0}, versions={"aux.diffusion": 1})
+    run("sans", aux={"diffusion": 1.0}, versions={"aux.diffusion": 1})
+    assert len(comparison(store).rows) == 3
+    run("kbgan", aux={"diffusion": 1.0}, versions={"aux.diffusion": 2})
+    with pytest.raises(Misuse, match=r"differ in versions.aux.diffusion of diffusion \(1 in 2 runs, 2 in 1 runs\)"):
+        comparison(store)
+
+
+def test_trials_of_several_lengths_are_refused(store, run):
+    tuning = {"base": "cpu", "budget": 4, "backbone": "frozen", "search": "random", "seed": 0, "fusion": "none",
+              "trials": 4, "failed": 0, "chosen": {}, "steps": 100}  # fmt: skip
+    run("uniform", tuning=tuning)
+    run("dhns", tuning={**tuning, "trials": 0, "steps": 300})  # that had no trials
+    assert len(comparison(store).rows) == 2
+    run("sans", tuning={**tuning, "steps": 200})
+    with pytest.raises(Misuse, match=r"differ in tuning.steps of mkg_y"):
+        comparison(store)
 
 
 def test_values_that_a_protocol_sets_per_cell_are_those_of_the_configuration():
@@ -423,6 +531,9 @@ def test_cost_layout(store, run):
     assert cell(table, "uniform", "sampler_seconds").value == "7.3"
     assert cell(table, "uniform", "peak_memory").value == "300"
     assert "MRR above" not in table.caption
+    run("nscaching", seeds=range(3), result={"cost": {"sampler_state": 5 * 2**19}})
+    table = comparison(store, layout="cost")
+    assert [cell(table, label, "sampler_state").value for label in ("uniform", "nscaching")] == ["-", "2.5"]
 
 
 def test_an_empty_store_says_what_to_run(store, run):
@@ -440,6 +551,62 @@ def test_damaged_runs_are_left_out_and_counted(store, run):
     table = comparison(store)
     assert labels(table) == ["uniform"]
     assert any(note == "Unfinished or damaged run folders, left out: 1." for note in table.notes)
+
+
+def fail(path, reason="out of memory"):
+    (path / "result.json").unlink()
+    (path / "ranks.npz").unlink()
+    (path / "failed.json").write_text(json.dumps({"reason": reason}))
+
+
+def test_a_sampler_all_of_whose_runs_failed_has_a_row_that_says_so(store, run):
+    run("uniform", seeds=range(2))
+    run("uniform", "rotate", seeds=range(2))
+    for path in run("dhns", seeds=range(2)):
+        fail(path)
+    for path in run("kbgan", "rotate", seeds=range(2)):
+        fail(path, "scores are not finite (nan or infinity): lower the learning rate")
+    for path in run("sans", seeds=range(2), protocol={"name": "other"}):
+        fail(path)
+    table = comparison(store)
+    assert [cell(table, "dhns", metric).value for metric in ("mrr", "hits@10")] == ["failed", "failed"]
+    diverged = cell(table, "kbgan", group="rotate")
+    assert (diverged.value, diverged.record["status"], diverged.record["failed"]) == ("diverged", "diverged", 2)
+    assert diverged.record["reason"].startswith("scores are not finite")
+    assert labels(table) == ["uniform", "dhns", "uniform", "kbgan"]
+    assert "0 of 2 runs of dhns (transe, mkg_y): 2 failed (out of memory)." in table.notes
+    assert "Unfinished or damaged run folders, left out: 2." in table.notes  # of another protocol
+    assert labels(comparison(store, where={"kge": "rotate", "kernels": "native"})) == ["uniform", "kbgan"]
+    assert labels(comparison(store, where={"sampler": "uniform", "kernels": "native"})) == ["uniform", "uniform"]
+    assert labels(comparison(store, where={"sampler": "uniform,dhns", "kge": "transe"})) == ["uniform", "dhns"]
+    with pytest.raises(Misuse, match="no complete run passes"):
+        comparison(store, where={"sampler": "dhns"})
+    claims = comparison(store, layout="claims", where={"kge": "rotate"})
+    assert [(row.label, row.cells[-2].value) for row in claims.rows] == [("kbgan", "diverged")]
+    assert all(word in write(table, "csv") for word in ("failed,2,out of memory", "diverged,2,scores"))
+
+
+def test_the_survivors_of_a_cell_are_neither_ranked_nor_tested(store, run):
+    run("uniform", seeds=range(5))
+    run("dhns", seeds=range(5), quality=2)
+    for path in run("kbgan", seeds=range(8), quality=3)[5:]:
+        fail(path)
+    table = comparison(store)
+    survivors = cell(table, "kbgan")
+    assert (survivors.spread.rpartition(" ")[2], survivors.marks, survivors.style) == ("(n=5)", (), "")
+    assert (survivors.record["status"], survivors.record["n"], survivors.record["failed"]) == ("partial", 5, 3)
+    assert "p" not in survivors.record
+    assert (cell(table, "dhns").style, cell(table, "dhns").marks) == ("best", ("▲",))
+    assert any(note.startswith("5 of 8 runs of kbgan (transe, mkg_y): 3 failed (out of memory)") for note in table.notes)
+    claims = {row.label: row.cells[-2].value for row in comparison(store, layout="claims").rows}
+    assert claims == {"dhns against uniform": "better", "kbgan against uniform": "not testable"}
+
+
+def test_a_failure_that_a_later_run_made_good_is_none(store, run):
+    run("uniform", seeds=range(2))
+    for path in run("uniform", seeds=range(2), versions={"sampler": 0}):
+        fail(path)
+    assert cell(comparison(store), "uniform").record["status"] == "ok"
 
 
 def test_unknown_names_are_refused(store, run):
@@ -470,6 +637,23 @@ def test_published_figures_stand_beside_ours_and_never_compete(store, run):
     assert all(row.cells[i].style == "" for row in table.rows if row.published for i in range(len(row.cells)))
     assert all("p" not in c.record and "mean" not in c.record for row in table.rows if row.published for c in row.cells)
     assert any("never tested" in note for note in table.notes)
+
+
+def test_a_published_figure_stands_once_under_the_row_that_is_most_like_it(store, run):
+    run("sans", options={"sampler": {"hops": 3}})
+    run("sans", fusion="adamf")
+    run("sans", variant="released", options={"sampler": {"mode": "rw"}})
+    run("sans")
+    run("mmrns", features="names", modalities=["text"], options={"sampler": {"beta": 3.0}})
+    run("mmrns", features="names", modalities=["text"], fusion="adamf", options={"sampler": {"beta": 3.0}})
+
+    def beneath():
+        rows = comparison(store, published=True).rows
+        return [above.label for above, row in itertools.pairwise(rows) if row.published and not above.published]
+
+    assert beneath() == ["sans", "mmrns (features=names:text, beta=3.0)"]
+    run("sans", variant="paper", options={"sampler": {"anchor": True}})
+    assert beneath() == ["sans (paper)", "mmrns (features=names:text, beta=3.0)"]
 
 
 def test_published_figures_outside_the_prediction_interval_are_flagged(store, run):
@@ -603,7 +787,8 @@ def test_terminal_shows_one_grid_per_dataset_where_one_is_too_wide(small_store):
 
 
 def test_diagnostics_layout_says_what_was_measured_and_judges_nothing(run, store):
-    measured = {"step": 0, "hardness": 0.5, "false_negatives_known": 0.0012, "entropy": 0.981}
+    measured = {"step": 0, "hardness": 0.5, "false_negatives_known": 0.0012, "entropy": 0.981, "distinct": 0.3425,
+                "margin_gap": 1.235}  # fmt: skip
     for seed, hardness in ((0, 0.71), (1, 0.73)):
         end = {**measured, "hardness": hardness}
         run("nscaching", seeds=(seed,), result={"diagnostics": {"sampler": {}, "start": measured, "end": end}})
@@ -611,10 +796,11 @@ def test_diagnostics_layout_says_what_was_measured_and_judges_nothing(run, store
     run("ns_kge", seeds=(0, 1))
     made = comparison(store, layout="diagnostics")
     headers = [column.metric.header for column in made.columns]
-    assert headers == ["FN known", "hardness, start", "hardness, end", "entropy"]  # no column that is empty everywhere
+    assert headers == ["FN known", "hardness, start", "hardness, end", "margin gap", "entropy",
+                       "distinct"]  # no column that is empty everywhere
     rows = {row.label: [cell.value for cell in row.cells] for row in made.rows}
-    assert rows["nscaching"] == ["0.12", "50.0", "72.0", "98.1"]
-    assert rows["uniform"] == ["0.12", "50.0", "50.0", "98.1"]
+    assert rows["nscaching"] == ["0.12", "50.0", "72.0", "1.24", "98.1", "34.3"]
+    assert rows["uniform"] == ["0.12", "50.0", "50.0", "1.24", "98.1", "34.3"]
     assert set(next(cells for label, cells in rows.items() if label.startswith("ns_kge"))) == {"-"}
     assert not any(cell.style or cell.marks for row in made.rows for cell in row.cells)
     for form in FORMS:
