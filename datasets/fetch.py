@@ -21,6 +21,7 @@ from nsbench.datasets.atomic import replacing
 from nsbench.datasets.places import PublicFile, Source
 from nsbench.datasets.reading import read_identifiers
 from nsbench.errors import Misuse
+from nsbench.registry import suggest
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -33,6 +34,10 @@ _LONGEST_LIST = 1 << 24  # bytes; lists of names are below one million
 _PATIENCE = 30.0  # seconds without an answer
 
 
+class Unfetched(Misuse):
+    """A file cannot be had, which is no fault of the command."""
+
+
 class _Unavailable(Exception):
     """A source could not give a file; the text says why."""
 
@@ -43,11 +48,12 @@ def fetch(
     """Bring a public dataset's triples, names and official features to its folder, which is returned.
 
     Files that are there and verify are left alone; others are replaced, each in one piece. The progress counts verified
-    files, not the short lists of names. Raises Misuse when a file cannot be had: missing, truncated or altered at its
+    files, not the short lists of names. Raises Unfetched when a file cannot be had: missing, truncated or altered at its
     source, no network, no room.
     """
     if dataset not in places.FOLDERS:
-        raise Misuse(f"'{dataset}' cannot be fetched; the public datasets are {', '.join(places.FOLDERS)}")
+        near = suggest(dataset, places.FOLDERS) or f"; the public datasets are {', '.join(places.FOLDERS)}"
+        raise Misuse(f"'{dataset}' cannot be fetched{near}")
     stem, target = places.FOLDERS[dataset], places.place(dataset).writable
     mirror = mirror or os.environ.get("NSBENCH_MIRROR") or None
     wanted = places.triple_files(stem) if {"triples", "names"} & set(parts) else []  # names come from the identifiers
@@ -70,7 +76,7 @@ def fetch(
             _derive(file, stem, target, mirror)
     except _Unavailable as error:
         still = ", ".join(file.name for file in missing + unnamed if not file.is_at(target / file.name))
-        raise Misuse(
+        raise Unfetched(
             f"cannot fetch {dataset}: {error}; place {still} in {target} by hand, or set NSBENCH_DATA to a folder that "
             f"holds {stem}/, or NSBENCH_MIRROR to another copy"
         ) from error

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nsbench.errors import Misuse
-from nsbench.registry import suggest
+from nsbench.registry import DATASETS, suggest
 
 FOLDERS = {"mkg_y": "MKG-Y", "mkg_w": "MKG-W", "db15k": "DB15K"}
 TRIPLE_FILES = ("entity2id.txt", "relation2id.txt", "train2id.txt", "valid2id.txt", "test2id.txt")
@@ -126,6 +126,8 @@ def place(dataset: str | Path) -> Place:
         if os.sep in str(dataset):
             raise Misuse(f"there is no folder {dataset}; give the folder of a dataset, or one of {', '.join(FOLDERS)}")
         fix = suggest(str(dataset), FOLDERS) or f"; give a folder, or one of {', '.join(FOLDERS)}"
+        if (name := str(dataset).partition(":")[0]) in DATASETS.names():
+            raise Misuse(f"{name} is generated, so there are no files of it; give a folder, or one of {', '.join(FOLDERS)}")
         raise Misuse(f"no dataset in files is called '{dataset}'{fix}")
     stem = path.resolve().name
     return Place(stem, stem, (path,), path, public=False)

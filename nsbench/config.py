@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -14,11 +15,12 @@ from typing import Any
 
 from nsbench.contracts import Dataset, Need, Objective, missing_needs
 from nsbench.errors import Misuse
-from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS, Range, build_options, option, suggest
+from nsbench.registry import AUXILIARIES, DATASETS, FUSIONS, MODELS, SAMPLERS, Range, build_options, option, suggest
 
 PER_CELL = (  # may depend on model and dataset
     "margin", "regularizer", "temperature", "width", "batch", "negatives", "learning_rate", "steps", "validate_every",
 )  # fmt: skip
+MOST_SEEDS = 10_000  # of a cell; whoever asks for more has mistaken a seed for their number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +170,8 @@ def configure(sampler: str, kge: str, dataset: str, *, protocol: str = "nsbench"
     model, fuse = MODELS.get(kge), FUSIONS.get(fusion)
     if seed < 0:
         raise Misuse(f"the seed must be at least 0, not {seed}")
+    if seed >= 2**63:  # tables keep it in 64 bits
+        raise Misuse(f"the seed must be below 2^63, not {seed}")
 
     variant = groups["sampler"].pop("variant", "recommended")
     presets = {"recommended": {}, **component.variants}
@@ -286,6 +290,7 @@ def study_key(sampler: str, kge: str, dataset: str) -> str:
     return f"{sampler}/{kge}/{dataset}"
 
 
+@functools.cache
 def protocol_names() -> list[str]:
     folder = resources.files("nsbench") / "protocols"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
@@ -304,15 +309,23 @@ def _read(name: str) -> str:
     if name not in protocol_names():
         near = suggest(name, protocol_names()) or f"; there are {', '.join(protocol_names())}"
         raise Misuse(f"unknown protocol '{name}'{near}")
+    return _shipped(name)
+
+
+@functools.cache
+def _shipped(name: str) -> str:
+    """A campaign asks for its protocol at every run."""
     return (resources.files("nsbench") / "protocols" / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def read_protocol(name: str, _extended: tuple[str, ...] = ()) -> dict[str, Any]:
     """The values of a protocol in the package, or of a TOML file, over those that it extends."""
     try:
-        values = tomllib.loads(_read(name))
-    except tomllib.TOMLDecodeError as error:
+        values = dict(_parsed(_read(name)))
+    except ValueError as error:  # no TOML, or no text
         raise Misuse(f"protocol {name} is not TOML: {error}") from None
+    if name.endswith(".toml"):
+        _check_file(name, values)
     base = values.pop("extends", None)
     if base is None:
         return values
@@ -323,6 +336,48 @@ def read_protocol(name: str, _extended: tuple[str, ...] = ()) -> dict[str, Any]:
     inherited = read_protocol(base, (*_extended, name))
     tables = {key: {**_table(inherited.get(key)), **value} for key, value in values.items() if isinstance(value, dict)}
     return {**inherited, **values, **tables}
+
+
+_parsed = functools.lru_cache(maxsize=32)(tomllib.loads)  # for a campaign, too
+
+
+def _check_file(name: str, values: Mapping[str, Any]) -> None:
+    """Misuse for what would be read over in a protocol file: a table for a cell or a sampler that there is not."""
+    if "grid" in values:
+        raise Misuse(f"{name} is a sweep and no protocol; run it with nsbench sweep {name}")
+    if not values:
+        raise Misuse(f'protocol {name} is empty; begin it with extends = "nsbench" and add what differs')
+    if not isinstance(values.get("extends", ""), str):
+        raise Misuse(f"protocol {name}: extends names another protocol, as extends = \"nsbench\", not {values['extends']!r}")
+    if not isinstance(values.get("tuning", {}), Mapping):
+        raise Misuse(f"protocol {name}: tuning is a table that nsbench tune writes, not {values['tuning']!r}; leave it out")
+    cells = ["default", *MODELS.names(), *DATASETS.names()]
+    cells += [f"{kge}/{dataset}" for kge in MODELS.names() for dataset in DATASETS.names()]
+    for key in PER_CELL:
+        table = values.get(key)
+        for cell in table if isinstance(table, Mapping) else ():
+            if not _is_cell(cell):
+                near = suggest(cell, cells) or "; name a model, a dataset, MODEL/DATASET or default"
+                raise Misuse(f"protocol {name}: [{key}] is for '{cell}', which is not there{near} (nsbench list)")
+    tables = values.get("sampler", {})
+    for sampler, options in tables.items() if isinstance(tables, Mapping) else [("NAME", tables)]:
+        if not isinstance(options, Mapping):
+            raise Misuse(f"protocol {name}: options of a sampler are a table [sampler.{sampler}], not {options!r}")
+        if ".py:" not in sampler and sampler not in SAMPLERS.names():
+            near = suggest(sampler, SAMPLERS.names())
+            raise Misuse(f"protocol {name}: [sampler.{sampler}] is of no sampler{near} (nsbench list)")
+
+
+def _is_cell(key: str) -> bool:
+    """Whether a per-cell table may name it: default, a model, a dataset or MODEL/DATASET; files and folders pass."""
+    first, slash, rest = key.partition("/")
+    if ".py:" in key or first in ("", ".", "..", "~") or Path(key).is_dir():
+        return True
+    if not slash:
+        return key == "default" or key in MODELS.names() or key.partition(":")[0] in DATASETS.names()
+    if first in MODELS.names():
+        return rest not in ("default", *MODELS.names()) and _is_cell(rest)
+    return rest.partition(":")[0] not in DATASETS.names()  # a folder elsewhere; else a misspelt model
 
 
 def _table(value: Any) -> dict[str, Any]:

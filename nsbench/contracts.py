@@ -196,6 +196,12 @@ class Negatives:
         if self.delta is not None and self.ids is None:
             raise ValueError("delta belongs to ids")
 
+    def check_range(self, entities: int) -> None:
+        """ValueError where an id is none of the entities'. Reads values, which waits for the device."""
+        for ids in [self.ids] if self.ids is not None else list((self.view_ids or {}).values()):
+            if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < entities:
+                raise ValueError(f"ids reach from {int(ids.min())} to {int(ids.max())}, entities from 0 to {entities - 1}")
+
     @property
     def shape(self) -> tuple[int, ...]:
         """(B, K)."""
@@ -221,6 +227,24 @@ class Negatives:
         if found:
             found[0][1].logical_or_(~torch.stack([new for _, new in found]).any(0))
         return found
+
+
+def blocks_of(drawn: Any, batch: int, negatives: int) -> list[Negatives]:
+    """What `sample` returned, as a list. ValueError, in plain words, where it breaks the contract; reads shapes only."""
+    blocks = [drawn] if isinstance(drawn, Negatives) else drawn
+    if not isinstance(blocks, list) or not blocks or not all(isinstance(block, Negatives) for block in blocks):
+        raise ValueError(f"sample must return a Negatives, or a list of at least one, not {_shown(drawn)}")
+    for block in blocks:
+        block.check(batch)
+    if all(block.shape[1] != negatives for block in blocks):
+        widths = " and ".join(str(block.shape[1]) for block in blocks)
+        raise ValueError(f"no block holds the K = {negatives} negatives per positive that every sampler is granted, "
+                         f"but {widths}")  # fmt: skip
+    return blocks
+
+
+def _shown(drawn: Any) -> str:
+    return "an empty list" if drawn == [] else "None" if drawn is None else f"a {type(drawn).__name__}"
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ The model is the one that was tested, the sampler's state that of the last step;
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,26 +135,41 @@ def find_run(store: Path, name: str) -> Path:
 
 def _restored(folder: Path, name: str | None) -> tuple[Trainer, Dataset]:
     """The trainer of a finished run as it was tested, and its data."""
-    record: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    with _read(folder / "config.json"):
+        record: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = from_record(record)
     if not (folder / "model.safetensors").exists():
         raise Misuse(f"{folder} has no saved model; run it again into another store with --save-model")
-    config = from_record(record)
     data = load_dataset(name or config.dataset, split=config.split, features=config.features)
     here = config.record(data)
-    if here["fingerprint"] != record["fingerprint"]:
+    if here["fingerprint"] != record.get("fingerprint"):
         raise Misuse(f"{folder} was trained on other data than {data.name} is here; give --dataset")
     for part, what in (("feature_fingerprint", "features"), ("versions", "versions of its parts"), ("sources", "code")):
-        if here[part] != record[part]:
+        if here[part] != record.get(part):
             raise Misuse(f"{folder} was made with other {what} than are here; run it again into another store")
     trainer = Trainer(config, data)
     if not isinstance(trainer.sampler, Sampler):
         raise Misuse(f"{config.sampler} is an objective and draws no negatives; inspect the run of a sampler")
-    tensors = load_file(folder / "model.safetensors")
-    trainer.kge.restore({key: x for key, x in tensors.items() if not key.startswith("fusion.")})
-    trainer.fusion.load_state_dict({key[7:]: x for key, x in tensors.items() if key.startswith("fusion.")})
-    trainer.sampler.load_state_dict(load_file(folder / "sampler.safetensors"), strict=False)
-    trainer.step_count = RunFolder(folder).result()["cost"]["steps"]
+    with _read(folder / "model.safetensors"):
+        tensors = load_file(folder / "model.safetensors")
+        trainer.kge.restore({key: x for key, x in tensors.items() if not key.startswith("fusion.")})
+        trainer.fusion.load_state_dict({key[7:]: x for key, x in tensors.items() if key.startswith("fusion.")})
+    with _read(folder / "sampler.safetensors"):
+        trainer.sampler.load_state_dict(load_file(folder / "sampler.safetensors"), strict=False)
+    with _read(folder / "result.json"):
+        trainer.step_count = RunFolder(folder).result()["cost"]["steps"]
     return trainer, data
+
+
+@contextlib.contextmanager
+def _read(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with the content of a file of the run is the file's fault. Misuse that names it."""
+    try:
+        yield
+    except Misuse:
+        raise
+    except Exception:
+        raise Misuse(f"{path} is damaged or missing; run it again into another store with --save-model") from None
 
 
 def _positives(trainer: Trainer, data: Dataset, kept: int, r: int, asks_head: bool) -> Positives:
@@ -187,8 +203,10 @@ def _facts(data: Dataset, kept: int, r: int, asks_head: bool) -> dict[int, str]:
 
 def _index(name: str, names: Sequence[str], kind: str) -> int:
     """The id of a name; `#7` is number 7. A relation may go by what follows its last / or #."""
-    if name.startswith("#") and name[1:].isdigit() and int(name[1:]) < len(names):
-        return int(name[1:])
+    if name.startswith("#") and name[1:].isdecimal():
+        if int(name[1:]) < len(names):
+            return int(name[1:])
+        raise Misuse(f"there is no {kind} {name}; they are numbered from #0 to #{len(names) - 1}")
     for form in (str, str.casefold, lambda text: text.replace("#", "/").rpartition("/")[2].casefold()):
         found = [i for i, known in enumerate(names) if form(known) == form(name)]
         if len(found) == 1:

@@ -57,6 +57,10 @@ class Registry:
         """The component called `name`, or given as `path/to/file.py:Class`."""
         if ".py:" in name:
             return self._from_file(name)
+        if name.endswith(".py"):
+            classes = [key for key, value in vars(self._module(name, name)).items() if self.accepts(value) and
+                       str(getattr(value, "__module__", "")).startswith("nsbench_file_")]  # fmt: skip
+            raise Misuse(f"name the {self.kind}'s class too: {name}:{classes[0] if classes else 'Class'}")
         if name not in self._found:
             self._load_all()
         if name in self._found:
@@ -87,6 +91,20 @@ class Registry:
         if not self.accepts(component):
             raise Misuse(f"{self.kind} '{name}' must be a subclass of nsbench.contracts.{' or '.join(self.bases)}")
 
+    def _check_declared(self, name: str, component: Any) -> None:
+        """Misuse for a class from elsewhere whose attributes nothing could work with."""
+        needs = list(importlib.import_module("nsbench.contracts").Need)
+        version, options = getattr(component, "version", 1), getattr(component, "Options", None)
+        if type(version) is not int or version < 1:
+            raise Misuse(f"{self.kind} '{name}': version must be a whole number of at least 1, not {version!r}")
+        if self.bases and not (inspect.isclass(options) and dataclasses.is_dataclass(options)):
+            raise Misuse(f"{self.kind} '{name}': Options must be a frozen dataclass of nsbench.registry.option fields")
+        for attribute in ("requires", "provides"):
+            named = getattr(component, attribute, ())
+            if isinstance(named, str) or any(need not in needs for need in named):
+                have = ", ".join(need.name for need in needs)
+                raise Misuse(f"{self.kind} '{name}': {attribute} must be a frozenset of nsbench.contracts.Need ({have})")
+
     def _load_all(self) -> None:
         if self._complete:
             return
@@ -107,6 +125,7 @@ class Registry:
             if any(kind.package == self.package and kind.accepts(component) for kind in siblings):
                 return  # models and fusions share a group
             self._check(entry.name, component)
+            self._check_declared(entry.name, component)
         except Exception as error:
             package = entry.dist.name if entry.dist else "a package"
             reason = str(error) if isinstance(error, Misuse) else f"{type(error).__name__}: {error}"
@@ -116,6 +135,17 @@ class Registry:
 
     def _from_file(self, name: str) -> Any:
         file, _, attribute = name.rpartition(":")
+        module = self._module(file, name)
+        component = getattr(module, attribute, None)
+        if component is None:
+            raise Misuse(f"{file} defines no '{attribute}'{suggest(attribute, vars(module)) or '; name one of its classes'}")
+        self._check(name, component)
+        self._check_declared(name, component)
+        component.nsbench_file = str(Path(file).resolve())
+        return component
+
+    def _module(self, file: str, name: str) -> types.ModuleType:
+        """A file that a user named, executed."""
         path = Path(file)
         if not path.is_file():
             raise Misuse(f"no file {file} for {self.kind} '{name}'; give a path as ./mine.py:Class")
@@ -131,13 +161,7 @@ class Registry:
             except Exception as error:
                 del sys.modules[module_name]
                 raise Misuse(f"{file} cannot be loaded ({type(error).__name__}: {error}); mend the file") from error
-        module = sys.modules[module_name]
-        component = getattr(module, attribute, None)
-        if component is None:
-            raise Misuse(f"{file} defines no '{attribute}'{suggest(attribute, vars(module)) or '; name one of its classes'}")
-        self._check(name, component)
-        component.nsbench_file = str(path.resolve())
-        return component
+        return sys.modules[module_name]
 
 
 SAMPLERS = Registry("sampler", "nsbench.samplers", "Sampler", "Objective")

@@ -35,9 +35,12 @@ class RunFolder:
 
     def result(self) -> dict[str, Any]:
         try:
-            return json.loads((self.path / "result.json").read_text())
-        except ValueError:
-            raise Misuse(f"{self.path / 'result.json'} is damaged; delete {self.path} and repeat the command") from None
+            found = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            found = None
+        if not isinstance(found, dict):
+            raise Misuse(f"{self.path / 'result.json'} is damaged; delete {self.path} and repeat the command")
+        return found
 
     def tidy(self) -> None:
         """Remove what a process left that was killed after it had written the result."""
@@ -93,7 +96,8 @@ class RunFolder:
 
     def record_failure(self, error: BaseException) -> RunFailed:
         """Write failed.json, and return its reason as an error. Busy where somebody works on the run."""
-        failure = error if isinstance(error, RunFailed) else RunFailed(sentence(error, f"see {self.path / 'failed.json'}"))
+        hint = "; ".join([*getattr(error, "__notes__", ()), f"see {self.path / 'failed.json'}"])
+        failure = error if isinstance(error, RunFailed) else RunFailed(sentence(error, hint))
         record = {
             "reason": str(failure),
             "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

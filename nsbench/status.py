@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from nsbench import claim
 from nsbench.display import duration
+from nsbench.errors import Misuse
 from nsbench.runfolder import RunFolder
 
 KINDS = ("done", "running", "failed", "begun", "missing")
@@ -24,19 +25,30 @@ class State(NamedTuple):
 
 def state(folder: RunFolder) -> State:
     if folder.complete:
+        try:
+            folder.result()
+        except Misuse as damaged:
+            return State("failed", str(damaged))
         return State("done")
-    if (held := claim.holder(folder.path)) is not None:
-        progress = held.progress
-        text, left = str(held), None
-        if progress.get("stage") == "training":
-            left = progress["seconds_left"]
-            text += f", step {progress['step']}/{progress['steps']}, {duration(left)} left"
-        elif "stage" in progress:
-            text += f", {progress['stage']}"
-        return State("running", text, left)
+    try:
+        if (held := claim.holder(folder.path)) is not None:
+            return _running(held)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):  # no file, or not what nsbench writes
+        return State("failed", f"its claim is damaged; delete {folder.path / 'claim'} and repeat the command")
     if (reason := folder.failure()) is not None:
         return State("failed", reason)
     return State("begun" if (folder.path / "checkpoint.pt").exists() else "missing")
+
+
+def _running(held: claim.Holder) -> State:
+    progress = held.progress
+    text, left = str(held), None
+    if progress.get("stage") == "training":
+        left = progress["seconds_left"]
+        text += f", step {progress['step']}/{progress['steps']}, {duration(left)} left"
+    elif "stage" in progress:
+        text += f", {progress['stage']}"
+    return State("running", text, left)
 
 
 def summary(states: Iterable[State]) -> str:
@@ -58,7 +70,9 @@ def lines(folders: Iterable[tuple[RunFolder, State]]) -> list[str]:
 
 
 def of_store(store: Path) -> list[RunFolder]:
-    """The run folders that are there."""
+    """The run folders that are there. Misuse where none is."""
     from nsbench.results.store import folders
 
-    return [RunFolder(store / name) for name in folders(store)]
+    if not (names := folders(store)):
+        raise Misuse(f"no run in {store}; start with nsbench run, or name another store with --runs")
+    return [RunFolder(store / name) for name in names]

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from nsbench.campaign import plan
-from nsbench.config import Config
+from nsbench.config import MOST_SEEDS, Config, Protocol, read_protocol
 from nsbench.errors import Misuse
 from nsbench.registry import suggest
 
@@ -45,7 +45,7 @@ def read(name: str) -> list[Config]:
     if unknown:
         raise Misuse(f"{name}: unknown key '{unknown[0]}'{suggest(unknown[0], [*SHARED, 'grid'])}")
     blocks = found.get("grid")
-    if not isinstance(blocks, list) or not blocks:
+    if not isinstance(blocks, list) or not blocks or not all(isinstance(block, dict) for block in blocks):
         raise Misuse(f"{name} has no [[grid]] block; it names the samplers, models and datasets to run")
     shared = {key: found[key] for key in SHARED if key in found}
     configs: dict[str, Config] = {}
@@ -60,14 +60,14 @@ def content(name: str) -> dict[str, Any]:
     if name.endswith(".toml"):
         if not Path(name).is_file():
             raise Misuse(f"no sweep file {name}; give the path of a TOML file, or one of {', '.join(names())}")
-        text = Path(name).read_text(encoding="utf-8")
+        file: Any = Path(name)
     elif name in names():
-        text = (resources.files("nsbench") / "sweeps" / f"{name}.toml").read_text(encoding="utf-8")
+        file = resources.files("nsbench") / "sweeps" / f"{name}.toml"
     else:
         raise Misuse(f"unknown sweep '{name}'{suggest(name, names())}; give a TOML file, or one of {', '.join(names())}")
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # no TOML, or no text
         raise Misuse(f"sweep {name} is not TOML: {error}") from None
 
 
@@ -80,18 +80,24 @@ def _block(name: str, block: dict[str, Any]) -> list[Config]:
     if missing:
         raise Misuse(f"{name}: a [[grid]] names no {missing[0]}; add {missing[0]} = [\"...\"]")
     lists = {key: _texts(name, key, block.get(key, {"fusion": "none", "aux": "", "change": ""}.get(key))) for key in FACTORS}
-    seeds = block.get("seeds")
-    if isinstance(seeds, int):
-        seeds = list(range(seeds))
-    if seeds is not None and not (isinstance(seeds, list) and seeds and all(isinstance(s, int) for s in seeds)):
-        raise Misuse(f"{name}: seeds is a number (5 means 0 to 4) or a list of numbers, not {block['seeds']!r}")
+    empty = [key for key in FACTORS if not lists[key]]
+    if empty:
+        raise Misuse(f"{name}: {empty[0]} is an empty list, which makes no run; fill it or leave it out")
+    given: dict[str, Any] = {"protocol": "nsbench", "split": None, "features": "auto"}
+    for key in given.keys() & block.keys():
+        if not isinstance(block[key], str):
+            raise Misuse(f"{name}: {key} is a text, not {block[key]!r}")
+        given[key] = block[key]
+    asked = block.get("seeds", read_protocol(given["protocol"]).get("seeds", Protocol.seeds))
+    seeds = range(asked) if type(asked) is int else asked  # true is no number
+    if not (isinstance(seeds, list | range) and 0 < len(seeds) <= MOST_SEEDS and all(type(s) is int for s in seeds)):
+        raise Misuse(f"{name}: seeds is a number up to {MOST_SEEDS} (5 means 0 to 4) or a list of numbers, not {asked!r}")
     settings = _texts(name, "set", block.get("set", []))
     configs = []
     for fusion, aux, change in itertools.product(lists["fusion"], lists["aux"], lists["change"]):
         added = [f"aux.{part}" for part in _parts(aux)] + _parts(change)
-        configs += plan(lists["sampler"], lists["kge"], lists["dataset"], seeds, protocol=block.get("protocol", "nsbench"),
-                        fusion=fusion, settings=[*settings, *added], split=block.get("split"),
-                        features=block.get("features", "auto"))  # fmt: skip
+        configs += plan(lists["sampler"], lists["kge"], lists["dataset"], seeds, fusion=fusion,
+                        settings=[*settings, *added], **given)
     return configs
 
 

@@ -22,11 +22,8 @@ import math
 import pickle
 import random
 import re
-import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,13 +32,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nsbench.config import Config, check_features, configure
-from nsbench.contracts import Dataset, Need, Negatives, Objective, Positives
+from nsbench.contracts import Dataset, Need, Negatives, Objective, Positives, blocks_of
 from nsbench.errors import Misuse
 from nsbench.evaluation import Ranking
 from nsbench.kge.transe import TransE
 from nsbench.registry import MODELS, SAMPLERS, Registry, build_options
 from nsbench.runner import pick_device
-from nsbench.trainer import Trainer, generator
+from nsbench.trainer import Trainer, generator, place_of
 from nsbench.view import View
 
 STEPS = 80  # of the long run; the others take ten
@@ -248,10 +245,8 @@ def said(error: Exception, component: type) -> str:
     """An exception in one line, with the last place in the component's own file that it came through."""
     if isinstance(error, Misuse | Broken):
         return str(error)
-    file = getattr(sys.modules.get(component.__module__), "__file__", None)
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    where = f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+    place = place_of(error, component)
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{f' ({place})' if place else ''}"
 
 
 class Report:
@@ -354,8 +349,7 @@ class Watch:
         """The sampler's `sample`, watched."""
         with self._model_untouched("sample"):
             drawn = self._sample(positives, view)
-        blocks = [drawn] if isinstance(drawn, Negatives) else drawn
-        self._check_blocks(blocks, positives)
+        blocks = self._checked_blocks(drawn, positives)
         for block in blocks:
             self._check_values(block, positives, view)
         self.steps.append(Step(_copy(positives), [_copy(block) for block in blocks]))
@@ -394,25 +388,21 @@ class Watch:
         self.steps.append(Step(_copy(positives), loss=loss.detach().clone()))
         return loss
 
-    def _check_blocks(self, blocks: Any, positives: Positives) -> None:
+    def _checked_blocks(self, drawn: Any, positives: Positives) -> list[Negatives]:
         """Shapes, device and range: whatever would make the scoring crash."""
-        if not isinstance(blocks, list) or not blocks or not all(isinstance(b, Negatives) for b in blocks):
-            raise Broken("shapes", "sample must return a Negatives, or a list of at least one")
+        try:
+            blocks = blocks_of(drawn, len(positives), self.trainer.setting.negatives)
+        except ValueError as error:
+            raise Broken("shapes", str(error)) from None
         for block in blocks:
             for name, x in _tensors(block).items():
                 if x.device.type != self.trainer.device.type:
                     raise Broken("device", f"{name} is on {x.device}, not on {self.trainer.device}; make it on view.device")
             try:
-                block.check(len(positives))
+                block.check_range(self.trainer.graph.num_entities)
             except ValueError as error:
-                raise Broken("shapes", str(error)) from None
-            n = self.trainer.graph.num_entities
-            for ids in _ids(block):
-                if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < n:
-                    raise Broken("range", f"ids reach from {int(ids.min())} to {int(ids.max())}, entities from 0 to {n - 1}")
-        k = self.trainer.setting.negatives
-        if all(block.shape[1] != k for block in blocks):
-            raise Broken("shapes", f"no block holds the K = {k} negatives per positive that every sampler is granted")
+                raise Broken("range", str(error)) from None
+        return blocks
 
     def _check_values(self, block: Negatives, positives: Positives, view: View) -> None:
         for name, x in _tensors(block).items():

@@ -1,8 +1,9 @@
 """Trains one model with one sampler. Knows no sampler, model or dataset by name.
 
 A step never waits for the device: everything it needs lies there, and what people want to read (loss, seconds) is read
-between steps. Streams of random numbers, each derived from the seed, keep initial values, batch order, sampler and
-auxiliary losses apart, so that two samplers under one seed start from the same model and see the same positives.
+between steps; the first alone looks at what the sampler drew. Streams of random numbers, each derived from the seed, keep
+initial values, batch order, sampler and auxiliary losses apart, so that two samplers under one seed start from the same
+model and see the same positives.
 """
 
 from __future__ import annotations
@@ -10,21 +11,27 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import sys
 import time
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nsbench.config import Config
-from nsbench.contracts import Dataset, Need, Negatives, Objective, Positives, Sampler, Setting
+from nsbench.contracts import Dataset, Need, Negatives, Objective, Positives, Sampler, Setting, blocks_of
+from nsbench.errors import Misuse, RunFailed
 from nsbench.graph import TrainGraph
 from nsbench.losses import block_loss, importance_of
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS
 from nsbench.regularizers import add_gradient
 from nsbench.scoring import Scoring
 from nsbench.view import View
+
+FEW = 16  # positives that by chance may all have no valid negative
 
 
 class Trainer:
@@ -55,7 +62,7 @@ class Trainer:
             self.auxiliaries = nn.ModuleDict({
                 name: AUXILIARIES.get(name)(self.setting, config.aux_options[name]) for name in config.aux
             }).to(self.device)
-            self.sampler = SAMPLERS.get(config.sampler)(self.setting, config.sampler_options).to(self.device)
+            self.sampler = self._made().to(self.device)
 
         groups = [{"params": [*self.kge.parameters(), *self.fusion.parameters()], "lr": protocol.learning_rate}]
         if isinstance(self.sampler, Objective) and list(self.sampler.parameters()):
@@ -87,22 +94,36 @@ class Trainer:
         self.auxiliary_rng = generator(config.seed, "auxiliaries", self.device)
         self._order: tuple[int, Tensor] | None = None
 
+    def _made(self) -> Sampler | Objective:
+        """The sampler. Misuse for a class that keeps too little of the contract to be used at all."""
+        self._component = component = SAMPLERS.get(self.config.sampler)
+        with self._noted():
+            made = component(self.setting, self.config.sampler_options)
+        if "_modules" not in vars(made):
+            raise Misuse(self._blamed("its __init__ does not begin with super().__init__(setting, options)",
+                                      component.__init__))  # fmt: skip
+        for base, method in ((Sampler, "sample"), (Objective, "loss")):
+            if getattr(getattr(made, method, None), "__func__", None) is getattr(base, method):
+                raise Misuse(self._blamed(f"it has no method '{method}'; write one, as nsbench new-sampler shows"))
+        return made
+
     def pretrain(self) -> None:
         """The sampler's own preparation, once, charged to it."""
         if isinstance(self.sampler, Sampler):
-            with self.sampler_clock:
+            with self.sampler_clock, self._noted():
                 self.sampler.pretrain(self.view)
 
     def step(self) -> None:
         """One batch: sample, loss, backward and optimiser steps as the sampler's `coupled` and `phase` say."""
-        positives = self._next_positives()
         scoring = Scoring(self.kge, self.fusion, self.graph)
         self._set_learning_rate()
-        if isinstance(self.sampler, Objective):
-            loss = self.sampler.loss(positives, scoring, self._view(scoring, live=True))
-            self._model_step(loss, positives, scoring)
-        else:
-            self._sampled_step(self.sampler, positives, scoring)
+        with self._noted():
+            positives = self._next_positives()
+            if isinstance(self.sampler, Objective):
+                loss = self.sampler.loss(positives, scoring, self._view(scoring, live=True))
+                self._model_step(loss, positives, scoring)
+            else:
+                self._sampled_step(self.sampler, positives, scoring)
         self.step_count += 1
 
     def draw(self, positives: Positives, rng: torch.Generator) -> list[Negatives]:
@@ -111,17 +132,15 @@ class Trainer:
         live = Need.LIVE in self.sampler.requires
         scoring = Scoring(self.kge, self.fusion, self.graph, live)
         view = dataclasses.replace(self.view, step=self.step_count, epoch=self.epoch, scoring=scoring, rng=rng)
-        drawn = self.sampler.sample(positives, view)
-        return [drawn] if isinstance(drawn, Negatives) else drawn
+        with self._noted():
+            return self._checked(self.sampler.sample(positives, view), positives)
 
     def _sampled_step(self, sampler: Sampler, positives: Positives, scoring: Scoring) -> None:
         view = self._view(scoring, live=Need.LIVE in sampler.requires)
         with self.sampler_clock:
             drawn = sampler.sample(positives, view)
             phase = sampler.phase(view)
-        blocks = [drawn] if isinstance(drawn, Negatives) else drawn
-        for block in blocks:
-            block.check(len(positives))
+        blocks = self._checked(drawn, positives)
         importance = None if self.importance is None else self.importance[positives.rows]
         with torch.set_grad_enabled(phase != "sampler"):
             scores = [scoring.block(positives, block) for block in blocks]
@@ -152,6 +171,37 @@ class Trainer:
             with self.sampler_clock:
                 self.sampler_adam.step()
                 self.sampler_adam.zero_grad(set_to_none=True)
+
+    def _checked(self, drawn: Any, positives: Positives) -> list[Negatives]:
+        """The blocks in what `sample` returned. RunFailed where they break the contract, as far as shapes tell."""
+        try:
+            blocks = blocks_of(drawn, len(positives), self.protocol.negatives)
+            if self.step_count == 0:
+                for block in blocks:
+                    block.check_range(self.graph.num_entities)
+                if len(positives) > FEW and not any(block.valid is None or block.valid.any() for block in blocks):
+                    raise ValueError("no negative of the first batch is valid, and a model learns nothing without")
+        except (ValueError, TypeError, AttributeError) as error:
+            kind = "" if isinstance(error, ValueError) else f"what sample returns cannot be read, {type(error).__name__}: "
+            raise RunFailed(self._blamed(f"{kind}{error}", self._component.sample)) from error
+        return blocks
+
+    def _blamed(self, words: str, method: Any = None) -> str:
+        """What is wrong with the sampler, in a sentence that says where its method stands."""
+        name, code = self.config.sampler, getattr(method, "__code__", None)
+        place = f"{Path(code.co_filename).name}, line {code.co_firstlineno}; " if code else ""
+        return f"sampler '{name}': {words} ({place}nsbench check {name} says more)"
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        """An error that comes out of the sampler's own file says so in a note."""
+        try:
+            yield
+        except Exception as error:
+            name = self.config.sampler
+            if place := place_of(error, self._component):
+                error.add_note(f"sampler '{name}' in {place}; nsbench check {name} says more")
+            raise
 
     @staticmethod
     def _feedback(sampler: Sampler, blocks: list[Negatives], scores: list[tuple[Tensor, Tensor]]) -> Tensor | None:
@@ -264,6 +314,13 @@ class Trainer:
     def scoring(self) -> Scoring:
         """The model as it stands, without gradients: what evaluation ranks with."""
         return Scoring(self.kge, self.fusion, self.graph, live=False)
+
+
+def place_of(error: BaseException, component: type) -> str:
+    """`mine.py, line 7`: where an error last came through the component's own file; nothing where it did not."""
+    file = getattr(sys.modules.get(component.__module__), "__file__", None)
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    return f"{Path(file).name}, line {lines[-1]}" if file and lines else ""
 
 
 def _floats(state: Any) -> list[Tensor]:

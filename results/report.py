@@ -129,7 +129,7 @@ def _sections(runs: pd.DataFrame) -> list[dict[str, list[str]]]:
     changes = sorted({f"changed.{name}" for config in runs["config"] for name in config.get("changed", {})})
     found: list[dict[str, list[str]]] = [{}]
     for name in ("protocol.name", "protocol.version", *changes, "split"):
-        parted = []
+        parted: list[dict[str, list[str]]] = []
         for only in found:
             part = store.select(runs, only)
             values = {store.comparable(name, store.config_value(config, name)) for config in part["config"]}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from nsbench.commands.options import Commands, words
-from nsbench.errors import Misuse
+from nsbench.errors import Misuse, RunFailed
 from nsbench.registry import suggest
 
 
@@ -22,6 +23,7 @@ def data_list() -> None:
     from nsbench.datasets import places
     from nsbench.registry import DATASETS, card
 
+    missing = False
     for name in DATASETS.names():
         if name not in places.FOLDERS:
             click.echo(f"{name:<10} {card(DATASETS.get(name)).removeprefix(f'{name}: ')}")
@@ -30,9 +32,13 @@ def data_list() -> None:
         folder = home.find(*places.TRIPLE_FILES)
         if folder is None:
             click.echo(f"{name:<10} not on this machine; nsbench data fetch {name}")
+            missing = True
             continue
         files = [file.name for at in home.search for pattern in FEATURE_FILES for file in sorted(at.glob(pattern))]
         click.echo(f"{name:<10} {folder}; features: {', '.join(dict.fromkeys(files)) or 'none'}")
+    if missing:
+        given = " (NSBENCH_DATA)" if os.environ.get("NSBENCH_DATA") else "; NSBENCH_DATA names another folder"
+        click.echo(f"looked in {', '.join(dict.fromkeys(map(str, places.roots())))}{given}")
 
 
 FEATURE_FILES = ("features/*.npy", "*-visual.pth", "*-textual.pth", "text_name_minilm.npy")
@@ -54,7 +60,10 @@ def fetch(datasets: tuple[str, ...], parts: str, mirror: str | None) -> None:
         raise Misuse(f"unknown part '{unknown[0]}'{near}")
     for dataset in datasets:
         with counting(f"fetching {dataset}", "bytes") as progress:
-            folder = fetching.fetch(dataset, parts=chosen, mirror=mirror, progress=progress)
+            try:
+                folder = fetching.fetch(dataset, parts=chosen, mirror=mirror, progress=progress)
+            except fetching.Unfetched as reason:
+                raise RunFailed(str(reason)) from None
         click.echo(f"{dataset} is in {folder}")
 
 

@@ -40,10 +40,25 @@ def filters(context: click.Context, parameter: click.Parameter, given: tuple[str
     return found
 
 
+MOST_THREADS = 1024  # with a hundred times as many the process dies
+
+
 def set_threads(threads: int) -> None:
+    """Misuse for more than any machine has use for."""
     import torch
 
+    from nsbench.local_engine import cores
+
+    if threads > MOST_THREADS:
+        raise Misuse(f"--threads must be at most {MOST_THREADS}, not {threads}; this machine has {cores()} cores")
     torch.set_num_threads(threads)
+
+
+def one_fusion(context: click.Context, parameter: click.Parameter, given: str) -> str:
+    """Samplers, models and datasets may be several; the fusion is one."""
+    if "," in given:
+        raise Misuse(f"--fusion takes one fusion a command, not '{given}'; a sweep takes several (nsbench sweep --help)")
+    return given
 
 
 runs_option = click.option("--runs", type=click.Path(path_type=Path), help="Run store.  [default: NSBENCH_RUNS or ./runs]")
@@ -56,7 +71,8 @@ set_option = click.option(
     help="Change an option: sampler.x=1, kge.x=1, fusion.x=1, protocol.steps=100, aux.NAME=0.1. Repeatable.",
 )
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-threads_option = click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+threads_option = click.option("--threads", type=click.IntRange(min=1),
+                              help="CPU threads.  [default: OMP_NUM_THREADS or all cores]")
 
 
 def cell_options(command: Any) -> Any:
@@ -68,7 +84,8 @@ def cell_options(command: Any) -> Any:
         click.option("--dataset", default="mkg_y", show_default=True,
                      help="One or several; a folder of your own works too."),
         click.option("--protocol", default="nsbench", show_default=True, help="A protocol by name, or a TOML file."),
-        click.option("--fusion", default="none", show_default=True, help="How features enter entity vectors."),
+        click.option("--fusion", default="none", show_default=True, callback=one_fusion,
+                     help="How features enter entity vectors."),
         click.option("--split", type=click.Choice(["clean", "released"]),
                      help="For DB15K: its released validation file is defective."),
         click.option("--features", default="auto", show_default=True,

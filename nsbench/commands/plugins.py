@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from nsbench.commands.options import runs_option, set_option, set_threads, threads_option, words
+from nsbench.commands.options import one_fusion, runs_option, set_option, set_threads, threads_option, words
 from nsbench.errors import Misuse, RunFailed
 from nsbench.registry import suggest
 
@@ -55,7 +55,7 @@ def show(name: str) -> None:
     from nsbench import registry
     from nsbench.config import Protocol, protocol_names, read_protocol
 
-    if name in protocol_names():
+    if name in protocol_names() or name.endswith(".toml"):
         for key, value in read_protocol(name).items():
             click.echo(f"{key} = {value}")
         for key, search in registry.searched(Protocol).items():
@@ -155,7 +155,7 @@ def new_sampler(name: str, into: Path | None) -> None:
 @click.option("--kge", default="transe,distmult,rotate", show_default=True, help="One or several models.")
 @click.option("--dataset", default="mkg_y", show_default=True, help="One or several; planted:1k,planted:10k for growth.")
 @click.option("--protocol", default="nsbench", show_default=True, help="Width, batch and negatives come from it.")
-@click.option("--fusion", default="none", show_default=True, help="How features enter entity vectors.")
+@click.option("--fusion", default="none", show_default=True, callback=one_fusion, help="How features enter entity vectors.")
 @click.option("--baseline", default="uniform", show_default=True, help="Other samplers are measured against this one.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Alternations.")
 @click.option("--pairs", type=click.IntRange(min=2), default=20, show_default=True, help="Interleaved epochs of two.")

@@ -17,17 +17,24 @@ from nsbench.errors import Busy, Misuse, RunFailed
               help="The sampler, or row, that others are tested against; for an ablation the full method.")
 @click.option("--published", is_flag=True, help="Set the papers' figures beside ours.")
 @click.option("--format", "fmt", type=click.Choice(["rich", "md", "latex", "csv", "html"]), default="rich",
-              show_default=True)
+              show_default=True, help="rich is for the terminal.")
 @where_option
 @click.option("--layout", type=click.Choice(["dhns4", "mmrns2", "ablation", "cost", "diagnostics", "claims"]),
-              default="dhns4", show_default=True)
+              default="dhns4", show_default=True, help="What the columns are, see above.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file; Markdown by default.")
 def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
     """Compare the samplers of a run store: means, deviations, and from five seeds up tests against the baseline.
 
     \b
+    dhns4        MRR and Hits@1, 3, 10
+    mmrns2       the same with the mean rank
+    ablation     of one full method, the --baseline: each part left out, and what that changes
+    cost         seconds of training, sampling and evaluation, and memory
+    diagnostics  what the sampler draws: false negatives, hardness, variety
+    claims       a verdict in words for each row
+
+    \b
     nsbench table --published                                    the papers' figures beside ours, or alone
-    nsbench table --layout claims                                a verdict for each row
     nsbench table --layout ablation --baseline dhns --format latex
     """
     from nsbench.display import counting
@@ -69,7 +76,8 @@ def compare(first: str, second: str, where: dict[str, str], runs: Path | None) -
               "[default: what the runs allow]")
 @where_option
 @click.option("--posthoc", type=click.Choice(["wilcoxon", "nemenyi"]), default="wilcoxon", show_default=True, help="For cd.")
-@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), default="plots", show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), default="plots", show_default=True,
+              help="Their folder.")
 def plot(runs: Path | None, kinds: str | None, where: dict[str, str], posthoc: str, output: Path) -> None:
     """Figures of a run store as pdf, svg and png, one and two columns wide, each with its data and caption (extra `plots`).
 
@@ -96,7 +104,8 @@ def plot(runs: Path | None, kinds: str | None, where: dict[str, str], posthoc: s
 @runs_option
 @where_option
 @click.option("--baseline", default="uniform", show_default=True, help="The sampler, or row, that others are tested with.")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default="report.html", show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default="report.html", show_default=True,
+              help="The page.")
 def report(runs: Path | None, where: dict[str, str], baseline: str, output: Path) -> None:
     """One HTML page of a run store: tables, tests in words, plots, and behind each figure its runs. Loads nothing.
 
@@ -105,7 +114,10 @@ def report(runs: Path | None, where: dict[str, str], baseline: str, output: Path
     """
     from nsbench.display import counting
     from nsbench.results import report as reporting
+    from nsbench.results import store
 
+    if not store.folders(folder := runs or store.default_folder()):
+        raise Misuse(f"no run in {folder}; start with nsbench run, or name another store with --runs")
     with counting("report", "tables and kinds of plots") as progress:
         page = reporting.report(runs, where, baseline=baseline, default=default_of, progress=progress)
     output.write_text(page, encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import tempfile
 import threading
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import nsbench
 from nsbench.commands.options import cell_options, device_option, runs_option, set_option, set_threads, threads_option, words
 from nsbench.errors import Busy, Misuse, RunFailed
 
@@ -88,7 +90,8 @@ def demo(runs: Path | None, device: str, threads: int) -> None:
     from nsbench.results import tables
 
     set_threads(threads)
-    store = runs or Path(tempfile.mkdtemp(prefix="nsbench-demo-"))
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
+    store = runs or Path(tempfile.gettempdir()) / f"nsbench-demo-{nsbench.__version__}-{user}"
     configs: list[Config] = []
     for model, sampler in itertools.product(["transe", "distmult"], SAMPLERS.names()):
         component = SAMPLERS.get(sampler)
@@ -102,6 +105,7 @@ def demo(runs: Path | None, device: str, threads: int) -> None:
     carry_out(configs, store, device, diagnose=False)
     tables.show(tables.comparison(store, where={"protocol": "quick", "dataset": "planted:small"}))
     click.echo(f"The data are generated and the protocol takes seconds: no claim about real graphs. Runs are in {store}")
+    click.echo("To make them anew, delete that folder and repeat the command")
     click.echo("next: nsbench run --sampler uniform,bernoulli --kge transe --dataset mkg_y --protocol cpu --seeds 5")
 
 
@@ -282,6 +286,8 @@ class stop_signal:
 
 def parse_seeds(text: str) -> list[int]:
     """`5` is 0 to 4; `0,3,7` are those."""
+    from nsbench.config import MOST_SEEDS
+
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
@@ -289,6 +295,8 @@ def parse_seeds(text: str) -> list[int]:
     if "," not in text:
         if numbers[0] < 1:
             raise Misuse(f"--seeds must be at least 1, not {text}; for one certain seed use --seed")
+        if numbers[0] > MOST_SEEDS:
+            raise Misuse(f"--seeds is how many, at most {MOST_SEEDS}, not {text}; for one certain seed use --seed {text}")
         return list(range(numbers[0]))
     return list(dict.fromkeys(numbers))
 

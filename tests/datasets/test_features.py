@@ -100,7 +100,7 @@ class TestImport:
         torch.save({"a": torch.ones(2)}, tmp_path / "x.pth")
         with pytest.raises(Misuse, match=r"x\.pth holds a dict, not a tensor"):
             import_features(small, tmp_path / "x.pth", "visual")
-        with pytest.raises(Misuse, match="no dataset in files is called 'planted'"):
+        with pytest.raises(Misuse, match="planted is generated, so there are no files of it"):
             import_features("planted", tmp_path / "x.pth", "visual")
 
     @pytest.mark.parametrize("labels", [NAMES, ["e0", "e1", "e2", "e3", "e4"]])

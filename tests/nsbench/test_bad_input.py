@@ -116,6 +116,32 @@ class Mine(Sampler):
         raise ValueError('not\\n today')
 """
 
+GRID = """[[grid]]
+sampler = "uniform"
+kge = "transe"
+dataset = "planted:small"
+"""
+
+HEADER = """import torch
+from nsbench.contracts import Negatives, Sampler
+from nsbench.registry import option
+def drawn(positives, view, k):
+    side = view.draw_side(positives)
+    return Negatives(side, ids=view.graph.draw(positives.key(side), k, view.rng))
+class Mine(Sampler):
+    def sample(self, positives, view):
+        """
+
+
+def sampler(body: str) -> Callable[[Path], None]:
+    """A plugin; what stands after `body`'s first line is indented as a method."""
+    return write("mine.py", HEADER + body + "\n")
+
+
+SAID = r"sampler '\./mine\.py:Mine': {} \(mine\.py, line 8; nsbench check \./mine\.py:Mine says more\)$"
+MISSHAPEN = PLUGIN + " --set protocol.steps=2 --set protocol.batch=32"
+NO_BLOCK = "no block holds the K = 8 negatives per positive that every sampler is granted, but {}"
+
 CASES = [
     # files of a graph
     Case("truncated file", ON_GRAPH, "is truncated: line 1 announces 6 lines and 5 follow; get the whole file",
@@ -174,6 +200,8 @@ CASES = [
     Case("unknown data command", "data ftech", "unknown command 'ftech'; did you mean 'fetch'?"),
     Case("unknown name to show", "show rotat", "nothing is called 'rotat'; did you mean 'rotate'?"),
     Case("unknown part to fetch", "data fetch mkg_y --parts triple", "unknown part 'triple'; did you mean 'triples'?"),
+    Case("misspelt dataset to fetch", "data fetch mkgy", r"'mkgy' cannot be fetched; did you mean 'mkg_y'\?$"),
+    Case("files of a generated dataset", "data audit planted:small", "planted is generated, so there are no files"),
     Case("what cannot be fetched", "data fetch planted", "'planted' cannot be fetched"),
     Case("missing argument", "show", "Missing argument 'NAME'"),
     Case("missing value", PLANTED + " --sampler", "'--sampler' requires an argument"),
@@ -216,6 +244,14 @@ CASES = [
     Case("unknown device", PLANTED.replace("cpu", "tpu9"), "unknown device 'tpu9'; use auto, cpu or cuda"),
     Case("device that is not supported", PLANTED.replace("cpu", "meta"), "nsbench runs on cpu and cuda, not on 'meta'"),
     Case("no threads", PLANTED + " --threads 0", "Invalid value for '--threads'"),
+    Case("too many threads", PLANTED + " --threads 100000",
+         r"--threads must be at most 1024, not 100000; this machine has \d+ cores$"),
+    Case("threads beyond all numbers", "bench --threads 100000000000000000000", "--threads must be at most 1024, not 10+;"),
+    Case("a seed beyond 64 bits", PLANTED + " --seed 9223372036854775808", r"the seed must be below 2\^63, not 9223"),
+    Case("one of the seeds beyond 64 bits", PLANTED + " --seeds 0,9223372036854775808", r"the seed must be below 2\^63"),
+    Case("a seed for their number", PLANTED + " --seeds 1000000 --plan",
+         "--seeds is how many, at most 10000, not 1000000; for one certain seed use --seed 1000000"),
+    Case("two fusions", PLANTED + " --fusion none,adamf", "--fusion takes one fusion a command, not 'none,adamf'; a sweep"),
     # plugins and protocols in files
     Case("no plugin file", PLUGIN, "no file ./mine.py for sampler './mine.py:Mine'"),
     Case("plugin without the class", PLUGIN, "./mine.py defines no 'Mine'", prepare=write("mine.py", "x = 1\n")),
@@ -227,6 +263,34 @@ CASES = [
          r"cannot be loaded \(ModuleNotFoundError: No module named 'nothing_of_this_name'\)",
          prepare=write("mine.py", "import nothing_of_this_name\n")),
     Case("plugin that raises", PLUGIN, "ValueError: not today", FAILED, write("mine.py", RAISING)),
+    Case("plugin without its class", PLANTED + " --sampler ./mine.py", r"name the sampler's class too: \./mine\.py:Mine$",
+         prepare=sampler("return None")),
+    Case("sample returns nothing", MISSHAPEN, SAID.format("sample must return a Negatives, .*, not None"), FAILED,
+         sampler("return None")),
+    Case("sample returns a tuple", MISSHAPEN, SAID.format("sample must return a Negatives, .*, not a tuple"), FAILED,
+         sampler("return drawn(positives, view, 8), drawn(positives, view, 8)")),
+    Case("ids that are a list", MISSHAPEN, SAID.format("what sample returns cannot be read, AttributeError: .*"), FAILED,
+         sampler("return Negatives(view.draw_side(positives), ids=[[0]])")),
+    Case("too few negatives", MISSHAPEN, SAID.format(NO_BLOCK.format(3)), FAILED,
+         sampler("return drawn(positives, view, 3)")),
+    Case("no negatives", MISSHAPEN, SAID.format(NO_BLOCK.format(0)), FAILED, sampler("return drawn(positives, view, 0)")),
+    Case("two blocks of odd sizes", MISSHAPEN, SAID.format(NO_BLOCK.format("9 and 7")), FAILED,
+         sampler("return [drawn(positives, view, k) for k in (9, 7)]")),
+    Case("no negative is valid", MISSHAPEN, SAID.format("no negative of the first batch is valid, .*"), FAILED,
+         sampler("block = drawn(positives, view, 8)\n        block.valid = block.ids < 0\n        return block")),
+    Case("ids out of range", MISSHAPEN, SAID.format("ids reach from 800 to 800, entities from 0 to 799"), FAILED,
+         sampler("block = drawn(positives, view, 8)\n        block.ids = 0 * block.ids + 800\n        return block")),
+    Case("an error in the sampler", MISSHAPEN,
+         r"KeyError: 3 \(sampler '\./mine.py:Mine' in mine.py, line 9; nsbench check \./mine.py:Mine says more; see ",
+         FAILED, sampler("{}[3]")),
+    Case("Options that are no dataclass", PLUGIN, "sampler './mine.py:Mine': Options must be a frozen dataclass of",
+         prepare=sampler("pass\n    class Options:\n        x = 3")),
+    Case("requires that are texts", PLUGIN, "requires must be a frozenset of nsbench.contracts.Need .QUERY, VIEWS, ",
+         prepare=sampler("pass\n    requires = {'vectors'}")),
+    Case("requires that is a text", PLUGIN, "requires must be a frozenset of nsbench.contracts.Need",
+         prepare=sampler("pass\n    requires = 'query'")),
+    Case("version that is no number", PLUGIN, "version must be a whole number of at least 1, not '1.2'",
+         prepare=sampler("pass\n    version = '1.2'")),
     Case("protocol file that is not there", PLANTED.replace("quick", "./my.toml"), "no protocol file ./my.toml"),
     Case("damaged protocol file", PLANTED.replace("quick", "./my.toml"), "my.toml is not TOML",
          prepare=write("my.toml", "steps = \n")),
@@ -238,7 +302,34 @@ CASES = [
          prepare=write("my.toml", "extends = 'quik'\n")),
     Case("bernoulli where sides alternate", PLANTED + " --sampler bernoulli --set protocol.sides=alternate",
          "sampler 'bernoulli' chooses the side itself, which protocol 'quick' fixes by alternating"),
+    Case("protocol file that is empty", PLANTED.replace("quick", "./my.toml"), "my.toml is empty; begin it with extends",
+         prepare=write("my.toml", "# nothing yet\n")),
+    Case("cell that is misspelt", PLANTED.replace("quick", "./my.toml"),
+         r"my.toml: \[margin\] is for 'trasne', which is not there; did you mean 'transe'\? \(nsbench list\)",
+         prepare=write("my.toml", "extends = 'quick'\n[margin]\ntrasne = 12.0\n")),
+    Case("sweep for a protocol", PLANTED.replace("quick", "my.toml"),
+         "my.toml is a sweep and no protocol; run it with nsbench sweep my.toml", prepare=write("my.toml", GRID)),
+    # sweeps
+    *(Case(f"sweep with {name}", "sweep my.toml --plan", expected, prepare=write("my.toml", GRID + text))
+      for name, text, expected in (
+        ("a number for a protocol", "protocol = 3\n", "my.toml: protocol is a text, not 3"),
+        ("a number for a split", "split = 3\n", "my.toml: split is a text, not 3"),
+        ("a number for features", "features = 4\n", "my.toml: features is a text, not 4"),
+        ("an empty factor", "fusion = []\n", "my.toml: fusion is an empty list, which makes no run; fill it"),
+        ("true for seeds", "seeds = true\n", r"my.toml: seeds is a number up to 10000 \(5 means 0 to 4\) .*, not True"),
+        ("true among seeds", "seeds = [true]\n", r"my.toml: seeds is a number up to 10000 .*, not \[True\]"),
+        ("a million seeds", "seeds = 1000000\n", "my.toml: seeds is a number up to 10000 .*, not 1000000"),
+        ("no seeds", "seeds = 0\n", "my.toml: seeds is a number up to 10000 .*, not 0"),
+    )),
+    Case("sweep of numbers", "sweep my.toml", "my.toml has no .*grid.* block", prepare=write("my.toml", "grid = [1, 2]\n")),
+    Case("sweep that is no text", "sweep my.toml", "sweep my.toml is not TOML: 'utf-8' codec",
+         prepare=lambda folder: (folder / "my.toml").write_bytes(b"\xff\xfe") and None),
     # the store
+    Case("status of no store", "status", "no run in runs; start with nsbench run, or name another store with --runs"),
+    Case("status of a file", "status --runs afile", "no run in afile; start with nsbench run", prepare=write("afile", "")),
+    Case("report of no store", "report", "no run in runs; start with nsbench run"),
+    Case("merge of nothing", "runs merge ./graph", "graph holds no run; give an archive",
+         prepare=lambda folder: [file.unlink() for file in (folder / "graph").iterdir()] and None),
     Case("table of nothing", "table", "no complete run in runs; start with"),
     Case("table of a damaged run", "table", "no complete run in runs .unfinished or damaged folders: 1",
          prepare=damaged("result.json")),
@@ -280,6 +371,25 @@ def spoilt(case: Case, folder: Path) -> list[str]:
         (graph / f"{name}.txt").write_text("\n".join([str(len(lines)), *lines]) + "\n")
     case.prepare(folder)
     return [word.replace("{graph}", "graph").replace("{0}", "pth") for word in case.command.split()]
+
+
+@pytest.mark.parametrize(("source", "expected"), [
+    (HEADER + "pass\n    def __init__(self, setting, options):\n        self.k = 3\n",
+     r"its __init__ does not begin with super\(\).__init__\(setting, options\) \(mine.py, line 10; nsbench check"),
+    (HEADER + "pass\n    def __init__(self, setting, options):\n        self.x = torch.nn.Linear(3, 3)\n",
+     r"AttributeError: cannot assign module .* \(sampler './mine.py:Mine' in mine.py, line 11; nsbench check"),
+    ("from nsbench.contracts import Sampler\nclass Mine(Sampler):\n    pass\n",
+     "it has no method 'sample'; write one, as nsbench new-sampler shows"),
+    ("from nsbench.contracts import Objective\nclass Mine(Objective):\n    pass\n",
+     "it has no method 'loss'; write one, as nsbench new-sampler shows"),
+])  # fmt: skip
+def test_a_sampler_that_cannot_be_made(command, tmp_path, store, monkeypatch, source: str, expected: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(source)
+    said = command(*MISSHAPEN.split())
+    assert re.search(expected, said.err.splitlines()[-1]), said.err
+    assert said.code == (FAILED if "AttributeError" in expected else MISUSE)
+    assert not list(store.glob("*/result.json"))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

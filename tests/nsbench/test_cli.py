@@ -238,6 +238,78 @@ def test_the_demo_ends_in_a_table(command: Callable, tmp_path: Path, monkeypatch
     assert said.out.splitlines()[-1].startswith("next: nsbench run ")
 
 
+def snapshot(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_reader_of_a_list_may_leave(checkout: Path) -> None:
+    program = [sys.executable, "-m", "nsbench", "list"]
+    listing = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=checkout)
+    assert listing.stdout is not None
+    assert listing.stderr is not None
+    assert listing.stdout.readline() == "samplers\n"
+    listing.stdout.close()
+    assert (listing.stderr.read(), listing.wait(60)) == ("", 0)
+
+
+def test_every_option_says_what_it_is() -> None:
+    groups, silent = [("nsbench", cli.cli)], []
+    for path, group in groups:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                groups.append((f"{path} {name}", command))
+            options = [each for each in command.params if each.param_type_name == "option"]
+            silent += [f"{path} {name} {each.opts[0]}" for each in options if not each.help]
+    assert silent in ([], ["nsbench sweep --diagnostics"])
+    described = re.findall(r"^    (\w+) {2,}[A-Za-z]", cli.cli.commands["table"].callback.__doc__, re.MULTILINE)
+    assert described[: len(comparison.LAYOUTS)] == list(comparison.LAYOUTS)
+
+
+@pytest.mark.parametrize("content", [None, b"3", b"[]", b"\xff", b"{"])
+def test_status_goes_on_past_damage(command: Callable, store: Path, content: bytes | None) -> None:
+    """`None`: a folder stands where the file should."""
+    assert command("run", *TINY, "--device", "cpu").code == 0
+    for name in ("result.json", "claim"):
+        path = store / f"damaged-{name}" / name
+        path.parent.mkdir()
+        path.mkdir() if content is None else path.write_bytes(content)
+    said = command("status")
+    assert said.code == 0, said.err
+    assert f"failed   damaged-result.json: {store}/damaged-result.json/result.json is damaged; delete" in said.out
+    assert ("its claim is damaged; delete" in said.out) == (content is None)
+    assert said.out.splitlines()[-1].startswith("1 of 3 runs are done")
+
+
+def test_a_protocol_file_is_shown(command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('extends = "quick"\nwidth = 9\n')
+    said = command("show", str(tmp_path / "mine.toml"))
+    assert said.code == 0, said.err
+    assert "\nwidth = 9\n" in said.out
+    assert "\nbatch = 256\n" in said.out
+
+
+def test_the_demo_goes_on_where_it_was(command: Callable, tmp_path: Path, monkeypatch) -> None:
+    from nsbench import campaign
+
+    real = campaign.plan
+
+    def few(samplers, models, datasets, seeds, *, protocol):
+        known = samplers[0] in ("uniform", "bernoulli") and models == ["transe"]
+        return real(samplers, models, datasets, [0], protocol=protocol, settings=["protocol.steps=4"]) if known else []
+
+    monkeypatch.setattr(campaign, "plan", few)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    said = command("demo")
+    assert said.code == 0, said.err
+    (folder,) = tmp_path.glob("nsbench-demo-*")
+    assert f"Runs are in {folder}\nTo make them anew, delete that folder" in said.out
+    before = snapshot(folder)
+    again = command("demo")  # the same command finds what is there
+    assert (again.code, again.out) == (0, said.out)
+    assert "2 of 2 runs were already done" in again.err
+    assert snapshot(folder) == before
+
+
 # Data
 
 
@@ -262,6 +334,7 @@ def test_data_list_says_what_is_missing_and_how_to_get_it(command: Callable, no_
     assert said.code == 0
     assert "mkg_y      not on this machine; nsbench data fetch mkg_y" in said.out
     assert re.search(r"^planted +an embedded", said.out, re.MULTILINE)
+    assert said.out.endswith(f"looked in {no_data} (NSBENCH_DATA)\n")
     folder = no_data / "MKG-Y"
     (folder / "features").mkdir(parents=True)
     for name in ("entity2id", "relation2id", "train2id", "valid2id", "test2id"):
@@ -297,7 +370,7 @@ def test_a_shared_triple_is_a_warning_of_one_line(command: Callable, graph: Path
 def test_fetching_offline_names_the_files_and_the_place(command: Callable, no_data: Path, monkeypatch) -> None:
     monkeypatch.setenv("NSBENCH_MIRROR", "http://127.0.0.1:9")
     said = command("data", "fetch", "mkg_y", "--parts", "triples")
-    assert said.code == 2
+    assert said.code == 1
     assert re.match(r"Error: cannot fetch mkg_y: no network to \S+ .*; place entity2id\.txt, .* in \S+MKG-Y by", said.err)
     assert said.err.count("\n") == 1
 

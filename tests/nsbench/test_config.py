@@ -76,6 +76,9 @@ def test_unknown_names_and_a_negative_seed():
         config(protocol="quik")
     with pytest.raises(Misuse, match="seed must be at least 0"):
         config(seed=-1)
+    with pytest.raises(Misuse, match=r"seed must be below 2\^63, not 9223372036854775808"):
+        config(seed=2**63)
+    assert config(seed=2**63 - 1).seed == 2**63 - 1
     with pytest.raises(Misuse, match="unknown auxiliary loss"):
         config("optioned", "transe", "aux.nothing=1")
 
@@ -106,7 +109,7 @@ def write(folder, name, text):
 
 
 def test_a_protocol_extends_another_and_the_most_specific_value_wins(tmp_path):
-    margins = '[margin]\ndefault = 1.0\ntranse = 2.0\ndistmult = 2.5\ntoy = 3.0\n"transe/toy" = 4.0\n'
+    margins = '[margin]\ndefault = 1.0\ntranse = 2.0\ndistmult = 2.5\nmkg_y = 3.0\n"transe/mkg_y" = 4.0\n'
     base = write(tmp_path, "base", f"steps = 10\nbatch = 3\n{margins}")
     mine = write(tmp_path, "mine", f'extends = "{base}"\nsteps = 20\n')
     assert read_protocol(mine)["batch"] == 3
@@ -115,9 +118,9 @@ def test_a_protocol_extends_another_and_the_most_specific_value_wins(tmp_path):
     def margin(kge, dataset):
         return resolve_protocol(mine, kge, dataset, {}).margin
 
-    assert [margin(kge, "toy") for kge in ("transe", "distmult", "rotate")] == [4.0, 3.0, 3.0]
+    assert [margin(kge, "mkg_y") for kge in ("transe", "distmult", "rotate")] == [4.0, 3.0, 3.0]
     assert [margin(kge, "other") for kge in ("transe", "distmult", "rotate")] == [2.0, 2.5, 1.0]
-    found = resolve_protocol(mine, "transe", "toy", {"margin": "9"})
+    found = resolve_protocol(mine, "transe", "mkg_y", {"margin": "9"})
     assert (found.name, found.steps, found.batch, found.margin) == ("mine", 20, 3, 9.0)
 
 
@@ -253,6 +256,17 @@ def test_a_protocol_changes_single_cells_of_the_one_that_it_extends(tmp_path):
         ("steps = 2.5\n", "protocol.steps must be a whole number, not '2.5'"),
         ("steps = true\n", "protocol.steps must be a whole number, not 'True'"),
         ('extends = "PATH"\n', "extends itself"),
+        ("[margin]\ntrasne = 12.0\ndefault = 1.0\n", r"\[margin\] is for 'trasne', .*; did you mean 'transe'\?"),
+        ('width."transe/mkgy" = 9\nwidth.default = 1\n', r"\[width\] is for 'transe/mkgy', .* mean 'transe/mkg_y'\?"),
+        ('steps."trasne/mkg_y" = 9\nsteps.default = 1\n', r"'trasne/mkg_y', .*; did you mean 'transe/mkg_y'\?"),
+        ('[batch]\n"transe/default" = 9\n', r"\[batch\] is for 'transe/default', which is not there"),
+        ("[sampler.unifrm]\nx = 3\n", r"\[sampler.unifrm\] is of no sampler; did you mean 'uniform'\?"),
+        ("[sampler]\nuniform = 3\n", r"options of a sampler are a table \[sampler.uniform\], not 3"),
+        ("sampler = 3\n", r"options of a sampler are a table \[sampler.NAME\], not 3"),
+        ("tuning = 3\n", "tuning is a table that nsbench tune writes, not 3; leave it out"),
+        ("extends = 3\n", 'extends names another protocol, as extends = "nsbench", not 3'),
+        ("", 'is empty; begin it with extends = "nsbench"'),
+        ("[[grid]]\nsampler = 'uniform'\n", r"is a sweep and no protocol; run it with nsbench sweep .*mine\.toml"),
     ],
 )
 def test_a_protocol_that_makes_no_sense_is_refused(tmp_path, text, words):
@@ -260,6 +274,30 @@ def test_a_protocol_that_makes_no_sense_is_refused(tmp_path, text, words):
     path.write_text(text.replace("PATH", str(path)))
     with pytest.raises(Misuse, match=words):
         resolve_protocol(str(path), "rotate", "mkg_y", {})
+
+
+def test_cells_and_samplers_of_files_and_folders_may_have_tables(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "graph").mkdir()
+    cells = ("graph", "transe/graph", "./elsewhere", "transe/../elsewhere", "data/graph", "planted:small",
+             "rotate/planted:1k", "./mine.py:Model", "./mine.py:Model/mkg_y", "~/graph")  # fmt: skip
+    lines = [f'"{cell}" = {width}' for width, cell in enumerate(cells, start=8)]
+    text = "\n".join(['[sampler."./mine.py:Mine"]', "x = 1", "[width]", "default = 7", *lines])
+    mine = write(tmp_path, "mine", text)
+    assert resolve_protocol(mine, "transe", "mkg_w", {}).width == 7
+    for width, cell in enumerate(cells[1:6], start=9):
+        assert resolve_protocol(mine, "transe", cell.removeprefix("transe/"), {}).width == width
+
+
+def test_files_that_are_no_text(tmp_path):
+    (tmp_path / "mine.toml").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(Misuse, match=r"mine.toml is not TOML: 'utf-8' codec"):
+        config(protocol=str(tmp_path / "mine.toml"))
+
+
+def test_a_protocol_file_that_was_edited_is_read_again(tmp_path):
+    for steps in (3, 4):
+        assert config(protocol=write(tmp_path, "mine", f"steps = {steps}")).protocol.steps == steps
 
 
 @pytest.mark.parametrize("sampler", ["mmrns", "dhns"])

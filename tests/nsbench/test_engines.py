@@ -207,7 +207,7 @@ def test_a_failed_run_is_left_out_until_it_is_asked_for(command: Callable, tmp_p
                     f'dataset = "planted:small"\nsampler = ["{file}:Failing", "uniform"]\n')  # fmt: skip
     first = command("sweep", str(grid), "--no-diagnostics")
     assert first.code == 1
-    assert "ZeroDivisionError: of its own making (see " in first.err
+    assert "ZeroDivisionError: of its own making (sampler " in first.err
     assert "1 of 2 runs failed (Failing-transe-planted_small-s0); the others are done" in first.err
     (failed,) = store.glob("*/failed.json")
     record = json.loads(failed.read_text())

@@ -95,6 +95,7 @@ def test_refusals(saved, tmp_path):
         ({"head": "persom 184"}, "did you mean 'person 184'?"),
         ({"relation": "spouses of"}, "did you mean 'spouse of'?"),
         ({"head": "work 1"}, "relations that have one: "),
+        ({"head": "#3000"}, "there is no entity #3000; they are numbered from #0 to #799"),
     ):
         with pytest.raises(Misuse, match=words.replace("?", r"\?")):
             inspection.inspect(folder, **{**names, **change})
@@ -123,6 +124,16 @@ def test_a_run_made_with_something_else_is_refused(saved, tmp_path, part, value,
     record = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(record | {part: value}))
     with pytest.raises(Misuse, match=words):
+        inspection.inspect(tmp_path, head="person 184", relation="spouse of", tail=None)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"{", b"[]", b'{"sampler": "nscaching"}', b"3", b"x" * 100])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "sampler.safetensors"])
+def test_a_damaged_file_is_named(saved, tmp_path, name, content):
+    for file in saved["nscaching-transe"].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(Misuse, match=f"{name} is damaged or missing; run it again into another store with --save-model"):
         inspection.inspect(tmp_path, head="person 184", relation="spouse of", tail=None)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nsbench.contracts import KGE, Sampler
+from nsbench.contracts import KGE, Need, Sampler
 from nsbench.errors import Misuse
 from nsbench.registry import DATASETS, FUSIONS, MODELS, SAMPLERS, Registry
 
@@ -246,6 +246,20 @@ def test_a_plugin_of_another_kind_harms_no_other(registry: Callable[..., Registr
     found.names()
     assert set(found.broken) == {"odd"}  # a model's class in the group of models and fusions is nothing wrong
     assert "must be a subclass of nsbench.contracts.Fusion" in found.broken["odd"]
+
+
+@pytest.mark.parametrize(("attributes", "words"), [
+    ({"version": "1"}, "version must be a whole number of at least 1, not '1'"),
+    ({"version": True}, "version must be a whole number of at least 1, not True"),
+    ({"Options": dict}, "Options must be a frozen dataclass"),
+    ({"requires": {"vectors"}}, "requires must be a frozenset of nsbench.contracts.Need"),
+    ({"requires": Need.QUERY}, "requires must be a frozenset of nsbench.contracts.Need"),
+])  # fmt: skip
+def test_a_plugin_that_declares_nonsense_harms_no_other(registry: Callable[..., Registry], attributes, words) -> None:
+    found = registry(SAMPLERS, Entry("odd", type("Odd", (Sampler,), attributes)), Entry("outsiders", Outsiders))
+    assert "odd" not in found.names()
+    assert found.get("outsiders") is Outsiders
+    assert words in found.broken["odd"]
 
 
 def test_a_dataset_may_be_any_callable(registry: Callable[..., Registry]) -> None:
