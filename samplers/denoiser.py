@@ -29,7 +29,7 @@ from nsbench.errors import Misuse
 from nsbench.kge import kernels
 
 HIDDEN = 4  # width of the hidden layer, in D
-ROWS = 512  # that pass the denoiser together on a CPU; with 2,048 a step takes a twentieth less, but see `pieces`
+ROWS = 512  # that pass the denoiser together on a CPU; see `pieces`
 EPS = 1e-5  # of every LayerNorm
 
 

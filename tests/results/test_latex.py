@@ -76,7 +76,7 @@ def test_every_layout_is_set_within_the_page(run, store, tmp_path):
 
 SHIPPED = [  # filters as in README.md, layouts with nothing to show, the ablation's full method
     ("classic", {}, {"ablation"}, ""),
-    ("multimodal", {}, set(), "dhns (forward)"),
+    ("multimodal", {}, {"cost"}, "dhns (forward)"),  # whose seconds are of two machines
     pytest.param("multimodal", {"fusion": "none", "kge": "transe"}, set(), "dhns (forward)", marks=pytest.mark.slow),
     ("variants", {}, set(), "sans"),
     pytest.param("weight", {}, set(), "dhns (forward)", marks=pytest.mark.slow),
