@@ -159,6 +159,24 @@ def test_two_way_t_with_the_interaction_once_is_the_analysis_of_variance():
     assert twice.standard_error**2 == pytest.approx((square["C(seed)"] + square["C(triple)"]) / y.size)
 
 
+@pytest.mark.fact(20, oracle="statsmodels")
+def test_two_way_t_of_arms_whose_seeds_begin_alike():
+    """Seeds from each arm's own analysis of variance; triples and their interaction with seeds from that of a - b."""
+    rng = np.random.default_rng(9)
+    alike = rng.normal(0, 0.1, (6, 40))
+    arms = [rng.normal(0, 0.02, (6, 1)) + rng.normal(0, 0.2, 40) + alike + rng.normal(0, 0.02, (6, 40)) for _ in range(2)]
+    tables = []
+    for y in (*arms, arms[0] - arms[1]):
+        frame = pd.DataFrame({"y": y.ravel(), "seed": np.repeat(np.arange(6), 40), "triple": np.tile(np.arange(40), 6)})
+        table = anova_lm(ols("y ~ C(seed) + C(triple)", frame).fit())
+        tables.append((table["sum_sq"] / table["df"] / y.size, table["df"]))
+    parts = [(tables[0], "C(seed)", 1), (tables[1], "C(seed)", 1), (tables[2], "C(triple)", 1), (tables[2], "Residual", -1)]
+    variance = sum(sign * share[source] for (share, _), source, sign in parts)
+    found = two_way_t(*arms)
+    assert found.standard_error**2 == pytest.approx(variance)
+    assert found.df == pytest.approx(variance**2 / sum(share[source] ** 2 / df[source] for (share, df), source, _ in parts))
+
+
 def test_pairing_seeds_takes_out_what_they_share():
     rng = np.random.default_rng(1)
     shared = rng.normal(0, 0.1, (6, 1))
