@@ -94,7 +94,7 @@ class Trainer:
         self.auxiliary_rng = generator(config.seed, "auxiliaries", self.device)
         self._order: tuple[int, Tensor] | None = None
 
-    def _made(self) -> Sampler | Objective:
+    def _made(self) -> Any:  # as `Registry.get`: a sampler or an objective
         """The sampler. Misuse for a class that keeps too little of the contract to be used at all."""
         self._component = component = SAMPLERS.get(self.config.sampler)
         with self._noted():
