@@ -197,7 +197,7 @@ def carry_out(configs: list[Config], store: Path, device: str, *, make: MakeEngi
 
     `make` an engine, or use this process; `retry` what failed earlier; be `patient` with runs that other processes have.
     """
-    from nsbench.campaign import attempt
+    from nsbench import campaign
     from nsbench.engines import Here, Job, Tally, conduct
     from nsbench.expected import Costs
     from nsbench.runner import environment, pick_device
@@ -207,11 +207,11 @@ def carry_out(configs: list[Config], store: Path, device: str, *, make: MakeEngi
     jobs = [Job.of(i, config, store) for i, config in enumerate(configs)]  # every pair is checked first
     done = [job for job in jobs if job.folder.complete]
     left_out = [] if retry else [job for job in jobs if not job.folder.complete and job.folder.failure() is not None]
-    todo = [job for job in jobs if job not in done and job not in left_out]
+    settled = {job.number for job in (*done, *left_out)}
+    todo = [job for job in jobs if job.number not in settled]
     costs = Costs(store, environment(target)["device"], get_threads()) if len(todo) > 1 else None
-    for job in done:  # damaged, or without the model that is asked for
-        if isinstance(refusal := attempt(job.config, store, device=device, retry=retry, **how), Exception):
-            raise refusal
+    for job in done:  # Misuse for one that is damaged, or without the model that is asked for
+        campaign.carry_out(job.config, store, device=device, **how)
     told = Told(todo, costs, where)
     say = told.display.say
     if len(jobs) == 1 and done:
