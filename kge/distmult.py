@@ -20,8 +20,9 @@ class DistMult(KGE):
     version = 1
     provides = KGE.provides | {Need.GRAM}
 
-    def __init__(self, num_entities: int, num_relations: int, width: int, margin: float, options: Any,
-                 rng: torch.Generator) -> None:  # fmt: skip
+    def __init__(
+        self, num_entities: int, num_relations: int, width: int, margin: float, options: Any, rng: torch.Generator
+    ) -> None:
         super().__init__(num_entities, num_relations, width, margin, options, rng)
         self.similarity = Dot()
 

@@ -106,8 +106,17 @@ def all_pairs(similarity: Formula, q: Tensor, table: Tensor, scale: Tensor | Non
         return _eager_all_pairs(similarity, q, table, scale, learns)
     q, table, scale = q.contiguous(), table.contiguous(), None if scale is None else scale.contiguous()
     out = q.new_empty(len(q), len(table))
-    library.all_pairs(_code(similarity), _at(q), _at(table), _at(scale), _at(out), len(q), *table.shape,
-                      similarity.margin, torch.get_num_threads())  # fmt: skip
+    library.all_pairs(
+        _code(similarity),
+        _at(q),
+        _at(table),
+        _at(scale),
+        _at(out),
+        len(q),
+        *table.shape,
+        similarity.margin,
+        torch.get_num_threads(),
+    )
     return out
 
 
@@ -124,8 +133,9 @@ def rank_counts(scores: Tensor, row: Tensor, answer: Tensor) -> tuple[Tensor, Te
         return _eager_rank_counts(scores, row, answer)
     scores, row, answer = scores.contiguous(), row.contiguous(), answer.contiguous()
     greater, equal = torch.empty_like(row), torch.empty_like(row)
-    status = library.rank_counts(_at(scores), _at(row), _at(answer), _at(greater), _at(equal), *scores.shape, len(row),
-                                 torch.get_num_threads())  # fmt: skip
+    status = library.rank_counts(
+        _at(scores), _at(row), _at(answer), _at(greater), _at(equal), *scores.shape, len(row), torch.get_num_threads()
+    )
     if status == 1:
         raise IndexError(f"a row or an answer lies outside of scores {list(scores.shape)}")
     if status == 2:
@@ -138,8 +148,9 @@ def serve(*tensors: Tensor) -> bool:
     return _library(*tensors) is not None
 
 
-def hidden_layer(hidden: Tensor, base: Tensor, time: Tensor, bias: Tensor, x: Tensor, sums: Sequence[Tensor],
-                 eps: float) -> Tensor:  # fmt: skip
+def hidden_layer(
+    hidden: Tensor, base: Tensor, time: Tensor, bias: Tensor, x: Tensor, sums: Sequence[Tensor], eps: float
+) -> Tensor:
     """hidden [n, H] becomes relu(hidden + base + time + sd bias); returns [n, 1], one over the rows' standard deviation.
 
     x is [n, D], base [n, H], time and bias [H]. sd is the standard deviation of [x; p; c], each of width D, from the sums
@@ -169,8 +180,17 @@ class _Gathered(torch.autograd.Function):
         if library is None:
             return _eager_gathered(similarity, q, table, ids)
         out = q.new_empty(ids.shape)
-        if library.gathered(_code(similarity), _at(q), _at(table), _at(ids), _at(out), *ids.shape, *table.shape,
-                            similarity.margin, torch.get_num_threads()):  # fmt: skip
+        if library.gathered(
+            _code(similarity),
+            _at(q),
+            _at(table),
+            _at(ids),
+            _at(out),
+            *ids.shape,
+            *table.shape,
+            similarity.margin,
+            torch.get_num_threads(),
+        ):
             raise IndexError(f"an id lies outside of the table's {len(table)} rows")
         return out
 
@@ -223,16 +243,34 @@ def _add_rows(out: Tensor, ids: Tensor, rows: Tensor) -> Tensor:
     return out
 
 
-def _gradients(library: ctypes.CDLL | None, similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, grad: Tensor,
-               wants_q: bool, wants_table: bool) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+def _gradients(
+    library: ctypes.CDLL | None,
+    similarity: Formula,
+    q: Tensor,
+    table: Tensor,
+    ids: Tensor,
+    grad: Tensor,
+    wants_q: bool,
+    wants_table: bool,
+) -> tuple[Tensor | None, Tensor | None]:
     """Gradients [B, D] and [N, D] of `gathered` for grad [B, K]."""
     if library is None:
         return _eager_gradients(similarity, q, table, ids, grad)
     dq = torch.empty_like(q) if wants_q else None
     dtable = torch.empty_like(table) if wants_table else None
     grad = grad.contiguous()
-    library.gathered_backward(_code(similarity), _at(q), _at(table), _at(ids), _at(grad), _at(dq), _at(dtable),
-                              *ids.shape, *table.shape, torch.get_num_threads())  # fmt: skip
+    library.gathered_backward(
+        _code(similarity),
+        _at(q),
+        _at(table),
+        _at(ids),
+        _at(grad),
+        _at(dq),
+        _at(dtable),
+        *ids.shape,
+        *table.shape,
+        torch.get_num_threads(),
+    )
     return dq, dtable
 
 

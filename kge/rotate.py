@@ -34,8 +34,9 @@ class RotatE(KGE):
             choices=("scaled", "radians"),
         )
 
-    def __init__(self, num_entities: int, num_relations: int, width: int, margin: float, options: Any,
-                 rng: torch.Generator) -> None:  # fmt: skip
+    def __init__(
+        self, num_entities: int, num_relations: int, width: int, margin: float, options: Any, rng: torch.Generator
+    ) -> None:
         super().__init__(num_entities, num_relations, width, margin, options, rng)
         self.similarity = Moduli(margin)
         self.radians = math.pi * width / (margin + 2.0)  # per unit of the parameter

@@ -26,8 +26,9 @@ class TransE(KGE):
     class Options:
         norm: int = option(1, "1: sum of absolute differences; 2: Euclidean distance", choices=(1, 2))
 
-    def __init__(self, num_entities: int, num_relations: int, width: int, margin: float, options: Any,
-                 rng: torch.Generator) -> None:  # fmt: skip
+    def __init__(
+        self, num_entities: int, num_relations: int, width: int, margin: float, options: Any, rng: torch.Generator
+    ) -> None:
         super().__init__(num_entities, num_relations, width, margin, options, rng)
         self.similarity = L1(margin) if options.norm == 1 else L2(margin)
 

@@ -16,8 +16,9 @@ class AllowedSets(NonPositives):
     entities outside the set and name one twice. `members` may be int32: sets take most of a sampler's memory.
     """
 
-    def __init__(self, graph: TrainGraph, members: Tensor, start: Tensor, size: Tensor,
-                 removed: tuple[Tensor, Tensor]) -> None:  # fmt: skip
+    def __init__(
+        self, graph: TrainGraph, members: Tensor, start: Tensor, size: Tensor, removed: tuple[Tensor, Tensor]
+    ) -> None:
         n = graph.num_entities
         pairs = (removed[0] * n + removed[1]).unique()
         key, entity = pairs // n, pairs % n

@@ -84,8 +84,12 @@ def measure(config: Config, dataset: Dataset, device: torch.device, rounds: int,
     rank = evaluation(trainer, dataset)
     rank()
     evaluate = [rank() for _ in range(rounds)]
-    return {"train": Timing(tuple(train)), "evaluate": Timing(tuple(evaluate)),
-            "memory": peak_memory(device), "memory_before": before}  # fmt: skip
+    return {
+        "train": Timing(tuple(train)),
+        "evaluate": Timing(tuple(evaluate)),
+        "memory": peak_memory(device),
+        "memory_before": before,
+    }
 
 
 def against(config: Config, baseline: Config, dataset: Dataset, device: torch.device, pairs: int) -> dict[str, str]:
@@ -158,16 +162,19 @@ def against_pykeen(config: Config, dataset: Dataset, rounds: int, epochs_per_rou
         ours_rank.append(rank())
         their_rank.append(peer.evaluate(best))
     return {
-        "train": Timing(tuple(ours_train)), "evaluate": Timing(tuple(ours_rank)),
-        "pykeen_train": Timing(tuple(their_train)), "pykeen_evaluate": Timing(tuple(their_rank)),
+        "train": Timing(tuple(ours_train)),
+        "evaluate": Timing(tuple(ours_rank)),
+        "pykeen_train": Timing(tuple(their_train)),
+        "pykeen_evaluate": Timing(tuple(their_rank)),
         "pykeen_batch": best,
         "train_ratios": [b / a for a, b in zip(ours_train, their_train)],
         "evaluate_ratios": [b / a for a, b in zip(ours_rank, their_rank)],
-    }  # fmt: skip
+    }
 
 
-def report(configs: list[Config], baseline: str, rounds: int, pairs: int, peers: bool, profile: bool,
-           say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+def report(
+    configs: list[Config], baseline: str, rounds: int, pairs: int, peers: bool, profile: bool, say: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
     """One row per configuration, as soon as it is measured; against PyKEEN, or against the baseline sampler."""
     device = pick_device("cpu" if peers else "auto")
     for config in configs:
@@ -175,17 +182,24 @@ def report(configs: list[Config], baseline: str, rounds: int, pairs: int, peers:
         say(f"measuring {config.cell} ({rounds} rounds{' beside PyKEEN' if peers else ''})")
         found = measure(config, dataset, device, rounds, epochs_per_round=3)
         row: dict[str, Any] = {
-            "sampler": config.sampler, "kge": config.kge, "dataset": config.dataset, "entities": dataset.num_entities,
-            "epoch": str(found["train"]), "evaluation": str(found["evaluate"]),
+            "sampler": config.sampler,
+            "kge": config.kge,
+            "dataset": config.dataset,
+            "entities": dataset.num_entities,
+            "epoch": str(found["train"]),
+            "evaluation": str(found["evaluate"]),
             "negatives/s": f"{len(dataset.train) * config.protocol.negatives / found['train'].median:,.0f}",
             "step": f"{1000 * found['train'].median * config.protocol.batch / len(dataset.train):.2f} ms",
             "peak memory": f"{found['memory'] / 2**20:.0f} MiB ({found['memory_before'] / 2**20:.0f} before the run)",
-        }  # fmt: skip
+        }
         if peers:
             both = against_pykeen(config, dataset, rounds, epochs_per_round=3)
-            row |= {"PyKEEN epoch": str(both["pykeen_train"]),
-                    "PyKEEN evaluation": f"{both['pykeen_evaluate']} (batch {both['pykeen_batch']})",
-                    "training": _times(both["train_ratios"]), "ranking": _times(both["evaluate_ratios"])}  # fmt: skip
+            row |= {
+                "PyKEEN epoch": str(both["pykeen_train"]),
+                "PyKEEN evaluation": f"{both['pykeen_evaluate']} (batch {both['pykeen_batch']})",
+                "training": _times(both["train_ratios"]),
+                "ranking": _times(both["evaluate_ratios"]),
+            }
         elif config.sampler != baseline:
             row |= against(config, dataclasses.replace(config, **_as_sampler(baseline)), dataset, device, pairs)
         if profile:
@@ -241,8 +255,13 @@ class _PyKEEN:
         self.filter = [dataset.train, dataset.valid]
         protocol = config.protocol
         model, extra = models[config.kge]
-        self.model = model(triples_factory=self.train, embedding_dim=protocol.width, random_seed=config.seed,
-                           loss=NSSALoss(margin=protocol.margin), **extra)  # fmt: skip
+        self.model = model(
+            triples_factory=self.train,
+            embedding_dim=protocol.width,
+            random_seed=config.seed,
+            loss=NSSALoss(margin=protocol.margin),
+            **extra,
+        )
         self.model.to("cpu")
         self.batch = protocol.batch
         self.loop = SLCWATrainingLoop(
@@ -267,13 +286,20 @@ class _PyKEEN:
 
         again = self.trained > 0
         self.trained += count  # PyKEEN counts epochs from the first call on
-        self.loop.train(self.train, num_epochs=self.trained, batch_size=self.batch, use_tqdm=False, callbacks=[Mark()],
-                        continue_training=again)  # fmt: skip
+        self.loop.train(
+            self.train,
+            num_epochs=self.trained,
+            batch_size=self.batch,
+            use_tqdm=False,
+            callbacks=[Mark()],
+            continue_training=again,
+        )
         return [b - a for a, b in itertools.pairwise(marks)]
 
     def evaluate(self, batch_size: int, share: int = 1) -> float:
         """Seconds to rank every `share`-th test triple, both sides, filtered."""
         began = time.perf_counter()
-        self.evaluator.evaluate(self.model, self.test[::share], additional_filter_triples=self.filter, batch_size=batch_size,
-                                use_tqdm=False)  # fmt: skip
+        self.evaluator.evaluate(
+            self.model, self.test[::share], additional_filter_triples=self.filter, batch_size=batch_size, use_tqdm=False
+        )
         return time.perf_counter() - began

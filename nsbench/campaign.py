@@ -52,10 +52,22 @@ def store_folder(given: str | Path | None = None) -> Path:
     return Path(given) if given else default_folder()
 
 
-def run(sampler: str = "uniform", kge: str = "transe", dataset: str = "mkg_y", *, protocol: str = "nsbench", seed: int = 0,
-        fusion: str = "none", split: str | None = None, features: str = "auto", options: dict[str, Any] | None = None,
-        runs: str | Path | None = None, device: str = "auto", save_model: bool = False,
-        notify: Notify = lambda event: None) -> Result:
+def run(
+    sampler: str = "uniform",
+    kge: str = "transe",
+    dataset: str = "mkg_y",
+    *,
+    protocol: str = "nsbench",
+    seed: int = 0,
+    fusion: str = "none",
+    split: str | None = None,
+    features: str = "auto",
+    options: dict[str, Any] | None = None,
+    runs: str | Path | None = None,
+    device: str = "auto",
+    save_model: bool = False,
+    notify: Notify = lambda event: None,
+) -> Result:
     """Train, select and test one configuration, or return what is already there.
 
     `options` are what `--set` takes: {"protocol.steps": 100, "sampler.variant": "paper"}. Raises nsbench.errors.Misuse
@@ -63,13 +75,21 @@ def run(sampler: str = "uniform", kge: str = "transe", dataset: str = "mkg_y", *
     """
     _loaded.cache_clear()  # a folder may have changed since the last call
     settings = [f"{key}={value}" for key, value in (options or {}).items()]
-    config = configure(sampler, kge, dataset, protocol=protocol, seed=seed, fusion=fusion, split=split,
-                       features=features, settings=settings)
+    config = configure(
+        sampler, kge, dataset, protocol=protocol, seed=seed, fusion=fusion, split=split, features=features, settings=settings
+    )
     return carry_out(config, store_folder(runs), device=device, save_model=save_model, notify=notify)
 
 
-def plan(samplers: Sequence[str], models: Sequence[str], datasets: Sequence[str], seeds: Iterable[int] | None, *,
-         protocol: str, **shared: Any) -> list[Config]:
+def plan(
+    samplers: Sequence[str],
+    models: Sequence[str],
+    datasets: Sequence[str],
+    seeds: Iterable[int] | None,
+    *,
+    protocol: str,
+    **shared: Any,
+) -> list[Config]:
     """Every combination, checked; seeds None: as many as the protocol has. Cells of one dataset and model lie together."""
     if seeds is None:
         seeds = range(read_protocol(protocol)["seeds"])

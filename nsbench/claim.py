@@ -79,8 +79,15 @@ class Claim:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.token = folder, secrets.token_hex(6)
-        self._who = _line({"token": self.token, "host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(),
-                           "started": _started(os.getpid())})  # fmt: skip
+        self._who = _line(
+            {
+                "token": self.token,
+                "host": socket.gethostname(),
+                "machine": _machine(),
+                "pid": os.getpid(),
+                "started": _started(os.getpid()),
+            }
+        )
         self._progress: Mapping[str, Any] = {}
         self._released = threading.Event()
         self.path = self._take()

@@ -57,10 +57,24 @@ def cli(context: click.Context, debug: bool) -> None:
 
 
 for command in (
-    run.run, sweep.sweep, sweep.status, tune.tune, results.table, results.compare, results.plot, results.report,
-    results.runs_, plugins.list_, plugins.show, plugins.check, plugins.inspect, plugins.new_sampler, data.data,
-    plugins.bench, run.demo,
-):  # fmt: skip
+    run.run,
+    sweep.sweep,
+    sweep.status,
+    tune.tune,
+    results.table,
+    results.compare,
+    results.plot,
+    results.report,
+    results.runs_,
+    plugins.list_,
+    plugins.show,
+    plugins.check,
+    plugins.inspect,
+    plugins.new_sampler,
+    data.data,
+    plugins.bench,
+    run.demo,
+):
     cli.add_command(command)
 
 

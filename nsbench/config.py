@@ -18,8 +18,16 @@ from nsbench.errors import Misuse
 from nsbench.registry import AUXILIARIES, DATASETS, FUSIONS, MODELS, SAMPLERS, Range, build_options, option, suggest
 
 PER_CELL = (  # may depend on model and dataset
-    "margin", "regularizer", "temperature", "width", "batch", "negatives", "learning_rate", "steps", "validate_every",
-)  # fmt: skip
+    "margin",
+    "regularizer",
+    "temperature",
+    "width",
+    "batch",
+    "negatives",
+    "learning_rate",
+    "steps",
+    "validate_every",
+)
 MOST_SEEDS = 10_000  # of a cell; whoever asks for more has mistaken a seed for their number
 
 
@@ -42,8 +50,12 @@ class Protocol:
     selection: str = option("best", "tested model: of the best validation MRR, or the last", choices=("best", "last"))
     patience: int = option(0, "validations without a better MRR before stopping; 0: never", minimum=0)
     seeds: int = option(5, "runs per cell", minimum=1)
-    margin: float = option(3.0, "gamma of distance models, and the range of initial values", minimum=0,
-                           search=(0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 12.0))  # fmt: skip
+    margin: float = option(
+        3.0,
+        "gamma of distance models, and the range of initial values",
+        minimum=0,
+        search=(0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 12.0),
+    )
     regularizer: float = option(0.0, "coefficient on the full tables", minimum=0, search=(0.0, 1e-6, 5e-6, 1e-5, 5e-5, 1e-4))
     regularizer_power: int = option(3, "sum of |x|^2 or |x|^3", choices=(2, 3))
     temperature: float = option(0.0, "of self-adversarial weighting; 0: plain mean", minimum=0)
@@ -134,10 +146,16 @@ def from_record(record: Mapping[str, Any]) -> Config:
     source = record["features"] if record["features"] in ("official", "names", "none") else "auto"
     component, model, fuse = SAMPLERS.get(record["sampler"]), MODELS.get(record["kge"]), FUSIONS.get(record["fusion"])
     return Config(
-        sampler=record["sampler"], kge=record["kge"], dataset=record["dataset"], fusion=record["fusion"],
-        split=record["split"], seed=record["seed"], variant=record["variant"],
+        sampler=record["sampler"],
+        kge=record["kge"],
+        dataset=record["dataset"],
+        fusion=record["fusion"],
+        split=record["split"],
+        seed=record["seed"],
+        variant=record["variant"],
         features=":".join(filter(None, [source, ",".join(record["modalities"])])),
-        protocol=Protocol(**record["protocol"]), changed=record["changed"],
+        protocol=Protocol(**record["protocol"]),
+        changed=record["changed"],
         sampler_options=build_options(component.Options, options["sampler"], "sampler"),
         kge_options=build_options(model.Options, options["kge"], "kge"),
         fusion_options=build_options(fuse.Options, options["fusion"], "fusion"),
@@ -162,8 +180,18 @@ def non_default(options: Any) -> dict[str, Any]:
     }
 
 
-def configure(sampler: str, kge: str, dataset: str, *, protocol: str = "nsbench", seed: int = 0, fusion: str = "none",
-              split: str | None = None, features: str = "auto", settings: Iterable[str] = ()) -> Config:
+def configure(
+    sampler: str,
+    kge: str,
+    dataset: str,
+    *,
+    protocol: str = "nsbench",
+    seed: int = 0,
+    fusion: str = "none",
+    split: str | None = None,
+    features: str = "auto",
+    settings: Iterable[str] = (),
+) -> Config:
     """A checked configuration. `settings` are `--set` texts: sampler.x=1, kge.x=1, protocol.steps=100, aux.NAME=0.1."""
     groups = _grouped(settings)
     component = SAMPLERS.get(sampler)
@@ -200,14 +228,23 @@ def configure(sampler: str, kge: str, dataset: str, *, protocol: str = "nsbench"
     resolved = resolve_protocol(protocol, kge, dataset, {**chosen["protocol"], **groups["protocol"]})
     changed = {n: getattr(resolved, n) for n in groups["protocol"] if getattr(resolved, n) != getattr(plain, n)}
     config = Config(
-        sampler=sampler, kge=kge, dataset=dataset, fusion=fusion, split=split, features=features, seed=seed,
-        protocol=resolved, changed=changed, variant=variant,
+        sampler=sampler,
+        kge=kge,
+        dataset=dataset,
+        fusion=fusion,
+        split=split,
+        features=features,
+        seed=seed,
+        protocol=resolved,
+        changed=changed,
+        variant=variant,
         sampler_options=build_options(component.Options, sampler_options, "sampler"),
         kge_options=build_options(model.Options, groups["kge"], "kge"),
         fusion_options=build_options(fuse.Options, groups["fusion"], "fusion"),
         aux=weights,
         aux_options={n: build_options(AUXILIARIES.get(n).Options, aux_options.get(n, {}), f"aux.{n}") for n in weights},
-        tuning=tuning, uniform_tuning=tuning_of(protocol, "uniform", kge, dataset, "recommended", fusion, split, features),
+        tuning=tuning,
+        uniform_tuning=tuning_of(protocol, "uniform", kge, dataset, "recommended", fusion, split, features),
     )
     _check_needs(config)
     return config
@@ -264,8 +301,17 @@ def resolve_protocol(name: str, kge: str, dataset: str, changes: Mapping[str, An
     return build_options(Protocol, {**values, "name": name_of(name), **changes}, "protocol")
 
 
-def tuning_of(protocol: str, sampler: str, kge: str, dataset: str, variant: str, fusion: str, split: str | None = None,
-              features: str = "auto", auxiliary: bool = False) -> dict[str, Any] | None:  # fmt: skip
+def tuning_of(
+    protocol: str,
+    sampler: str,
+    kge: str,
+    dataset: str,
+    variant: str,
+    fusion: str,
+    split: str | None = None,
+    features: str = "auto",
+    auxiliary: bool = False,
+) -> dict[str, Any] | None:
     """The budget of a tuned protocol (nsbench.tune) and what it chose for one run, by the names of --set.
 
     None where nothing was tuned; no trials and nothing chosen for what had no study: another sampler, variant, fusion,
@@ -348,7 +394,7 @@ def _check_file(name: str, values: Mapping[str, Any]) -> None:
     if not values:
         raise Misuse(f'protocol {name} is empty; begin it with extends = "nsbench" and add what differs')
     if not isinstance(values.get("extends", ""), str):
-        raise Misuse(f"protocol {name}: extends names another protocol, as extends = \"nsbench\", not {values['extends']!r}")
+        raise Misuse(f'protocol {name}: extends names another protocol, as extends = "nsbench", not {values["extends"]!r}')
     if not isinstance(values.get("tuning", {}), Mapping):
         raise Misuse(f"protocol {name}: tuning is a table that nsbench tune writes, not {values['tuning']!r}; leave it out")
     cells = ["default", *MODELS.names(), *DATASETS.names()]

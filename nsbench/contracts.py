@@ -238,8 +238,9 @@ def blocks_of(drawn: Any, batch: int, negatives: int) -> list[Negatives]:
         block.check(batch)
     if all(block.shape[1] != negatives for block in blocks):
         widths = " and ".join(str(block.shape[1]) for block in blocks)
-        raise ValueError(f"no block holds the K = {negatives} negatives per positive that every sampler is granted, "
-                         f"but {widths}")  # fmt: skip
+        raise ValueError(
+            f"no block holds the K = {negatives} negatives per positive that every sampler is granted, but {widths}"
+        )
     return blocks
 
 
@@ -402,8 +403,9 @@ class KGE(nn.Module):
     provides: frozenset[Need] = frozenset({Need.QUERY})
     similarity: Similarity
 
-    def __init__(self, num_entities: int, num_relations: int, width: int, margin: float, options: Any,
-                 rng: torch.Generator) -> None:
+    def __init__(
+        self, num_entities: int, num_relations: int, width: int, margin: float, options: Any, rng: torch.Generator
+    ) -> None:
         """`width` is the model's dimension d; `rng` a CPU generator that all initial values come from."""
         super().__init__()
         self.width = width

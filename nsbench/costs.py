@@ -188,6 +188,12 @@ def _logits(trainer: Trainer) -> Probe:
 
 
 PROBES: dict[str, Callable[[Trainer], Probe]] = {
-    "draws": _draws, "scores": _scores, "trained": _trained, "choices": _choices,
-    "parameters": _parameters, "products": _products, "pairs": _pairs, "logits": _logits,
-}  # fmt: skip
+    "draws": _draws,
+    "scores": _scores,
+    "trained": _trained,
+    "choices": _choices,
+    "parameters": _parameters,
+    "products": _products,
+    "pairs": _pairs,
+    "logits": _logits,
+}

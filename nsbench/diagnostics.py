@@ -142,8 +142,9 @@ class Diagnosis:
             self._errors(tally, "", positives, side, ids, here)
             tally.drew(ids, here)
             if ranked:
-                drawn.append({"rows": positives.rows[first], "side": block.side[first], "ids": ids[first],
-                              "counted": here[first]})  # fmt: skip
+                drawn.append(
+                    {"rows": positives.rows[first], "side": block.side[first], "ids": ids[first], "counted": here[first]}
+                )
         return drawn
 
     def _errors(self, tally: _Tally, prefix: str, positives: Positives, side: Tensor, ids: Tensor, counted: Tensor) -> None:

@@ -28,8 +28,14 @@ def duration(seconds: float) -> str:
 
 def _bars(console: Console) -> Progress:
     text = TextColumn("{task.fields[text]}")
-    return Progress(TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), text, console=console, transient=True,
-                    disable=not console.is_terminal)
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        text,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 @dataclasses.dataclass

@@ -121,8 +121,14 @@ class Here:
         pass
 
 
-def conduct(jobs: Iterable[Job], engine: Engine, listener: Listener, stopping: Callable[[], bool],
-            patient: bool = True, diagnose: bool = True) -> Tally:  # fmt: skip
+def conduct(
+    jobs: Iterable[Job],
+    engine: Engine,
+    listener: Listener,
+    stopping: Callable[[], bool],
+    patient: bool = True,
+    diagnose: bool = True,
+) -> Tally:
     """Carry out the jobs. Ends when each is done or failed, or goes on in another process; or soon after `stopping`.
 
     A run that another process has is looked at again when all else is done, if `patient`: that process may be gone by then.

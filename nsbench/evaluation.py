@@ -23,8 +23,15 @@ GPU_CHUNK = 2**30
 class Ranking:
     """What ranking a fixed list of triples needs, prepared once: distinct queries, and the facts to filter."""
 
-    def __init__(self, triples: Tensor, known: Tensor, num_entities: int, num_relations: int,
-                 device: torch.device | str = "cpu", chunk_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        triples: Tensor,
+        known: Tensor,
+        num_entities: int,
+        num_relations: int,
+        device: torch.device | str = "cpu",
+        chunk_bytes: int | None = None,
+    ) -> None:
         """triples [T, 3] to rank; known [n, 3] facts removed from the candidates (the answer itself stays)."""
         self.device = torch.device(device)
         self.triples = triples

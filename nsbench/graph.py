@@ -21,8 +21,9 @@ class NonPositives:
     else it is members[start[key] : start[key] + size[key]].
     """
 
-    def __init__(self, key: Tensor, rank: Tensor, size: Tensor, members: Tensor | None = None,
-                 start: Tensor | None = None) -> None:
+    def __init__(
+        self, key: Tensor, rank: Tensor, size: Tensor, members: Tensor | None = None, start: Tensor | None = None
+    ) -> None:
         stride = int(size.max()) + 1  # keeps the searched values of different keys apart
         count = torch.bincount(key, minlength=len(size))
         code = (key * stride + rank).sort().values

@@ -189,8 +189,12 @@ def _positives(trainer: Trainer, data: Dataset, kept: int, r: int, asks_head: bo
 def _facts(data: Dataset, kept: int, r: int, asks_head: bool) -> dict[int, str]:
     """Answer -> the first of the splits (then other known facts, then the complete world) that has it."""
     parts: list[tuple[str, Tensor | None]] = [
-        ("train", data.train), ("valid", data.valid), ("test", data.test), ("known", data.known), ("world", data.world),
-    ]  # fmt: skip
+        ("train", data.train),
+        ("valid", data.valid),
+        ("test", data.test),
+        ("known", data.known),
+        ("world", data.world),
+    ]
     column, other = (2, 0) if asks_head else (0, 2)
     found: dict[int, str] = {}
     for name, triples in parts:

@@ -32,8 +32,16 @@ class Cluster:
 
     apart = True
 
-    def __init__(self, store: Path, address: str | None, workers: int | None, threads: int, device: str,
-                 need: Callable[[Job], int | None], **how: Any) -> None:
+    def __init__(
+        self,
+        store: Path,
+        address: str | None,
+        workers: int | None,
+        threads: int,
+        device: str,
+        need: Callable[[Job], int | None],
+        **how: Any,
+    ) -> None:
         try:
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a tip on every start
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -58,8 +58,11 @@ class Registry:
         if ".py:" in name:
             return self._from_file(name)
         if name.endswith(".py"):
-            classes = [key for key, value in vars(self._module(name, name)).items() if self.accepts(value) and
-                       str(getattr(value, "__module__", "")).startswith("nsbench_file_")]  # fmt: skip
+            classes = [
+                key
+                for key, value in vars(self._module(name, name)).items()
+                if self.accepts(value) and str(getattr(value, "__module__", "")).startswith("nsbench_file_")
+            ]
             raise Misuse(f"name the {self.kind}'s class too: {name}:{classes[0] if classes else 'Class'}")
         if name not in self._found:
             self._load_all()
@@ -187,8 +190,9 @@ Search = Range | tuple
 """Where `nsbench tune` looks for the value of an option: in a range, or among the values of a tuple."""
 
 
-def option(default: Any, help: str, *, minimum: float | None = None, choices: tuple | None = None,
-           search: Search | None = None) -> Any:  # fmt: skip
+def option(
+    default: Any, help: str, *, minimum: float | None = None, choices: tuple | None = None, search: Search | None = None
+) -> Any:
     """A field of an `Options` dataclass: its default, one line of help, what it may be, and where tuning looks for it."""
     rules = {"help": help, "minimum": minimum, "choices": choices, "search": search}
     return dataclasses.field(default=default, metadata=rules)

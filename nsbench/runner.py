@@ -57,9 +57,19 @@ class Interrupted(Exception):
     """The user asked to stop; the checkpoint is written."""
 
 
-def execute(config: Config, dataset: Dataset, store: Path, *, device: str = "auto", notify: Notify = lambda event: None,
-            checkpoint_seconds: float = 60.0, save_model: bool = False, diagnose: bool = True, retry: bool = True,
-            stopping: Callable[[], bool] = lambda: False) -> RunFolder:
+def execute(
+    config: Config,
+    dataset: Dataset,
+    store: Path,
+    *,
+    device: str = "auto",
+    notify: Notify = lambda event: None,
+    checkpoint_seconds: float = 60.0,
+    save_model: bool = False,
+    diagnose: bool = True,
+    retry: bool = True,
+    stopping: Callable[[], bool] = lambda: False,
+) -> RunFolder:
     """Carry out one run, or what is missing of it, and return its folder. A complete run is left as it is.
 
     Without `retry`, FailedBefore for one that has failed, perhaps in another process just now. `diagnose` measures the
@@ -81,9 +91,16 @@ def execute(config: Config, dataset: Dataset, store: Path, *, device: str = "aut
     return folder
 
 
-def select(config: Config, dataset: Dataset, folder: RunFolder, *, device: str = "auto",
-           notify: Notify = lambda event: None, checkpoint_seconds: float = 60.0,
-           stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:  # fmt: skip
+def select(
+    config: Config,
+    dataset: Dataset,
+    folder: RunFolder,
+    *,
+    device: str = "auto",
+    notify: Notify = lambda event: None,
+    checkpoint_seconds: float = 60.0,
+    stopping: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
     """Train and validate as `execute` does, or go on from the checkpoint, without a test: {"valid", "selected_at", ...}.
 
     For a trial (nsbench.tune). The dataset needs no test triples; the caller holds the claim on the folder.
@@ -94,13 +111,27 @@ def select(config: Config, dataset: Dataset, folder: RunFolder, *, device: str =
         best = run.progress.best
         assert best is not None
         seconds = run.progress.train_seconds + run.progress.evaluation_seconds
-        return {"valid": best["metrics"], "selected_at": best["step"], "steps": run.trainer.step_count, "seconds": seconds,
-                "env": environment(target)}
+        return {
+            "valid": best["metrics"],
+            "selected_at": best["step"],
+            "steps": run.trainer.step_count,
+            "seconds": seconds,
+            "env": environment(target),
+        }
 
 
 @contextlib.contextmanager
-def _trained(config: Config, dataset: Dataset, folder: RunFolder, record: dict[str, Any], target: torch.device,
-             notify: Notify, checkpoint_seconds: float, diagnose: bool, stopping: Callable[[], bool]) -> Iterator[_Run]:
+def _trained(
+    config: Config,
+    dataset: Dataset,
+    folder: RunFolder,
+    record: dict[str, Any],
+    target: torch.device,
+    notify: Notify,
+    checkpoint_seconds: float,
+    diagnose: bool,
+    stopping: Callable[[], bool],
+) -> Iterator[_Run]:
     """A run at the end of its training, begun or resumed in a folder that is claimed."""
 
     def hear(event: dict[str, Any]) -> None:
@@ -143,8 +174,17 @@ def _as_it_is(folder: RunFolder, save_model: bool) -> RunFolder:
 
 
 class _Run:
-    def __init__(self, config: Config, dataset: Dataset, folder: RunFolder, device: torch.device, notify: Notify,
-                 checkpoint_seconds: float, diagnose: bool, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        folder: RunFolder,
+        device: torch.device,
+        notify: Notify,
+        checkpoint_seconds: float,
+        diagnose: bool,
+        stopping: Callable[[], bool],
+    ) -> None:
         self.config, self.dataset, self.folder, self.device = config, dataset, folder, device
         self.notify, self.stopping = notify, stopping
         self.checkpoint_seconds = checkpoint_seconds
@@ -188,8 +228,16 @@ class _Run:
             if due or now - spoken > 0.5:
                 spoken = now
                 left = (now - ends[0]) / (len(ends) - 1) * (protocol.steps - step)  # early steps may be cheaper (dhns)
-                self.notify({"stage": "training", "step": step, "steps": protocol.steps, "seconds_left": left,
-                             "loss": self._mean_loss(), "valid_mrr": self._best_mrr()})
+                self.notify(
+                    {
+                        "stage": "training",
+                        "step": step,
+                        "steps": protocol.steps,
+                        "seconds_left": left,
+                        "loss": self._mean_loss(),
+                        "valid_mrr": self._best_mrr(),
+                    }
+                )
             if due:
                 loss = self._mean_loss()
                 self.progress.train_seconds += time.monotonic() - mark
@@ -225,8 +273,14 @@ class _Run:
         else:
             progress.stale += 1
         progress.finished = 0 < protocol.patience <= progress.stale
-        event = {"step": trainer.step_count, "loss": loss, "valid": found, "train_seconds": progress.train_seconds,
-                 "evaluation_seconds": progress.evaluation_seconds, "memory": peak_memory(self.device)}
+        event = {
+            "step": trainer.step_count,
+            "loss": loss,
+            "valid": found,
+            "train_seconds": progress.train_seconds,
+            "evaluation_seconds": progress.evaluation_seconds,
+            "memory": peak_memory(self.device),
+        }
         progress.events.append(event)
         progress.marked_step, progress.marked_loss = trainer.step_count, trainer.loss_sum.item()
         self.folder.append_event(event)
@@ -359,9 +413,17 @@ def reference_of(config: Config, dataset: Dataset, store: Path) -> RunFolder:
     """The run that `hardness` refers to: uniform, seed 0, of the same cell; it may not be there."""
     backbone = {name.removeprefix("protocol."): value for name, value in chosen_by(config.uniform_tuning).items()}
     protocol = dataclasses.replace(config.protocol, **{n: x for n, x in backbone.items() if n not in config.changed})
-    plain = dataclasses.replace(config, sampler="uniform", variant="recommended", seed=0, aux={}, aux_options={},
-                                sampler_options=SAMPLERS.get("uniform").Options(), protocol=protocol,
-                                tuning=config.uniform_tuning)  # fmt: skip
+    plain = dataclasses.replace(
+        config,
+        sampler="uniform",
+        variant="recommended",
+        seed=0,
+        aux={},
+        aux_options={},
+        sampler_options=SAMPLERS.get("uniform").Options(),
+        protocol=protocol,
+        tuning=config.uniform_tuning,
+    )
     if not plain.wants_features:
         dataset = dataclasses.replace(dataset, features={}, present={}, feature_source="none")
     return RunFolder(store / f"{plain.cell}-{plain.record(dataset)['id']}")

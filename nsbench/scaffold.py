@@ -27,8 +27,10 @@ def new_sampler(name: str, into: Path | None = None) -> str:
     not empty.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or len(name) > LONGEST:
-        raise Misuse(f"'{name}' cannot name a sampler; use lower-case letters, digits and single underscores as in "
-                     f"near_misses, {LONGEST} characters at most")  # fmt: skip
+        raise Misuse(
+            f"'{name}' cannot name a sampler; use lower-case letters, digits and single underscores as in "
+            f"near_misses, {LONGEST} characters at most"
+        )
     taken = SAMPLERS.names()
     if name in taken or name in SAMPLERS.broken:
         whose = SAMPLERS.source(name) if name in taken else SAMPLERS.broken[name]

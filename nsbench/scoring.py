@@ -61,8 +61,9 @@ class Scoring:
         """Scores [B, M] of candidates ids [B, M] for queries (anchor, relation, side), each [B]."""
         return sum_of(self.view_pairs(anchor, relation, side, dict.fromkeys(self.tables, ids)))
 
-    def view_pairs(self, anchor: Tensor, relation: Tensor, side: Tensor,
-                   ids: Mapping[str, Tensor]) -> dict[tuple[str, str], Tensor]:
+    def view_pairs(
+        self, anchor: Tensor, relation: Tensor, side: Tensor, ids: Mapping[str, Tensor]
+    ) -> dict[tuple[str, str], Tensor]:
         """[B, M] for each pair (view of the kept end, view of the candidate)."""
         r = self.relations(relation)
         scale = self.kge.scale(r, side)

@@ -78,7 +78,7 @@ def _block(name: str, block: dict[str, Any]) -> list[Config]:
         raise Misuse(f"{name}: unknown key '{unknown[0]}' in a [[grid]]{suggest(unknown[0], [*FACTORS, *SHARED])}")
     missing = [key for key in FACTORS[:3] if key not in block]
     if missing:
-        raise Misuse(f"{name}: a [[grid]] names no {missing[0]}; add {missing[0]} = [\"...\"]")
+        raise Misuse(f'{name}: a [[grid]] names no {missing[0]}; add {missing[0]} = ["..."]')
     lists = {key: _texts(name, key, block.get(key, {"fusion": "none", "aux": "", "change": ""}.get(key))) for key in FACTORS}
     empty = [key for key in FACTORS if not lists[key]]
     if empty:
@@ -96,8 +96,9 @@ def _block(name: str, block: dict[str, Any]) -> list[Config]:
     configs = []
     for fusion, aux, change in itertools.product(lists["fusion"], lists["aux"], lists["change"]):
         added = [f"aux.{part}" for part in _parts(aux)] + _parts(change)
-        configs += plan(lists["sampler"], lists["kge"], lists["dataset"], seeds, fusion=fusion,
-                        settings=[*settings, *added], **given)
+        configs += plan(
+            lists["sampler"], lists["kge"], lists["dataset"], seeds, fusion=fusion, settings=[*settings, *added], **given
+        )
     return configs
 
 

@@ -99,8 +99,9 @@ OBJECTIVE_RULES = {
 }
 
 
-def check_sampler(sampler: str | type, kge: str = "transe", *, fusion: str = "none", settings: Sequence[str] = (),
-                  device: str = "auto") -> list[Finding]:
+def check_sampler(
+    sampler: str | type, kge: str = "transe", *, fusion: str = "none", settings: Sequence[str] = (), device: str = "auto"
+) -> list[Finding]:
     """Every rule's finding for a sampler or objective: a registered name, `./mine.py:Mine`, or the class itself.
 
     `settings` are `--set` texts. Raises Misuse where the sampler cannot be paired with this model or fusion.
@@ -435,8 +436,11 @@ class Watch:
         if hit.any():
             row, slot = hit.nonzero()[0].tolist()
             triple = (int(h[row, slot]), int(positives.r[row]), int(t[row, slot]))
-            self.fault("positives", f"{triple} is a training triple and was returned as a negative; draw with "
-                                    "view.graph.draw, mark it with valid=False, or declare filtered = False")  # fmt: skip
+            self.fault(
+                "positives",
+                f"{triple} is a training triple and was returned as a negative; draw with "
+                "view.graph.draw, mark it with valid=False, or declare filtered = False",
+            )
 
     def _isolated(self, where: str, tensors: list[Tensor]) -> None:
         """No path from `tensors` to the model, and no gradient left on it. (Scores reach it, but are the trainer's.)"""
@@ -444,8 +448,12 @@ class Watch:
         left = [name for name, p in self.parameters.items() if p.grad is not None]
         if reached or left:
             what = f"has a gradient path to {reached[0]}" if reached else f"leaves a gradient on {left[0]}"
-            self.fault("gradient", f"what {where} returns {what}; take vectors from the view, or declare Need.LIVE"
-                       if reached else f"{where} {what}; take vectors from the view, or declare Need.LIVE")  # fmt: skip
+            self.fault(
+                "gradient",
+                f"what {where} returns {what}; take vectors from the view, or declare Need.LIVE"
+                if reached
+                else f"{where} {what}; take vectors from the view, or declare Need.LIVE",
+            )
 
     @contextlib.contextmanager
     def _model_untouched(self, where: str) -> Iterator[None]:
@@ -531,8 +539,11 @@ def long_run(case: Case, report: Report) -> None:
 
 def _check_learning(before: float, after: float) -> None:
     if not after > before:  # nan too
-        raise Broken("learning", f"positives score above uniform negatives in {after:.0%} of cases after training, "
-                                 f"in {before:.0%} before; check the signs of weight, coef and the loss")  # fmt: skip
+        raise Broken(
+            "learning",
+            f"positives score above uniform negatives in {after:.0%} of cases after training, "
+            f"in {before:.0%} before; check the signs of weight, coef and the loss",
+        )
 
 
 def _check_both_ends_replaced(watch: Watch, report: Report) -> None:
@@ -592,8 +603,11 @@ def resume(case: Case, report: Report) -> None:
     except pickle.UnpicklingError as error:
         kind = re.search(r"GLOBAL (\S+)", str(error))
         what = f"a {kind[1]}" if kind else "an object"
-        raise Broken("resume", f"the saved state holds {what}, which checkpoints do not load; keep tensors, numbers, texts, "
-                               "lists and dicts in get_extra_state") from None  # fmt: skip
+        raise Broken(
+            "resume",
+            f"the saved state holds {what}, which checkpoints do not load; keep tensors, numbers, texts, "
+            "lists and dicts in get_extra_state",
+        ) from None
     continued.trainer.load_state_dict(state)
     _restore(elsewhere)
     continued.run(5)
@@ -618,8 +632,10 @@ def saturated(case: Case, report: Report) -> None:
     if not math.isfinite(watch.trainer.loss_sum.item()):
         raise Broken("saturated", "the loss is not finite when a query is answered by every entity")
     if "positives" in watch.faults and not report.failed("positives"):
-        raise Broken("saturated", "a negative of a query that every entity answers is marked valid; "
-                                  "pass valid=view.graph.drawable(key, k)")  # fmt: skip
+        raise Broken(
+            "saturated",
+            "a negative of a query that every entity answers is marked valid; pass valid=view.graph.drawable(key, k)",
+        )
 
 
 def evaluation(case: Case, report: Report) -> None:
@@ -640,10 +656,22 @@ class SyncWatch(TorchDispatchMode):
     Sees every operator that goes through torch's dispatcher; `tolist()` and `numpy()` of a CPU tensor do not.
     """
 
-    ALWAYS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount",
-              "equal", "is_nonzero")  # fmt: skip
-    WORDS = {"_local_scalar_dense": "reading a tensor's value (item, int, float, bool, if)", "_unique2": "unique",
-             "lift_fresh": "torch.tensor(...) of a list"}  # fmt: skip
+    ALWAYS = (
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "_unique2",
+        "unique_dim",
+        "unique_consecutive",
+        "bincount",
+        "equal",
+        "is_nonzero",
+    )
+    WORDS = {
+        "_local_scalar_dense": "reading a tensor's value (item, int, float, bool, if)",
+        "_unique2": "unique",
+        "lift_fresh": "torch.tensor(...) of a list",
+    }
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -677,8 +705,26 @@ def host_sync(case: Case, report: Report) -> None:
 
 SAMPLER_CHECKS: list[tuple[Callable[[Case, Report], None], tuple[str, ...]]] = [
     (declared, ("declared",)),
-    (long_run, ("runs", "shapes", "range", "device", "feedback", "constants", "sides", "positives", "generator", "model",
-                "gradient", "buffers", "finite", "ends", "learning")),
+    (
+        long_run,
+        (
+            "runs",
+            "shapes",
+            "range",
+            "device",
+            "feedback",
+            "constants",
+            "sides",
+            "positives",
+            "generator",
+            "model",
+            "gradient",
+            "buffers",
+            "finite",
+            "ends",
+            "learning",
+        ),
+    ),
     (fixed_side, ("fixed side",)),
     (per_slot, ("per slot",)),
     (seeded, ("seeded",)),

@@ -46,8 +46,14 @@ class Trainer:
         present = {name: x.to(self.device) for name, x in dataset.present.items()}
 
         model = MODELS.get(config.kge)
-        self.kge = model(dataset.num_entities, dataset.num_relations, protocol.width, protocol.margin,
-                         config.kge_options, generator(config.seed, "initialisation")).to(self.device)
+        self.kge = model(
+            dataset.num_entities,
+            dataset.num_relations,
+            protocol.width,
+            protocol.margin,
+            config.kge_options,
+            generator(config.seed, "initialisation"),
+        ).to(self.device)
         self.setting = Setting(
             graph=self.graph,
             negatives=protocol.negatives,
@@ -59,9 +65,9 @@ class Trainer:
         )
         with _global_seed(config.seed, "modules"):  # torch.nn layers draw their initial values from the global generator
             self.fusion = FUSIONS.get(config.fusion)(self.setting, config.fusion_options).to(self.device)
-            self.auxiliaries = nn.ModuleDict({
-                name: AUXILIARIES.get(name)(self.setting, config.aux_options[name]) for name in config.aux
-            }).to(self.device)
+            self.auxiliaries = nn.ModuleDict(
+                {name: AUXILIARIES.get(name)(self.setting, config.aux_options[name]) for name in config.aux}
+            ).to(self.device)
             self.sampler = self._made().to(self.device)
 
         groups = [{"params": [*self.kge.parameters(), *self.fusion.parameters()], "lr": protocol.learning_rate}]
@@ -100,8 +106,9 @@ class Trainer:
         with self._noted():
             made = component(self.setting, self.config.sampler_options)
         if "_modules" not in vars(made):
-            raise Misuse(self._blamed("its __init__ does not begin with super().__init__(setting, options)",
-                                      component.__init__))  # fmt: skip
+            raise Misuse(
+                self._blamed("its __init__ does not begin with super().__init__(setting, options)", component.__init__)
+            )
         for base, method in ((Sampler, "sample"), (Objective, "loss")):
             if getattr(getattr(made, method, None), "__func__", None) is getattr(base, method):
                 raise Misuse(self._blamed(f"it has no method '{method}'; write one, as nsbench new-sampler shows"))

@@ -65,9 +65,16 @@ class Tuning:
         """The configuration of a trial."""
         steps = {} if self.steps is None else {"protocol.steps": self.steps}
         return configure(
-            sampler, kge, dataset, protocol=self.protocol, seed=TRIAL_SEED + self.seed, fusion=self.fusion, split=self.split,
-            features=self.features, settings=[f"{name}={value}" for name, value in {**steps, **values}.items()],
-        )  # fmt: skip
+            sampler,
+            kge,
+            dataset,
+            protocol=self.protocol,
+            seed=TRIAL_SEED + self.seed,
+            fusion=self.fusion,
+            split=self.split,
+            features=self.features,
+            settings=[f"{name}={value}" for name, value in {**steps, **values}.items()],
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +90,9 @@ class Trial:
 class Study:
     """The trials of one sampler, or, with `backbone`, those that the frozen backbone is chosen by."""
 
-    def __init__(self, tuning: Tuning, sampler: str, kge: str, dataset: str, base: Study | None = None,
-                 backbone: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self, tuning: Tuning, sampler: str, kge: str, dataset: str, base: Study | None = None, backbone: bool = False
+    ) -> None:
         self.tuning, self.sampler, self.kge, self.dataset = tuning, sampler, kge, dataset
         self.base, self.backbone = base, backbone
         self.key = study_key(sampler, kge, dataset)
@@ -185,9 +193,15 @@ def studies(tuning: Tuning, samplers: Sequence[str], models: Sequence[str], data
     return found
 
 
-def carry_out(plan: Sequence[Study], ledger: Ledger, *, begin: Callable[[Study, int], None] = lambda study, number: None,
-              end: Callable[[Study, int], None] = lambda study, number: None,
-              stopping: Callable[[], bool] = lambda: False, **how: Any) -> None:  # fmt: skip
+def carry_out(
+    plan: Sequence[Study],
+    ledger: Ledger,
+    *,
+    begin: Callable[[Study, int], None] = lambda study, number: None,
+    end: Callable[[Study, int], None] = lambda study, number: None,
+    stopping: Callable[[], bool] = lambda: False,
+    **how: Any,
+) -> None:
     """Every trial that is missing, in rounds: the first of each study, the second, ... Several processes may take part.
 
     `begin` and `end` hear of the trials of this process; `how` goes to nsbench.runner.select.
@@ -208,8 +222,9 @@ def carry_out(plan: Sequence[Study], ledger: Ledger, *, begin: Callable[[Study, 
             time.sleep(WAIT)
 
 
-def carry_out_one(study: Study, number: int, ledger: Ledger, *, begin: Callable[[Study, int], None], device: str = "auto",
-                  **how: Any) -> bool:  # fmt: skip
+def carry_out_one(
+    study: Study, number: int, ledger: Ledger, *, begin: Callable[[Study, int], None], device: str = "auto", **how: Any
+) -> bool:
     """One trial, from its checkpoint where it has one; False: it has ended elsewhere. Busy: another process is at it."""
     values = study.values(number, ledger)
     config = study.configured(values, ledger)
@@ -293,10 +308,12 @@ def propose(space: Mapping[str, Search], history: Sequence[Trial], tried: Sequen
         if attempt >= BY_CHANCE:
             sampler = optuna.samplers.RandomSampler(seed=int.from_bytes(own[:4], "big"))
         study = optuna.create_study(direction="maximize", sampler=sampler)
-        study.add_trials([
-            optuna.trial.create_trial(params=dict(trial.values), distributions=where, value=trial.mrr or 0.0)
-            for trial in history
-        ])
+        study.add_trials(
+            [
+                optuna.trial.create_trial(params=dict(trial.values), distributions=where, value=trial.mrr or 0.0)
+                for trial in history
+            ]
+        )
         drawn = study.ask(where).params
         values = {name: _rounded(drawn[name], search) for name, search in space.items()}
         if values not in tried:
@@ -372,13 +389,15 @@ class Ledger:
         name, failed = study.name(self), "failed" in found
         with self._explained():
             kept = optuna.create_study(study_name=name, storage=self.storage, direction="maximize", load_if_exists=True)
-            kept.add_trial(optuna.trial.create_trial(
-                state=optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE,
-                value=None if failed else found["valid"]["mrr"],
-                params=dict(values),
-                distributions=distributions(study.space),
-                user_attrs={"number": number, "reason": found.get("failed", ""), "seconds": found.get("seconds", 0.0)},
-            ))  # fmt: skip
+            kept.add_trial(
+                optuna.trial.create_trial(
+                    state=optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE,
+                    value=None if failed else found["valid"]["mrr"],
+                    params=dict(values),
+                    distributions=distributions(study.space),
+                    user_attrs={"number": number, "reason": found.get("failed", ""), "seconds": found.get("seconds", 0.0)},
+                )
+            )
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -40,9 +40,13 @@ def with_differences(shown: Sequence[Metric]) -> list[Metric]:
 
 
 def table(
-    grid: Grid, shown: Sequence[Metric], baseline: str, published: bool, skipped: Mapping[str, str],
+    grid: Grid,
+    shown: Sequence[Metric],
+    baseline: str,
+    published: bool,
+    skipped: Mapping[str, str],
     progress: Progress | None = None,
-) -> Table:  # fmt: skip
+) -> Table:
     """The ablation of the row `baseline`; a difference of MRR with interval and marker stands beside each MRR."""
     full = _full(grid, baseline)
     if all(own_part(identity) == own_part(full) for identity in grid.labels):
@@ -79,6 +83,7 @@ def _full(grid: Grid, baseline: str) -> Identity:
     It is the one of that label; else, of the recommended variant, the one with the fewest options, and of several such the
     one with the most rows beside it that differ from it by variant or options of the sampler alone.
     """
+
     def rank(row: Identity) -> tuple[int, int]:
         rest = set(row) - set(own_part(row))
         return sum("." in name for name, _ in row), -sum(rest == set(other) - set(own_part(other)) for other in grid.labels)

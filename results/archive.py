@@ -14,8 +14,15 @@ from typing import NamedTuple
 from nsbench.errors import Misuse, RunFailed
 from nsbench.results import store
 
-KEPT = ("config.json", "events.jsonl", "ranks.npz", "result.json", "reference.safetensors", "model.safetensors",
-        "sampler.safetensors")  # fmt: skip
+KEPT = (
+    "config.json",
+    "events.jsonl",
+    "ranks.npz",
+    "result.json",
+    "reference.safetensors",
+    "model.safetensors",
+    "sampler.safetensors",
+)
 LARGEST = 2**34  # bytes that one file may unpack to
 
 

@@ -89,8 +89,7 @@ def contrasts(
     store = Path(grid.runs[0]["path"]).parent
     before, names = cache.read("contrasts", store), _names(grid, pairs)
     found = {key: _unpacked(before[name]) for key, name in names.items() if name in before}
-    lacking = {key: other for key, other in pairs.items()
-               if key not in found or (bootstrap and found[key].drawn is None)}  # fmt: skip
+    lacking = {key: other for key, other in pairs.items() if key not in found or (bootstrap and found[key].drawn is None)}
     if lacking:
         found |= _computed(grid, lacking, bootstrap, progress or (lambda done, total: None))
         now = {name: _packed(found[key]) for key, name in names.items()}
@@ -152,7 +151,6 @@ def _first_runs(grid: Grid, dataset: str) -> list[Run]:
 
 def _names(grid: Grid, pairs: Mapping[Key, Key]) -> dict[Key, str]:
     """What each contrast is remembered by: the files that it was computed from. Left out: any that may yet change."""
-
 
     @functools.cache
     def seen_from(dataset: str) -> str:

@@ -29,20 +29,45 @@ PARTS = {"category": "relation category", "seen": "entities in train"}
 
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8C564B")  # Okabe and Ito's, mostly
 LINES: tuple[Any, ...] = (
-    "-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 1)), (0, (8, 1, 1, 1, 1, 1)),
+    "-",
+    (0, (5, 1.5)),
+    (0, (1, 1)),
+    (0, (5, 1, 1, 1)),
+    (0, (3, 1, 1, 1, 1, 1)),
+    (0, (2, 1)),
+    (0, (8, 1, 1, 1, 1, 1)),
     (0, (1, 2.5)),
-)  # fmt: skip
+)
 MARKERS = "os^DvPX*<>dhp"
 FACES = ("#FFFFFF", "#9ECAE1", "#E6550D", "#C7E9C0", "#54278F", "#FDD0A2", "#DADAEB", "#BDBDBD")
 HATCHES = ("", "////", "", "....", "", "\\\\\\\\", "xxxx", "----", "++++", "oo", "||||")
 STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 7, "axes.titlesize": 7.5, "axes.labelsize": 7, "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5, "legend.fontsize": 6.5, "lines.linewidth": 1.1, "lines.markersize": 3.5,
-    "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.minor.width": 0.4,
-    "hatch.linewidth": 0.5, "axes.spines.top": False, "axes.spines.right": False, "grid.linewidth": 0.4,
-    "grid.color": "#DDDDDD", "axes.axisbelow": True, "legend.frameon": False, "legend.handletextpad": 0.6,
-    "text.parse_math": False, "savefig.dpi": 300, "pdf.fonttype": 42, "svg.hashsalt": "nsbench",
-}  # fmt: skip
+    "font.family": "DejaVu Sans",
+    "font.size": 7,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.5,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "hatch.linewidth": 0.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.linewidth": 0.4,
+    "grid.color": "#DDDDDD",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.handletextpad": 0.6,
+    "text.parse_math": False,
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "nsbench",
+}
 
 
 def require() -> None:
@@ -94,14 +119,37 @@ def curves(data: pd.DataFrame, x: str, labels: Sequence[str], width: float) -> F
                 )
                 steps = steps[steps["seeds"] == seeds]  # a mean over those that happened to run longer would jump
                 offset = labels.index(row) % 5
-                ax.plot(steps["x"], 100 * steps["mean"], label=row, markevery=(offset, 5), markersize=2.5,
-                        **{**look, "markerfacecolor": "white"}, markeredgewidth=0.7)  # fmt: skip
+                ax.plot(
+                    steps["x"],
+                    100 * steps["mean"],
+                    label=row,
+                    markevery=(offset, 5),
+                    markersize=2.5,
+                    **{**look, "markerfacecolor": "white"},
+                    markeredgewidth=0.7,
+                )
                 if seeds > 1:
-                    ax.fill_between(steps["x"], 100 * steps["low"], 100 * steps["high"], color=look["color"], alpha=0.18,
-                                    linewidth=0, label=row)  # fmt: skip
+                    ax.fill_between(
+                        steps["x"],
+                        100 * steps["low"],
+                        100 * steps["high"],
+                        color=look["color"],
+                        alpha=0.18,
+                        linewidth=0,
+                        label=row,
+                    )
                 chosen = runs[runs["selected"]]
-                ax.plot(chosen[x], 100 * chosen["mrr"], linestyle="none", marker=look["marker"], color=look["color"],
-                        markersize=3.5, markeredgecolor="white", markeredgewidth=0.3, label=f"selected: {row}")  # fmt: skip
+                ax.plot(
+                    chosen[x],
+                    100 * chosen["mrr"],
+                    linestyle="none",
+                    marker=look["marker"],
+                    color=look["color"],
+                    markersize=3.5,
+                    markeredgecolor="white",
+                    markeredgewidth=0.3,
+                    label=f"selected: {row}",
+                )
             if x == "seconds":
                 _logarithmic(ax.xaxis)
             ax.grid(True)
@@ -120,12 +168,29 @@ def cost(data: pd.DataFrame, labels: Sequence[str], width: float) -> Figure:
             best = front([(x, 100 * y) for x, y in means.itertuples(index=False)])
             for row, runs in panel.groupby("row", sort=False):
                 look, x, y = _look(labels.index(row)), means.loc[row, "seconds"], 100 * means.loc[row, "mrr"]
-                ax.errorbar(x, y, xerr=[[x - runs["seconds"].min()], [runs["seconds"].max() - x]], yerr=_half(runs["mrr"]),
-                            fmt=look["marker"], color=look["color"], ecolor=look["color"], elinewidth=0.7, capsize=1.5,
-                            markersize=5, markerfacecolor=look["color"] if (x, y) in best else "white",
-                            label=row)  # fmt: skip
-            ax.step([x for x, _ in best], [y for _, y in best], where="post", color="#AAAAAA", linewidth=1.8, zorder=0,
-                    label="front")  # fmt: skip
+                ax.errorbar(
+                    x,
+                    y,
+                    xerr=[[x - runs["seconds"].min()], [runs["seconds"].max() - x]],
+                    yerr=_half(runs["mrr"]),
+                    fmt=look["marker"],
+                    color=look["color"],
+                    ecolor=look["color"],
+                    elinewidth=0.7,
+                    capsize=1.5,
+                    markersize=5,
+                    markerfacecolor=look["color"] if (x, y) in best else "white",
+                    label=row,
+                )
+            ax.step(
+                [x for x, _ in best],
+                [y for _, y in best],
+                where="post",
+                color="#AAAAAA",
+                linewidth=1.8,
+                zorder=0,
+                label="front",
+            )
             _logarithmic(ax.xaxis)
             ax.margins(x=0.08, y=0.1)
             ax.grid(True)
@@ -152,8 +217,17 @@ def sensitivity(data: pd.DataFrame, name: str, labels: Sequence[str], width: flo
                 look = _look(labels.index(row))
                 means = runs.groupby("value")["mrr"].mean()
                 ax.plot(means.index, 100 * means, label=row, **look)
-                ax.plot(runs["value"], 100 * runs["mrr"], linestyle="none", marker=look["marker"], color=look["color"],
-                        markersize=2, alpha=0.6, markeredgewidth=0, label=f"seeds: {row}")  # fmt: skip
+                ax.plot(
+                    runs["value"],
+                    100 * runs["mrr"],
+                    linestyle="none",
+                    marker=look["marker"],
+                    color=look["color"],
+                    markersize=2,
+                    alpha=0.6,
+                    markeredgewidth=0,
+                    label=f"seeds: {row}",
+                )
             if values[0] > 0 and values[-1] / values[0] >= 4:
                 ax.set_xscale("log", base=2)
             if len(values) <= 10:
@@ -187,10 +261,18 @@ def relations(data: pd.DataFrame, labels: Sequence[str], width: float) -> Figure
                         continue
                     pale = runs["queries"].iloc[0] < FEW_QUERIES
                     at = i + (place - (len(there) - 1) / 2) * thick
-                    ax.bar(at, 100 * runs["mrr"].mean(), thick, label=row, alpha=0.35 if pale else 1,
-                           **_bar(labels.index(row)))  # fmt: skip
-                    ax.errorbar(at, 100 * runs["mrr"].mean(), yerr=_half(runs["mrr"]), fmt="none", ecolor="black",
-                                elinewidth=0.7, capsize=1)  # fmt: skip
+                    ax.bar(
+                        at, 100 * runs["mrr"].mean(), thick, label=row, alpha=0.35 if pale else 1, **_bar(labels.index(row))
+                    )
+                    ax.errorbar(
+                        at,
+                        100 * runs["mrr"].mean(),
+                        yerr=_half(runs["mrr"]),
+                        fmt="none",
+                        ecolor="black",
+                        elinewidth=0.7,
+                        capsize=1,
+                    )
             queries = panel.groupby("part")["queries"].first()
             ax.set_xticks(range(len(parts)), [f"{part}\nn = {queries[part]:,}" for part in parts])
             ax.tick_params(axis="x", length=0)
@@ -217,9 +299,19 @@ def published(data: pd.DataFrame, labels: Sequence[str], width: float) -> Figure
                 if len(set(x)) > 1:
                     ax.plot([x.min(), x.max()], [y[0], y[0]], color=look["color"], linewidth=0.6, zorder=1)
                 bars = 100 * (cell["high"] - cell["mean"]).to_numpy()
-                ax.errorbar(x, y, yerr=None if np.isnan(bars).any() else bars, fmt=look["marker"], color=look["color"],
-                            fillstyle=fills.get(model, "full"), markersize=4.5, elinewidth=0.7, capsize=1.5,
-                            markeredgewidth=0.8, label=f"{model}: {row}")  # fmt: skip
+                ax.errorbar(
+                    x,
+                    y,
+                    yerr=None if np.isnan(bars).any() else bars,
+                    fmt=look["marker"],
+                    color=look["color"],
+                    fillstyle=fills.get(model, "full"),
+                    markersize=4.5,
+                    elinewidth=0.7,
+                    capsize=1.5,
+                    markeredgewidth=0.8,
+                    label=f"{model}: {row}",
+                )
             low = min(ax.get_xlim()[0], ax.get_ylim()[0])
             high = max(ax.get_xlim()[1], ax.get_ylim()[1])
             ax.plot([low, high], [low, high], color="#999999", linewidth=0.8, zorder=0, label="equal")
@@ -279,10 +371,24 @@ def critical_differences(
             inside = [i for i in order if min(ranks[j] for j in clique) <= ranks[i] <= max(ranks[j] for j in clique)]
             for one, two in pairwise(inside):
                 joined = one in clique and two in clique
-                ax.plot([x[one], x[two]], [y, y], color="black", linewidth=2.4 if joined else 0.9,
-                        linestyle="-" if joined else (0, (1, 1.5)), solid_capstyle="butt", gid="bar")  # fmt: skip
-            ax.plot([x[i] for i in clique], [y] * len(clique), linestyle="none", marker="o", markersize=3, color="black",
-                    label="clique: " + ", ".join(labels[i] for i in clique))  # fmt: skip
+                ax.plot(
+                    [x[one], x[two]],
+                    [y, y],
+                    color="black",
+                    linewidth=2.4 if joined else 0.9,
+                    linestyle="-" if joined else (0, (1, 1.5)),
+                    solid_capstyle="butt",
+                    gid="bar",
+                )
+            ax.plot(
+                [x[i] for i in clique],
+                [y] * len(clique),
+                linestyle="none",
+                marker="o",
+                markersize=3,
+                color="black",
+                label="clique: " + ", ".join(labels[i] for i in clique),
+            )
         if ruler is not None:
             end = side + ruler / (k - 1) * (width - 2 * side)
             ax.plot([side, end], [0.12, 0.12], label="critical difference", **black)
@@ -336,8 +442,14 @@ def _panels(
         ax.remove()
     for ax, title in zip(axes, titles):
         ax.set_title(title)
-    figure.legend(handles=list(handles), loc="outside lower center", ncols=-(-len(handles) // lines), handlelength=handle,
-                  columnspacing=1.2, borderaxespad=0.2)  # fmt: skip
+    figure.legend(
+        handles=list(handles),
+        loc="outside lower center",
+        ncols=-(-len(handles) // lines),
+        handlelength=handle,
+        columnspacing=1.2,
+        borderaxespad=0.2,
+    )
     return figure, axes[: len(titles)]
 
 
@@ -346,8 +458,12 @@ def _name_axes(axes: Sequence[Axes], x: str | None, y: str) -> None:
     for ax in axes:
         place = ax.get_subplotspec()
         assert place is not None
-        below = [other for other in axes if other.get_subplotspec().rowspan.start > place.rowspan.start  # type: ignore[union-attr]
-                 and other.get_subplotspec().colspan == place.colspan]  # type: ignore[union-attr]  # fmt: skip
+        below = [
+            other
+            for other in axes
+            if other.get_subplotspec().rowspan.start > place.rowspan.start  # type: ignore[union-attr]
+            and other.get_subplotspec().colspan == place.colspan
+        ]  # type: ignore[union-attr]
         if x is not None and not below:
             ax.set_xlabel(x)
         if place.is_first_col():

@@ -15,12 +15,27 @@ from nsbench.errors import Misuse
 from nsbench.results import papers, store
 
 PER_CELL = (  # what a protocol sets per model and dataset (nsbench.config)
-    "margin", "regularizer", "temperature", "width", "batch", "negatives", "learning_rate", "steps", "validate_every",
-)  # fmt: skip
+    "margin",
+    "regularizer",
+    "temperature",
+    "width",
+    "batch",
+    "negatives",
+    "learning_rate",
+    "steps",
+    "validate_every",
+)
 
 TUNED_ALIKE = (  # of a tuned protocol; the rest is a study's own
-    "base", "budget", "backbone", "search", "seed", "fusion", "split", "features",
-)  # fmt: skip
+    "base",
+    "budget",
+    "backbone",
+    "search",
+    "seed",
+    "fusion",
+    "split",
+    "features",
+)
 
 Run = Mapping[str, Any]  # a row of the store's frame
 Identity = tuple[tuple[str, str], ...]  # every factor of a row apart from the scoring model: sorted (name, value) pairs

@@ -19,10 +19,20 @@ Link = Callable[[Cell], str]
 WIDE = 6  # columns: more, and datasets come below each other
 TAGS = {"best": "<strong>{}</strong>", "second": "<u>{}</u>", "": "{}"}
 TOOLTIP = {  # of a record: how it is called
-    "n": "seeds", "values": "values", "mean": "mean", "sd": "sd over seeds", "difference": "difference", "p": "p",
-    "p_holm": "p (Holm)", "baseline": "against", "verdict": "verdict", "published": "published",
-    "ours_minus_published": "ours - published", "source": "source", "note": "note",
-}  # fmt: skip
+    "n": "seeds",
+    "values": "values",
+    "mean": "mean",
+    "sd": "sd over seeds",
+    "difference": "difference",
+    "p": "p",
+    "p_holm": "p (Holm)",
+    "baseline": "against",
+    "verdict": "verdict",
+    "published": "published",
+    "ours_minus_published": "ours - published",
+    "source": "source",
+    "note": "note",
+}
 SORTED_BY = {"interval": "difference_low", "bootstrap": "bootstrap_low"}  # what has two ends, by the lower one
 
 STYLE = """

@@ -29,10 +29,15 @@ def listing(frame: pd.DataFrame, skipped: Mapping[str, str]) -> str:
 
     folder = Path(frame.attrs["folder"])
     rows = [
-        [*(row[name] for name in LISTED), f"{100 * row['mrr']:.2f}", "yes" if row["converged"] else "no",
-         megabytes(size(row["path"])), row["path"].name]
+        [
+            *(row[name] for name in LISTED),
+            f"{100 * row['mrr']:.2f}",
+            "yes" if row["converged"] else "no",
+            megabytes(size(row["path"])),
+            row["path"].name,
+        ]
         for row in store.records(frame)
-    ]  # fmt: skip
+    ]
     sides = ["left"] * 3 + ["right", "left", "right", "left", "right", "left"]
     header = ["sampler", "model", "dataset", "seed", "protocol", "MRR", "converged", "size", "folder"]
     parts = [tabulate(rows, header, disable_numparse=True, colalign=sides)] if rows else []

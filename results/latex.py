@@ -35,20 +35,43 @@ RAISED = 0.95
 WIDTHS = {  # of Computer Modern in \scriptsize, rounded up; few faces are wider
     character: width
     for width, characters in (
-        (2.4, "!',.:;[]`il|"), (2.75, " -fjI"), (3.2, "()rst"), (3.7, "cez†‡"), (4.0, '"$*/0123456789?ago{}–δ'),
-        (4.2, "Jkqvxy↑↓"), (4.4, "Sbdhnpu"), (5.6, "BEFLPZ^~"), (6.6, "#%mΔ"), (7.2, "M▲▼"), (9.0, "W↳"),
+        (2.4, "!',.:;[]`il|"),
+        (2.75, " -fjI"),
+        (3.2, "()rst"),
+        (3.7, "cez†‡"),
+        (4.0, '"$*/0123456789?ago{}–δ'),
+        (4.2, "Jkqvxy↑↓"),
+        (4.4, "Sbdhnpu"),
+        (5.6, "BEFLPZ^~"),
+        (6.6, "#%mΔ"),
+        (7.2, "M▲▼"),
+        (9.0, "W↳"),
     )
     for character in characters
-}  # fmt: skip
+}
 WIDEST = 6.3  # of all other characters
 
 STYLES = {"best": "\\textbf{{{}}}", "second": "\\underline{{{}}}", "": "{}"}
 SPECIAL = {
-    "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "$<$", ">": "$>$",
-    "±": "$\\pm$", "↑": "$\\uparrow$", "↓": "$\\downarrow$", "†": "$\\dagger$",
-    "‡": "$\\ddagger$", "≈": "$\\approx$", "Δ": "$\\Delta$", "δ": "$\\delta$", "–": "--", "−": "$-$",
-    "▲": "$\\bigtriangleup$", "▼": "$\\bigtriangledown$", "↳": "$\\hookrightarrow$",
-} | {mark: f"\\{mark}" for mark in "&%$#_{}"}  # fmt: skip
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "±": "$\\pm$",
+    "↑": "$\\uparrow$",
+    "↓": "$\\downarrow$",
+    "†": "$\\dagger$",
+    "‡": "$\\ddagger$",
+    "≈": "$\\approx$",
+    "Δ": "$\\Delta$",
+    "δ": "$\\delta$",
+    "–": "--",
+    "−": "$-$",
+    "▲": "$\\bigtriangleup$",
+    "▼": "$\\bigtriangledown$",
+    "↳": "$\\hookrightarrow$",
+} | {mark: f"\\{mark}" for mark in "&%$#_{}"}
 ESCAPES = str.maketrans(SPECIAL)  # one pass over the characters: a chain of replacements would escape its own output
 
 Lines = list[tuple[str, float]]  # of a cell: each as LaTeX, and its width

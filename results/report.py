@@ -380,7 +380,7 @@ def _page(lead: str, parts: Sequence[Part]) -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
         f"<title>nsbench report</title>\n<style>{html.STYLE}{STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>nsbench report</h1>\n<p>{escape(lead)} {written}</p>\n<nav aria-label=\"Contents\">{_contents(parts)}</nav>\n"
+        f'<h1>nsbench report</h1>\n<p>{escape(lead)} {written}</p>\n<nav aria-label="Contents">{_contents(parts)}</nav>\n'
         f"<main>\n{''.join(_written(part, 2) for part in parts)}</main>\n"
         f"<script>{html.SCRIPT}{SCRIPT}</script>\n</body>\n</html>\n"
     )

@@ -72,9 +72,7 @@ def _failures(reasons: Mapping[int, str]) -> dict[str, Any]:
     return {"failed": len(reasons), "reason": listed(dict.fromkeys(reasons.values()), "; ")} if reasons else {}
 
 
-def cell_of(
-    runs: Sequence[Run], metric: Metric, contrast: Contrast | None, say_n: bool, failed: Mapping[int, str]
-) -> Cell:
+def cell_of(runs: Sequence[Run], metric: Metric, contrast: Contrast | None, say_n: bool, failed: Mapping[int, str]) -> Cell:
     """The mean over the runs with its spread; `failed` are seeds of the cell that have none, with the reasons."""
     measured = [(run["seed"], value) for run in runs if (value := figure(run, metric)) is not None]
     if not measured:

@@ -54,8 +54,17 @@ class CrossModalAttention(nn.Module):
     G = 1.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], relation_width: int, width: int = 50, out: int = 50, *,
-                 pooled_tokens: int = 4, attend: bool = True, gated: bool = True) -> None:  # fmt: skip
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        relation_width: int,
+        width: int = 50,
+        out: int = 50,
+        *,
+        pooled_tokens: int = 4,
+        attend: bool = True,
+        gated: bool = True,
+    ) -> None:
         super().__init__()
         self.width, self.attend, self.gated = width, attend, gated
         self.names = sorted(shapes)

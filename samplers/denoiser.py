@@ -60,8 +60,9 @@ class PaperDenoiser(nn.Module):
         dtype = precision(self)
         wx, wp, wc = self.first.weight.chunk(3, dim=1)
         time = F.linear(self.sinusoids, wp, self.first.bias)
-        return FoldedPaper(wx.t().to(dtype), wc.t().to(dtype), time, self.second.weight.t().to(dtype), self.second.bias,
-                           self.norm)  # fmt: skip
+        return FoldedPaper(
+            wx.t().to(dtype), wc.t().to(dtype), time, self.second.weight.t().to(dtype), self.second.bias, self.norm
+        )
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,15 @@ class ReleasedDenoiser(nn.Module):
         w_out = centred((self.last.weight @ self.second.weight) * self.norm_hidden.weight)
         bias_out = self.last(self.second(self.norm_hidden.bias))
         return FoldedReleased(
-            x_in=wx.t().to(dtype), c_in=wc.t().to(dtype), time=F.linear(p, wp),
-            time_total=p.sum(1, keepdim=True), time_square=p.square().sum(1, keepdim=True),
-            bias_in=self.first(self.norm_in.bias).to(dtype), out=w_out.t().to(dtype), bias_out=bias_out,
-        )  # fmt: skip
+            x_in=wx.t().to(dtype),
+            c_in=wc.t().to(dtype),
+            time=F.linear(p, wp),
+            time_total=p.sum(1, keepdim=True),
+            time_square=p.square().sum(1, keepdim=True),
+            bias_in=self.first(self.norm_in.bias).to(dtype),
+            out=w_out.t().to(dtype),
+            bias_out=bias_out,
+        )
 
 
 @dataclass(frozen=True)

@@ -81,10 +81,22 @@ def levels(name: str, steps: int) -> list[Level]:
 
 
 RELEASED: dict[str, Any] = {
-    "schedule": "linear", "normalise": False, "clip": 0.0, "warmup": 0, "levels": "released", "heads": "leaf",
-    "denoiser": "released", "noise_loss": "l1", "condition": "released", "leak": True, "joint": "fuse", "positive": "once",
-    "missing": "impute", "gamma0": 0.0, "learning_rate": 2e-3,
-}  # fmt: skip
+    "schedule": "linear",
+    "normalise": False,
+    "clip": 0.0,
+    "warmup": 0,
+    "levels": "released",
+    "heads": "leaf",
+    "denoiser": "released",
+    "noise_loss": "l1",
+    "condition": "released",
+    "leak": True,
+    "joint": "fuse",
+    "positive": "once",
+    "missing": "impute",
+    "gamma0": 0.0,
+    "learning_rate": 2e-3,
+}
 
 
 @SAMPLERS.register("dhns")
@@ -95,34 +107,48 @@ class DHNS(Sampler):
     @dataclass(frozen=True)
     class Options:
         base: str = option("uniform", "sampler of the negatives beside the generated ones, its options at their defaults")
-        weight: float = option(0.01, "lambda, of the generated negatives; 0: none are generated", minimum=0,
-                               search=(0.01, 0.1, 1.0))  # fmt: skip
-        chain: str = option("reverse", "reverse: generate; forward: noise the true entity; gauss: noise of equal second "
-                            "moment", choices=("reverse", "forward", "gauss"))  # fmt: skip
+        weight: float = option(
+            0.01, "lambda, of the generated negatives; 0: none are generated", minimum=0, search=(0.01, 0.1, 1.0)
+        )
+        chain: str = option(
+            "reverse",
+            "reverse: generate; forward: noise the true entity; gauss: noise of equal second moment",
+            choices=("reverse", "forward", "gauss"),
+        )
         timesteps: int = option(50, "T, diffusion steps", minimum=QUARTERS, search=(20, 50, 70, 100))
         schedule: str = option("cosine", "noise: cosine down to A_T = 0.01, or linear", choices=("cosine", "linear"))
         normalise: bool = option(True, "diffuse vectors over their running root mean square, per slot")
         clip: float = option(4.0, "bound on the signal implied by a prediction, in latent units; 0: none", minimum=0)
         warmup: int = option(1, "passes over train before generated negatives count", minimum=0)
         levels: str = option("paper", "states kept, weights and margins", choices=tuple(LEVELS))
-        heads: str = option("own", "own: a chain per side; leaf: one more step from the tail's state, and both ends "
-                            "at once are a third corruption", choices=("own", "leaf"))  # fmt: skip
+        heads: str = option(
+            "own",
+            "own: a chain per side; leaf: one more step from the tail's state, and both ends at once are a third corruption",
+            choices=("own", "leaf"),
+        )
         denoiser: str = option("paper", "its form and time embedding", choices=("paper", "released"))
         noise_loss: str = option("mse", "mse, a mean over slots and sides, or l1, their sum", choices=("mse", "l1"))
-        condition: str = option("query", "query: the model's; released: for TransE that of the other side",
-                                choices=("query", "released"))  # fmt: skip
+        condition: str = option(
+            "query", "query: the model's; released: for TransE that of the other side", choices=("query", "released")
+        )
         slots: str = option("all", "all, or the structural slot alone", choices=("all", "structure"))
-        missing: str = option("mask", "missing features: mask, or impute, which takes what the fusion delivers",
-                              choices=("mask", "impute"))  # fmt: skip
+        missing: str = option(
+            "mask", "missing features: mask, or impute, which takes what the fusion delivers", choices=("mask", "impute")
+        )
         joint: str = option("score", "slots: mean of their scores, or score of their fusion", choices=("score", "fuse"))
-        hal: str = option("on", "hardness-adaptive loss; flat: no margins; off: nor weights, and every slot is a negative "
-                          "of its own", choices=("on", "flat", "off"))  # fmt: skip
-        positive: str = option("per_level", "positives get each level's margin, or count once with the full one",
-                               choices=("per_level", "once"))  # fmt: skip
+        hal: str = option(
+            "on",
+            "hardness-adaptive loss; flat: no margins; off: nor weights, and every slot is a negative of its own",
+            choices=("on", "flat", "off"),
+        )
+        positive: str = option(
+            "per_level", "positives get each level's margin, or count once with the full one", choices=("per_level", "once")
+        )
         gamma0: float = option(4.0, "stands for gamma in the margins of models without one", minimum=0)
         leak: bool = option(False, "the diffusion loss trains the model as well")
-        precision: str = option("auto", "of the denoiser's matrix products; auto: bfloat16 on a GPU, float32 on a CPU",
-                                choices=tuple(PRECISIONS))  # fmt: skip
+        precision: str = option(
+            "auto", "of the denoiser's matrix products; auto: bfloat16 on a GPU, float32 on a CPU", choices=tuple(PRECISIONS)
+        )
         learning_rate: float = option(5e-4, "of the denoiser's Adam", minimum=0, search=(1e-4, 5e-4, 2e-3))
 
     variants = {
@@ -146,22 +172,34 @@ class DHNS(Sampler):
         self.filtered = self.base.filtered
         if options.leak:  # the model's part of the diffusion loss is `feedback`
             if type(self.base).phase is not Sampler.phase:  # which is not asked for in phases of the model alone
-                raise Misuse(f"dhns with sampler.leak cannot be put on top of '{options.base}', which learns in turns with "
-                             "the model; set sampler.leak=false or another sampler.base")  # fmt: skip
+                raise Misuse(
+                    f"dhns with sampler.leak cannot be put on top of '{options.base}', which learns in turns with "
+                    "the model; set sampler.leak=false or another sampler.base"
+                )
             self.requires = self.requires | {Need.LIVE}
             self.coupled = True
         self.levels = levels(options.levels, options.timesteps)
         weight = torch.tensor([level.weight for level in self.levels])
-        for name, values in (("state", torch.tensor([level.state for level in self.levels])),
-                             ("weight", weight / weight.mean()),
-                             ("margin", torch.tensor([level.margin for level in self.levels]))):  # fmt: skip
+        for name, values in (
+            ("state", torch.tensor([level.state for level in self.levels])),
+            ("weight", weight / weight.mean()),
+            ("margin", torch.tensor([level.margin for level in self.levels])),
+        ):
             self.register_buffer(f"level_{name}", values, persistent=False)  # [L]
         self.level_state: Tensor
         self.level_weight: Tensor
         self.level_margin: Tensor
         self.slots = 1 if options.slots == "structure" else setting.slots
-        self.diffusion = Diffusion(setting.entity_width, self.slots, options.timesteps, options.schedule, options.denoiser,
-                                   options.noise_loss, options.normalise, options.precision)  # fmt: skip
+        self.diffusion = Diffusion(
+            setting.entity_width,
+            self.slots,
+            options.timesteps,
+            options.schedule,
+            options.denoiser,
+            options.noise_loss,
+            options.normalise,
+            options.precision,
+        )
         self.adam = torch.optim.Adam(self.diffusion.parameters(), lr=options.learning_rate, fused=True)
         # A stream of its own, so that the base draws what it would draw alone.
         self.rng = torch.Generator(device=setting.graph.device)
@@ -341,8 +379,11 @@ class DHNS(Sampler):
             return units
         cost = step_cost(self.options, setting.entity_width, batch, self.slots)
         scored = batch * self.slots * len(self.levels) * (3 if self.options.heads == "leaf" else 2)
-        more = {"products": (cost["learn_flop"] + cost["chain_flop"]) / 2, "trained": scored,
-                "parameters": sum(p.numel() for p in self.diffusion.parameters())}  # fmt: skip
+        more = {
+            "products": (cost["learn_flop"] + cost["chain_flop"]) / 2,
+            "trained": scored,
+            "parameters": sum(p.numel() for p in self.diffusion.parameters()),
+        }
         return {kind: units.get(kind, 0) + more.get(kind, 0) for kind in {**units, **more}}
 
     def state_bytes(self, setting: Setting) -> int | None:
@@ -385,8 +426,15 @@ class Statistics(nn.Module):
         super().__init__()
         self.count = count
         by_level = (len(CORRUPTIONS), count)
-        shapes = {"score": by_level, "gradient": by_level, "to_true": by_level, "to_other": by_level,
-                  "noise_loss": (QUARTERS,), "score_positive": (), "score_base": ()}  # fmt: skip
+        shapes = {
+            "score": by_level,
+            "gradient": by_level,
+            "to_true": by_level,
+            "to_other": by_level,
+            "noise_loss": (QUARTERS,),
+            "score_positive": (),
+            "score_base": (),
+        }
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
             self.register_buffer(f"{name}_steps", torch.zeros(shape))

@@ -88,8 +88,9 @@ class Ends:
     sources: tuple[Tensor, Tensor, Tensor]  # slots of the heads and of the tails [B, S, D], relations [B, Dr]
 
 
-def both_ends(positives: Positives, view: View, masked: bool = True, slots: int | None = None,
-              swapped: bool = False) -> Ends:
+def both_ends(
+    positives: Positives, view: View, masked: bool = True, slots: int | None = None, swapped: bool = False
+) -> Ends:
     """masked=False takes missing features as delivered; `slots` keeps the first so many; swapped: the other end's query."""
     side = (torch.arange(2, device=view.device) == 0).view(2, 1, 1).expand(2, len(positives), 1)
     h, t = (view.slots(ids)[:, :slots] for ids in (positives.h, positives.t))
@@ -124,8 +125,10 @@ class LatentScale(nn.Module):
         if not self.active:
             return
         present = torch.ones_like(self.seen)
-        for scale, x, mask in ((self.target, ends.target, ends.target_mask),
-                               (self.condition, ends.condition, ends.condition_mask)):  # fmt: skip
+        for scale, x, mask in (
+            (self.target, ends.target, ends.target_mask),
+            (self.condition, ends.condition, ends.condition_mask),
+        ):
             count = mask.sum((0, 1))  # [S]
             square = (x.square().mean(3) * mask).sum((0, 1)) / count.clamp(min=1)
             rms = square.sqrt().clamp_min(1e-8)
@@ -137,8 +140,17 @@ class LatentScale(nn.Module):
 class Diffusion(nn.Module):
     """Denoiser, schedule and latent scale: everything that is trained by predicting noise."""
 
-    def __init__(self, width: int, slots: int, steps: int, schedule: str, form: str, loss: str, normalise: bool,
-                 precision: str = "auto") -> None:
+    def __init__(
+        self,
+        width: int,
+        slots: int,
+        steps: int,
+        schedule: str,
+        form: str,
+        loss: str,
+        normalise: bool,
+        precision: str = "auto",
+    ) -> None:
         super().__init__()
         self.schedule = Schedule(schedule, steps)
         self.denoiser = denoiser(form, width, steps, PRECISIONS[precision])
@@ -201,5 +213,3 @@ class DiffusionLoss(Auxiliary):
 
     def loss(self, positives: Positives, view: View) -> Tensor:
         return self.diffusion.loss(both_ends(positives, view, masked=False), view.rng)[0]
-
-

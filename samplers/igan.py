@@ -57,8 +57,11 @@ class IGAN(Sampler):
         l2: float = option(1e-5, "weight decay of the generator", minimum=0)
         baseline: str = option("running", "taken off rewards: their running mean, or nothing", choices=("running", "none"))
         filtered: bool = option(True, "never draw a known training fact")
-        turns: str = option("epoch", "generator and model learn in turns: passes, steps, or both at every step",
-                            choices=("epoch", "step", "none"))  # fmt: skip
+        turns: str = option(
+            "epoch",
+            "generator and model learn in turns: passes, steps, or both at every step",
+            choices=("epoch", "step", "none"),
+        )
 
     variants = {"paper": {"baseline": "none", "filtered": False}}
 

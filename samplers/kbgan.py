@@ -47,8 +47,9 @@ class KBGAN(Sampler):
         candidates: int = option(20, "N_s, entities that it chooses among; K where that is more", minimum=2)
         tau: float = option(1.0, "temperature of its softmax", minimum=0.01)
         learning_rate: float = option(1e-3, "of its Adam", minimum=0, search=Range(1e-4, 1e-2))
-        l2: float = option(1.0, "lambda; its weight decay is lambda over the number of training triples", minimum=0,
-                           search=(0.1, 1.0))  # fmt: skip
+        l2: float = option(
+            1.0, "lambda; its weight decay is lambda over the number of training triples", minimum=0, search=(0.1, 1.0)
+        )
         baseline: str = option("running", "mean of recent rewards or of the last pass", choices=("running", "epoch", "none"))
         normalise: bool = option(True, "divide rewards by their running deviation")
         filtered: bool = option(True, "leave known training facts out of the candidates")
@@ -66,8 +67,9 @@ class KBGAN(Sampler):
         self.filtered = options.filtered
         self.candidates = max(options.candidates, self.k)
         margin = START * options.width - 2  # moves all scores alike, which a softmax ignores; sets the initial range
-        self.generator = model(graph.num_entities, graph.num_relations, options.width, margin, model.Options(),
-                               torch.default_generator)  # fmt: skip
+        self.generator = model(
+            graph.num_entities, graph.num_relations, options.width, margin, model.Options(), torch.default_generator
+        )
         self.decay = options.l2 / len(graph)  # on a mean loss; the released code has lambda over batches, on a sum
         self.plain = FUSIONS.get("none")(setting, None)  # the generator has no features
         self.advantage = Advantage(options.baseline, options.normalise)
@@ -115,8 +117,12 @@ class KBGAN(Sampler):
     def work(self, batch: int, setting: Setting) -> dict[str, float]:
         """N_s draws per positive, each scored and learnt by the generator, which steps; K chosen among them."""
         candidates, width = batch * self.candidates, MODELS.get(self.options.generator).entity_width(self.options.width)
-        return {"draws": candidates, "trained": candidates * width / setting.entity_width, "choices": candidates,
-                "parameters": self._size(setting)}  # fmt: skip
+        return {
+            "draws": candidates,
+            "trained": candidates * width / setting.entity_width,
+            "choices": candidates,
+            "parameters": self._size(setting),
+        }
 
     def state_bytes(self, setting: Setting) -> int:
         """12 bytes per parameter of the generator, Adam's included; 8 for its steps, 25 for the baseline."""

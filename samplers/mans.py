@@ -49,12 +49,18 @@ class MANS(Sampler):
 
     @dataclass(frozen=True)
     class Options:
-        strategy: str = option("A", "which negatives are visual: all, in two stages, a share, or as the model says",
-                               choices=("V", "T", "H", "A"), search=("V", "T", "H", "A"))  # fmt: skip
-        visual_epochs: float = option(0.3, "beta of T, share of the epochs with visual negatives", minimum=0,
-                                      search=(0.1, 0.3, 0.5, 0.7, 0.9))  # fmt: skip
-        visual_share: float = option(0.3, "beta of H, share of visual negatives in a batch", minimum=0,
-                                     search=(0.1, 0.3, 0.5, 0.7, 0.9))  # fmt: skip
+        strategy: str = option(
+            "A",
+            "which negatives are visual: all, in two stages, a share, or as the model says",
+            choices=("V", "T", "H", "A"),
+            search=("V", "T", "H", "A"),
+        )
+        visual_epochs: float = option(
+            0.3, "beta of T, share of the epochs with visual negatives", minimum=0, search=(0.1, 0.3, 0.5, 0.7, 0.9)
+        )
+        visual_share: float = option(
+            0.3, "beta of H, share of visual negatives in a batch", minimum=0, search=(0.1, 0.3, 0.5, 0.7, 0.9)
+        )
         adapt: str = option("row", "A: the negatives of the criterion, or their number at random", choices=("row", "count"))
         distinct: bool = option(True, "a visual negative takes two different features, else it is normal")
         side: str = option("fair", "coin for the side, where the protocol fixes none", choices=("fair", "bernoulli"))

@@ -69,10 +69,12 @@ class MMRNS(Sampler):
     @dataclass(frozen=True)
     class Options:
         candidates: int = option(0, "N, entities to choose from, drawn per step; 0: a tenth of all", minimum=0)
-        exploration: float = option(1.0, "eps_0: the larger, the longer draws are nearly uniform", minimum=1e-6,
-                                    search=(1.0, 3.0, 5.0, 10.0))  # fmt: skip
-        beta: float = option(0.005, "weight of the contrastive loss; 0: the ablation w/o CSS", minimum=0,
-                             search=(0.003, 0.005, 0.01, 0.1))  # fmt: skip
+        exploration: float = option(
+            1.0, "eps_0: the larger, the longer draws are nearly uniform", minimum=1e-6, search=(1.0, 3.0, 5.0, 10.0)
+        )
+        beta: float = option(
+            0.005, "weight of the contrastive loss; 0: the ablation w/o CSS", minimum=0, search=(0.003, 0.005, 0.01, 0.1)
+        )
         learning_rate: float = option(1e-4, "of the sampler's Adam", minimum=0, search=(5e-5, 1e-4))
         feedback: int = option(1, "the model's loss reaches the sampler with this factor", choices=(1, 0, -1))
         detach_kge: bool = option(True, "the sampler's gradients stop short of the model's vectors")
@@ -90,11 +92,19 @@ class MMRNS(Sampler):
     variants = {
         "paper": {"detach_kge": False},
         "released": {
-            "detach_kge": False, "candidates": 1500, "exploration": 10.0, "beta": 0.01, "structure_layers": 2,
-            "constant_norms": True, "bare_anchor": True, "weights": "product", "pool": "batch", "positives": 0,
+            "detach_kge": False,
+            "candidates": 1500,
+            "exploration": 10.0,
+            "beta": 0.01,
+            "structure_layers": 2,
+            "constant_norms": True,
+            "bare_anchor": True,
+            "weights": "product",
+            "pool": "batch",
+            "positives": 0,
             "missing": "zero",
         },
-    }  # fmt: skip
+    }
 
     def __init__(self, setting: Setting, options: Options) -> None:
         super().__init__(setting, options)
@@ -105,11 +115,17 @@ class MMRNS(Sampler):
             raise Misuse(f"mmrns cannot draw {self.k} of {self.candidates} candidates; raise sampler.candidates")
         shapes = {m: tuple(x.shape[1:]) for m, x in setting.features.items()}
         self.attention = CrossModalAttention(
-            shapes, setting.relation_width, WIDTH, WIDTH,
-            pooled_tokens=options.pooled_tokens, attend=options.attention, gated=options.relation,
-        )  # fmt: skip
-        self.structure = Structure(setting.entity_width, setting.relation_width if options.relation else 0,
-                                   options.structure_layers)  # fmt: skip
+            shapes,
+            setting.relation_width,
+            WIDTH,
+            WIDTH,
+            pooled_tokens=options.pooled_tokens,
+            attend=options.attention,
+            gated=options.relation,
+        )
+        self.structure = Structure(
+            setting.entity_width, setting.relation_width if options.relation else 0, options.structure_layers
+        )
         self.bare = next((m for m in VISUAL if m in shapes), None) if options.bare_anchor else None
         self.answers = Answers(setting.graph)
         for m, x in setting.features.items():
@@ -208,8 +224,13 @@ class MMRNS(Sampler):
         if not (self.attention.names and options.attention):  # nothing is normalised
             learning = [p for p in learning if all(p is not q for q in self.attention.norm.parameters())]
         masks = [x for name, x in self.named_buffers() if name.startswith("valid_")]
-        return (sum(4 * p.numel() for p in self.parameters()) + sum(8 * p.numel() + 4 for p in learning)
-                + 16 * len(setting.graph.codes) + 32 + sum(x.numel() for x in masks))  # fmt: skip
+        return (
+            sum(4 * p.numel() for p in self.parameters())
+            + sum(8 * p.numel() + 4 for p in learning)
+            + 16 * len(setting.graph.codes)
+            + 32
+            + sum(x.numel() for x in masks)
+        )
 
     def _tokens(self, m: str, ids: Tensor, view: View) -> Tokens:
         features, present = (table[m].index_select(0, ids) for table in (view.features, view.present))

@@ -37,10 +37,12 @@ class NSKGE(Objective):
     @dataclass(frozen=True)
     class Options:
         c_positive: float = option(1.0, "c+, weight of a fact", minimum=0)
-        c_negative: float | None = option(None, "c-, weight of a triple that is no known fact; none: as `balance` says",
-                                          minimum=0)  # fmt: skip
-        balance: float = option(1.0, "c- as a multiple of n / (N R N), which balances both sums", minimum=0,
-                                search=(0.1, 1.0, 10.0, 100.0))  # fmt: skip
+        c_negative: float | None = option(
+            None, "c-, weight of a triple that is no known fact; none: as `balance` says", minimum=0
+        )
+        balance: float = option(
+            1.0, "c- as a multiple of n / (N R N), which balances both sums", minimum=0, search=(0.1, 1.0, 10.0, 100.0)
+        )
 
     variants = {"paper": {"c_negative": 1e-4}}
 

@@ -38,11 +38,13 @@ class NSCaching(Sampler):
     class Options:
         cache: int = option(50, "N1, entities kept per query", minimum=1, search=(10, 30, 50, 70, 90))
         candidates: int = option(50, "N2, fresh entities proposed per update", minimum=1, search=(10, 30, 50, 70, 90))
-        tau: float = option(1.0, "temperature of the update; 0: keep the N1 highest scores", minimum=0,
-                            search=Range(1e-2, 1e2))  # fmt: skip
+        tau: float = option(
+            1.0, "temperature of the update; 0: keep the N1 highest scores", minimum=0, search=Range(1e-2, 1e2)
+        )
         lazy: int = option(0, "epochs without updates after each epoch with them", minimum=0)
-        update: str = option("both", "caches renewed per positive: both, or the drawn side's alone",
-                             choices=("both", "drawn"))  # fmt: skip
+        update: str = option(
+            "both", "caches renewed per positive: both, or the drawn side's alone", choices=("both", "drawn")
+        )
         side: str = option("fair", "coin for the side, where the protocol fixes none", choices=("fair", "bernoulli"))
         filtered: bool = option(True, "keep known training positives out of the cache")
         duplicates: bool = option(False, "let an entity fill several slots of a row")
@@ -56,8 +58,9 @@ class NSCaching(Sampler):
         super().__init__(setting, options)
         graph = setting.graph
         self.filtered = options.filtered
-        self.pool = graph.non_positives if options.filtered else every_entity(graph.num_keys + 1, graph.num_entities,
-                                                                              graph.device)  # fmt: skip
+        self.pool = (
+            graph.non_positives if options.filtered else every_entity(graph.num_keys + 1, graph.num_entities, graph.device)
+        )
         if not options.filtered:
             list_buffers(self, self.pool)  # its own; the filtered one is the graph's
         p_head = head_probability(graph)

@@ -95,8 +95,9 @@ class SANS(Sampler):
     @dataclass(frozen=True)
     class Options:
         mode: str = option("exact", "how candidates are found", choices=("exact", "rw", "rw_chain"))
-        hops: int = option(2, "k, the radius of the neighbourhood; with 1, most draws are known facts", minimum=1,
-                           search=(2, 3, 4))  # fmt: skip
+        hops: int = option(
+            2, "k, the radius of the neighbourhood; with 1, most draws are known facts", minimum=1, search=(2, 3, 4)
+        )
         omega: int = option(1000, "walks per entity, of rw_chain", minimum=1)
         anchor: bool = option(False, "the kept entity is a candidate too")
 

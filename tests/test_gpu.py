@@ -43,14 +43,18 @@ def test_the_battery(sampler: str, kge: str, device: str) -> None:
 
 @on_both
 @pytest.mark.filterwarnings("ignore:dhns:UserWarning")  # T = 10 is short for the released levels
-@pytest.mark.parametrize(("sampler", "fusion", "settings"), [
-    ("dhns", "adamf", ["sampler.timesteps=10", "sampler.warmup=0"]),
-    ("dhns", "adamf", ["sampler.variant=released", "sampler.timesteps=10"]),
-    ("mmrns", "none", ["sampler.variant=released"]),
-    ("uniform", "adamf", ["aux.diffusion=1", "aux.diffusion.timesteps=10"]),
-])  # fmt: skip
-def test_the_battery_of_what_multimodal_samplers_have_beyond_defaults(sampler: str, fusion: str, settings: list[str],
-                                                                      device: str) -> None:  # fmt: skip
+@pytest.mark.parametrize(
+    ("sampler", "fusion", "settings"),
+    [
+        ("dhns", "adamf", ["sampler.timesteps=10", "sampler.warmup=0"]),
+        ("dhns", "adamf", ["sampler.variant=released", "sampler.timesteps=10"]),
+        ("mmrns", "none", ["sampler.variant=released"]),
+        ("uniform", "adamf", ["aux.diffusion=1", "aux.diffusion.timesteps=10"]),
+    ],
+)
+def test_the_battery_of_what_multimodal_samplers_have_beyond_defaults(
+    sampler: str, fusion: str, settings: list[str], device: str
+) -> None:
     assert_contract(sampler, "distmult", fusion=fusion, device=device, settings=settings)
 
 

@@ -64,21 +64,32 @@ def test_the_table_is_the_one_of_the_shipped_runs():
 def test_the_figures_taken_apart_are_those_of_the_shipped_runs():
     plain = figures("runs", dataset="mkg_y", kge="distmult")
     bare = figures("one_factor", **{"changed.regularizer": "0.0"})
-    looked = {"sans": "13.26", "sans (hops=3)": "27.57", "sans (hops=4)": "29.65", "sans (mode=rw)": "27.24",
-              "sans (paper)": "10.12", "sans (released)": "33.26", "uniform": "35.25"}  # fmt: skip
+    looked = {
+        "sans": "13.26",
+        "sans (hops=3)": "27.57",
+        "sans (hops=4)": "29.65",
+        "sans (mode=rw)": "27.24",
+        "sans (paper)": "10.12",
+        "sans (released)": "33.26",
+        "uniform": "35.25",
+    }
     found = [plain["bernoulli"], plain["uniform"], bare["bernoulli"], bare["uniform"]]
     assert found == ["27.98", "28.34", "33.27", "32.74"]
     assert figures("variants") == looked
-    drawn = tables.comparison(RESULTS / "classic", layout="diagnostics",
-                              where={"sampler": "sans", "kge": "transe", "dataset": "mkg_y"})  # fmt: skip
+    drawn = tables.comparison(
+        RESULTS / "classic", layout="diagnostics", where={"sampler": "sans", "kge": "transe", "dataset": "mkg_y"}
+    )
     hardness = {column.metric.name: cell.value for column, cell in zip(drawn.columns, drawn.rows[0].cells)}
     assert (hardness["end.hardness"], hardness["end.hardness_now"]) == ("83.8", "20.6")
     assert all(figure in README.read_text() for figure in [*found, *looked.values()])
 
 
 def test_the_published_pairs_are_in_the_papers_table():
-    printed = {(one.sampler, one.kge): one.printed for one in papers.figures()
-               if (one.source, one.dataset, one.metric) == ("mmrns2022 Table 2", "mkg_y", "mrr")}  # fmt: skip
+    printed = {
+        (one.sampler, one.kge): one.printed
+        for one in papers.figures()
+        if (one.source, one.dataset, one.metric) == ("mmrns2022 Table 2", "mkg_y", "mrr")
+    }
     for better, worse, kge in (("bernoulli", "uniform", "distmult"), ("sans", "uniform", "transe")):
         assert f"({printed[better, kge]} against {printed[worse, kge]})" in README.read_text()
 
@@ -92,29 +103,42 @@ def marked(made: tables.Table) -> dict[str, str]:
 def test_the_multimodal_figures_are_those_of_the_shipped_runs():
     made = tables.comparison(RESULTS / "multimodal", where={"fusion": "none", "kge": "transe"})
     printed = marked(made)
-    expected = {"uniform": "31.58", "bernoulli": "32.26▲", "mmrns": "31.86", "dhns": "31.61≈",
-                "dhns (forward)": "31.66≈", "dhns (gauss)": "31.59≈"}  # fmt: skip
+    expected = {
+        "uniform": "31.58",
+        "bernoulli": "32.26▲",
+        "mmrns": "31.86",
+        "dhns": "31.61≈",
+        "dhns (forward)": "31.66≈",
+        "dhns (gauss)": "31.59≈",
+    }
     assert printed == expected
     assert all(figure in README.read_text() for figure in expected.values())
 
 
 def test_the_figures_with_fused_features_are_those_of_the_shipped_runs():
     where = {"fusion": "adamf", "kge": "transe"}
-    expected = {"uniform": "33.19", "bernoulli": "33.04≈", "mmrns": "34.52▲", "mmrns (beta=0.0, feedback=0)": "34.66▲",
-                "dhns": "33.19≈"}  # fmt: skip
+    expected = {
+        "uniform": "33.19",
+        "bernoulli": "33.04≈",
+        "mmrns": "34.52▲",
+        "mmrns (beta=0.0, feedback=0)": "34.66▲",
+        "dhns": "33.19≈",
+    }
     assert marked(tables.comparison(RESULTS / "multimodal", where=where)) == expected
-    said = compare.compare("sampler=mmrns,options.sampler.beta=0.0", "sampler=mmrns,options.sampler.beta=none",
-                           RESULTS / "multimodal", where)  # fmt: skip
+    said = compare.compare(
+        "sampler=mmrns,options.sampler.beta=0.0", "sampler=mmrns,options.sampler.beta=none", RESULTS / "multimodal", where
+    )
     assert "they are practically equal, the interval lying within ±0.50: +0.14, 95 % interval -0.09 to +0.37" in said
     assert all(figure in README.read_text() for figure in [*expected.values(), "(+0.14,", "-0.09 to 0.37;"])
 
 
 def test_the_figures_at_weight_1_are_those_of_the_shipped_runs():
-    expected = {"uniform": "31.58", "dhns (weight=1.0)": "32.76▲", "dhns (forward)": "34.41▲",
-                "dhns (gauss)": "32.58▲"}  # fmt: skip
+    expected = {"uniform": "31.58", "dhns (weight=1.0)": "32.76▲", "dhns (forward)": "34.41▲", "dhns (gauss)": "32.58▲"}
     assert marked(tables.comparison(RESULTS / "weight")) == expected
-    said = [compare.compare(f"sampler=dhns,variant={control}", "sampler=dhns,variant=recommended", RESULTS / "weight", {})
-            for control in ("forward", "gauss")]  # fmt: skip
+    said = [
+        compare.compare(f"sampler=dhns,variant={control}", "sampler=dhns,variant=recommended", RESULTS / "weight", {})
+        for control in ("forward", "gauss")
+    ]
     assert "A is better: +1.65, 95 % interval +1.20 to +2.10" in said[0]
     assert "is open: -0.18, 95 % interval -0.57 to +0.21" in said[1]
     written = [*expected.values(), "by 1.65 (95 % interval 1.20 to 2.10;", "(-0.18, -0.57 to 0.21;"]

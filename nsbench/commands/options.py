@@ -63,33 +63,55 @@ def one_fusion(context: click.Context, parameter: click.Parameter, given: str) -
 
 runs_option = click.option("--runs", type=click.Path(path_type=Path), help="Run store.  [default: NSBENCH_RUNS or ./runs]")
 where_option = click.option(
-    "--where", multiple=True, metavar="NAME=VALUE", callback=filters,
+    "--where",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=filters,
     help="Only runs with this value, or one of several: dataset=mkg_y,mkg_w. Repeatable.",
 )
 set_option = click.option(
-    "--set", "settings", multiple=True, metavar="GROUP.NAME=VALUE",
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="GROUP.NAME=VALUE",
     help="Change an option: sampler.x=1, kge.x=1, fusion.x=1, protocol.steps=100, aux.NAME=0.1. Repeatable.",
 )
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-threads_option = click.option("--threads", type=click.IntRange(min=1),
-                              help="CPU threads.  [default: OMP_NUM_THREADS or all cores]")
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: OMP_NUM_THREADS or all cores]"
+)
 
 
 def cell_options(command: Any) -> Any:
     """Which samplers, models and data, and under what: the options of commands that train."""
-    for option in reversed((
-        click.option("--sampler", default="uniform", show_default=True,
-                     help="One or several, comma-separated; or ./mine.py:Class."),
-        click.option("--kge", default="transe", show_default=True, help="One or several models, comma-separated."),
-        click.option("--dataset", default="mkg_y", show_default=True,
-                     help="One or several; a folder of your own works too."),
-        click.option("--protocol", default="nsbench", show_default=True, help="A protocol by name, or a TOML file."),
-        click.option("--fusion", default="none", show_default=True, callback=one_fusion,
-                     help="How features enter entity vectors."),
-        click.option("--split", type=click.Choice(["clean", "released"]),
-                     help="For DB15K: its released validation file is defective."),
-        click.option("--features", default="auto", show_default=True,
-                     help="auto, official, names or none; of some modalities: official:visual."),
-    )):  # fmt: skip
+    for option in reversed(
+        (
+            click.option(
+                "--sampler",
+                default="uniform",
+                show_default=True,
+                help="One or several, comma-separated; or ./mine.py:Class.",
+            ),
+            click.option("--kge", default="transe", show_default=True, help="One or several models, comma-separated."),
+            click.option(
+                "--dataset", default="mkg_y", show_default=True, help="One or several; a folder of your own works too."
+            ),
+            click.option("--protocol", default="nsbench", show_default=True, help="A protocol by name, or a TOML file."),
+            click.option(
+                "--fusion", default="none", show_default=True, callback=one_fusion, help="How features enter entity vectors."
+            ),
+            click.option(
+                "--split",
+                type=click.Choice(["clean", "released"]),
+                help="For DB15K: its released validation file is defective.",
+            ),
+            click.option(
+                "--features",
+                default="auto",
+                show_default=True,
+                help="auto, official, names or none; of some modalities: official:visual.",
+            ),
+        )
+    ):
         command = option(command)
     return command

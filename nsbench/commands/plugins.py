@@ -124,8 +124,16 @@ def check(sampler: str, kge: str, fusion: str) -> None:
 @click.option("--overlap", is_flag=True, help="The ten of the highest score, and which of them are among the ten likeliest.")
 @click.option("--dataset", help="The data, where the run's own name for them does not find them.")
 @runs_option
-def inspect(name: str, head: str | None, relation: str, tail: str | None, top: int, overlap: bool, dataset: str | None,
-            runs: Path | None) -> None:
+def inspect(
+    name: str,
+    head: str | None,
+    relation: str,
+    tail: str | None,
+    top: int,
+    overlap: bool,
+    dataset: str | None,
+    runs: Path | None,
+) -> None:
     """What a trained run's sampler draws for one query: by name, with the model's scores, true answers marked.
 
     \b
@@ -163,8 +171,20 @@ def new_sampler(name: str, into: Path | None) -> None:
 @click.option("--profile", is_flag=True, help="Where the time of a step goes, too.")
 @set_option
 @threads_option
-def bench(sampler: str, kge: str, dataset: str, protocol: str, fusion: str, baseline: str, rounds: int, pairs: int,
-          peers: bool, profile: bool, settings: tuple[str, ...], threads: int | None) -> None:  # fmt: skip
+def bench(
+    sampler: str,
+    kge: str,
+    dataset: str,
+    protocol: str,
+    fusion: str,
+    baseline: str,
+    rounds: int,
+    pairs: int,
+    peers: bool,
+    profile: bool,
+    settings: tuple[str, ...],
+    threads: int | None,
+) -> None:
     """Seconds per epoch, negatives per second, evaluation time and peak memory; ratios against uniform or PyKEEN.
 
     Against uniform, the ratio measured in turns stands beside the one predicted from counts of work, and the sampler's
@@ -180,8 +200,9 @@ def bench(sampler: str, kge: str, dataset: str, protocol: str, fusion: str, base
 
     if threads is not None:
         set_threads(threads)
-    configs = campaign.plan(words(sampler), words(kge), words(dataset), [0], protocol=protocol, fusion=fusion,
-                            settings=list(settings))  # fmt: skip
+    configs = campaign.plan(
+        words(sampler), words(kge), words(dataset), [0], protocol=protocol, fusion=fusion, settings=list(settings)
+    )
     for row in benchmark.report(configs, baseline, rounds, pairs, peers, profile, lambda text: click.echo(text, err=True)):
         for name, value in row.items():
             click.echo(f"{name:<18} {value}")

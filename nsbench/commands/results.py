@@ -13,14 +13,29 @@ from nsbench.errors import Busy, Misuse, RunFailed
 
 @click.command()
 @runs_option
-@click.option("--baseline", default="uniform", show_default=True,
-              help="The sampler, or row, that others are tested against; for an ablation the full method.")
+@click.option(
+    "--baseline",
+    default="uniform",
+    show_default=True,
+    help="The sampler, or row, that others are tested against; for an ablation the full method.",
+)
 @click.option("--published", is_flag=True, help="Set the papers' figures beside ours.")
-@click.option("--format", "fmt", type=click.Choice(["rich", "md", "latex", "csv", "html"]), default="rich",
-              show_default=True, help="rich is for the terminal.")
+@click.option(
+    "--format",
+    "fmt",
+    type=click.Choice(["rich", "md", "latex", "csv", "html"]),
+    default="rich",
+    show_default=True,
+    help="rich is for the terminal.",
+)
 @where_option
-@click.option("--layout", type=click.Choice(["dhns4", "mmrns2", "ablation", "cost", "diagnostics", "claims"]),
-              default="dhns4", show_default=True, help="What the columns are, see above.")
+@click.option(
+    "--layout",
+    type=click.Choice(["dhns4", "mmrns2", "ablation", "cost", "diagnostics", "claims"]),
+    default="dhns4",
+    show_default=True,
+    help="What the columns are, see above.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file; Markdown by default.")
 def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
     """Compare the samplers of a run store: means, deviations, and from five seeds up tests against the baseline.
@@ -72,12 +87,21 @@ def compare(first: str, second: str, where: dict[str, str], runs: Path | None) -
 
 @click.command()
 @runs_option
-@click.option("--kind", "kinds", help="Comma-separated: cd, epochs, seconds, cost, sensitivity, relations, published.  "
-              "[default: what the runs allow]")
+@click.option(
+    "--kind",
+    "kinds",
+    help="Comma-separated: cd, epochs, seconds, cost, sensitivity, relations, published.  [default: what the runs allow]",
+)
 @where_option
 @click.option("--posthoc", type=click.Choice(["wilcoxon", "nemenyi"]), default="wilcoxon", show_default=True, help="For cd.")
-@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), default="plots", show_default=True,
-              help="Their folder.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="plots",
+    show_default=True,
+    help="Their folder.",
+)
 def plot(runs: Path | None, kinds: str | None, where: dict[str, str], posthoc: str, output: Path) -> None:
     """Figures of a run store as pdf, svg and png, one and two columns wide, each with its data and caption (extra `plots`).
 
@@ -91,8 +115,9 @@ def plot(runs: Path | None, kinds: str | None, where: dict[str, str], posthoc: s
     """
     from nsbench.results import plots
 
-    made, refused = plots.plots(runs, words(kinds) if kinds is not None else (), where=where, posthoc=posthoc,
-                                default=default_of)  # fmt: skip
+    made, refused = plots.plots(
+        runs, words(kinds) if kinds is not None else (), where=where, posthoc=posthoc, default=default_of
+    )
     for each in made:
         files = plots.write(each, output)
         click.echo(f"{output / each.name}: {len(files)} files")
@@ -104,8 +129,14 @@ def plot(runs: Path | None, kinds: str | None, where: dict[str, str], posthoc: s
 @runs_option
 @where_option
 @click.option("--baseline", default="uniform", show_default=True, help="The sampler, or row, that others are tested with.")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default="report.html", show_default=True,
-              help="The page.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="report.html",
+    show_default=True,
+    help="The page.",
+)
 def report(runs: Path | None, where: dict[str, str], baseline: str, output: Path) -> None:
     """One HTML page of a run store: tables, tests in words, plots, and behind each figure its runs. Loads nothing.
 

@@ -35,13 +35,31 @@ if TYPE_CHECKING:
 @device_option
 @threads_option
 @click.option("--save-model", is_flag=True, help="Keep model.safetensors beside the result.")
-@click.option("--diagnostics/--no-diagnostics", "diagnose", default=True, show_default=True,
-              help="Measure what the sampler draws at start, middle and end; changes no other figure.")
+@click.option(
+    "--diagnostics/--no-diagnostics",
+    "diagnose",
+    default=True,
+    show_default=True,
+    help="Measure what the sampler draws at start, middle and end; changes no other figure.",
+)
 @click.option("--checkpoint-every", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds.")
 @click.option("--plan", "only_plan", is_flag=True, help="Print the runs and whether they are done; run nothing.")
-def run(sampler: str, kge: str, dataset: str, protocol: str, seed: int | None, seeds: str | None, runs: Path | None,
-        device: str, threads: int | None, save_model: bool, diagnose: bool, checkpoint_every: float, only_plan: bool,
-        **shared: Any) -> None:
+def run(
+    sampler: str,
+    kge: str,
+    dataset: str,
+    protocol: str,
+    seed: int | None,
+    seeds: str | None,
+    runs: Path | None,
+    device: str,
+    threads: int | None,
+    save_model: bool,
+    diagnose: bool,
+    checkpoint_every: float,
+    only_plan: bool,
+    **shared: Any,
+) -> None:
     """Train and test, only what is missing.
 
     \b
@@ -57,15 +75,26 @@ def run(sampler: str, kge: str, dataset: str, protocol: str, seed: int | None, s
         raise Misuse("give --seed or --seeds, not both")
     chosen = parse_seeds(seeds) if seeds is not None else [seed or 0]
     configs = campaign.plan(
-        words(sampler), words(kge), words(dataset), chosen, protocol=protocol,
+        words(sampler),
+        words(kge),
+        words(dataset),
+        chosen,
+        protocol=protocol,
         **{**shared, "settings": list(shared["settings"])},
     )
     store = campaign.store_folder(runs)
     if only_plan:
         show_plan(configs, store)
         return
-    carry_out(configs, store, device, patient=len(configs) > 1, save_model=save_model, diagnose=diagnose,
-              checkpoint_seconds=checkpoint_every)
+    carry_out(
+        configs,
+        store,
+        device,
+        patient=len(configs) > 1,
+        save_model=save_model,
+        diagnose=diagnose,
+        checkpoint_seconds=checkpoint_every,
+    )
     if len(configs) == 1:
         folder = campaign.folder_of(configs[0], store)
         row = campaign.Result(folder.path, folder.result())
@@ -80,8 +109,13 @@ def run(sampler: str, kge: str, dataset: str, protocol: str, seed: int | None, s
 @click.command()
 @runs_option
 @device_option
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True,
-              help="CPU threads; the runs are too small for more.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="CPU threads; the runs are too small for more.",
+)
 def demo(runs: Path | None, device: str, threads: int) -> None:
     """Every sampler on embedded data with a protocol of seconds, ending in a comparison table with its tests."""
     from nsbench import campaign
@@ -191,8 +225,16 @@ class Told:
         return together(left, self.slots) if left else None
 
 
-def carry_out(configs: list[Config], store: Path, device: str, *, make: MakeEngine | None = None, retry: bool = True,
-              patient: bool = True, **how: Any) -> None:  # fmt: skip
+def carry_out(
+    configs: list[Config],
+    store: Path,
+    device: str,
+    *,
+    make: MakeEngine | None = None,
+    retry: bool = True,
+    patient: bool = True,
+    **how: Any,
+) -> None:
     """Run what is missing, with progress; Ctrl-C writes checkpoints and says how to go on.
 
     `make` an engine, or use this process; `retry` what failed earlier; be `patient` with runs that other processes have.

@@ -22,24 +22,53 @@ if TYPE_CHECKING:
 @click.argument("grid")
 @runs_option
 @device_option
-@click.option("--threads", "--threads-per-worker", type=click.IntRange(min=1),
-              help="CPU threads of a run.  [default: all cores, divided among the workers]")
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
-              help="Processes on this machine, or tasks of a Ray cluster (extra `ray`).")
-@click.option("--workers", type=click.IntRange(min=1),
-              help="Runs at a time.  [default: 1, in this process; ray: what the cluster has room for]")
+@click.option(
+    "--threads",
+    "--threads-per-worker",
+    type=click.IntRange(min=1),
+    help="CPU threads of a run.  [default: all cores, divided among the workers]",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Processes on this machine, or tasks of a Ray cluster (extra `ray`).",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Runs at a time.  [default: 1, in this process; ray: what the cluster has room for]",
+)
 @click.option("--address", help="Of a Ray cluster that is there.  [default: one of this machine]")
 @click.option("--retry-failed", is_flag=True, help="Run again what failed earlier.")
 @click.option("--only", help="Runs by their number in the grid: 3, or 0-4,7.")
 @click.option("--diagnostics/--no-diagnostics", "diagnose", default=True, show_default=True)
 @click.option("--checkpoint-every", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds.")
 @click.option("--plan", "only_plan", is_flag=True, help="Print the runs, where each stands, and what the rest will cost.")
-@click.option("--calibrate/--no-calibrate", default=True, show_default=True,
-              help="With --plan: try a few steps of each cell that the store says nothing of.")
+@click.option(
+    "--calibrate/--no-calibrate",
+    default=True,
+    show_default=True,
+    help="With --plan: try a few steps of each cell that the store says nothing of.",
+)
 @click.option("--slurm", is_flag=True, help="Print an array job of what is missing; run nothing.")
-def sweep(grid: str, runs: Path | None, device: str, threads: int | None, engine: str, workers: int | None,
-          address: str | None, retry_failed: bool, only: str | None, diagnose: bool, checkpoint_every: float,
-          only_plan: bool, calibrate: bool, slurm: bool) -> None:
+def sweep(
+    grid: str,
+    runs: Path | None,
+    device: str,
+    threads: int | None,
+    engine: str,
+    workers: int | None,
+    address: str | None,
+    retry_failed: bool,
+    only: str | None,
+    diagnose: bool,
+    checkpoint_every: float,
+    only_plan: bool,
+    calibrate: bool,
+    slurm: bool,
+) -> None:
     """Run what is missing of a grid: a TOML file, or one of the package by name (nsbench list).
 
     \b
@@ -188,8 +217,9 @@ def open_kinds(retry: bool) -> tuple[str, ...]:
     return ("begun", "missing", "failed") if retry else ("begun", "missing")
 
 
-def array_job(grid: str, jobs: list[Job], store: Path, device: str, threads: int, retry: bool, diagnose: bool,
-              checkpoint_every: float) -> str:  # fmt: skip
+def array_job(
+    grid: str, jobs: list[Job], store: Path, device: str, threads: int, retry: bool, diagnose: bool, checkpoint_every: float
+) -> str:
     """A SLURM script: an array job with a task for each run that is missing. Misuse where none is."""
     from shlex import quote
 
@@ -213,10 +243,18 @@ def array_job(grid: str, jobs: list[Job], store: Path, device: str, threads: int
     first = ranges([job.number for job in left if job.folder.path in references])
     return SLURM.format(
         first=f"# The hardness of the others refers to runs {first}: give sbatch --array={first} first.\n" if first else "",
-        array=ranges([job.number for job in left]), threads=threads, further=further, missing=len(left),
-        whole=len(jobs), here=quote(str(Path.cwd())), grid=quote(grid), store=quote(str(store.resolve())), device=device,
-        options=" ".join(options), runs="\n".join(f"# {job.number} {job.folder.path.name}" for job in left),
-    )  # fmt: skip
+        array=ranges([job.number for job in left]),
+        threads=threads,
+        further=further,
+        missing=len(left),
+        whole=len(jobs),
+        here=quote(str(Path.cwd())),
+        grid=quote(grid),
+        store=quote(str(store.resolve())),
+        device=device,
+        options=" ".join(options),
+        runs="\n".join(f"# {job.number} {job.folder.path.name}" for job in left),
+    )
 
 
 def gpus_of(device: str) -> list[str]:
@@ -237,8 +275,9 @@ def local_engine(store: Path, workers: int, threads: int, device: str, how: dict
     return Local(store, divide(workers, threads, cores(), gpus_of(device))[: len(told.todo)], told.need, **how)
 
 
-def ray_engine(store: Path, address: str | None, workers: int | None, threads: int, device: str, how: dict[str, Any],
-               told: Told) -> Engine:  # fmt: skip
+def ray_engine(
+    store: Path, address: str | None, workers: int | None, threads: int, device: str, how: dict[str, Any], told: Told
+) -> Engine:
     from nsbench.ray_engine import Cluster
 
     cluster = Cluster(store, address, workers, threads, device, told.need, **how)

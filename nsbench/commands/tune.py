@@ -15,20 +15,43 @@ from nsbench.commands.options import cell_options, device_option, runs_option, s
 @cell_options
 @click.option("--trials", type=click.IntRange(min=1), default=8, show_default=True, help="For each sampler.")
 @click.option("--steps", type=click.IntRange(min=1), help="Of a trial.  [default: the protocol's]")
-@click.option("--backbone", type=click.Choice(["frozen", "alike"]), default="frozen", show_default=True,
-              help="Learning rate, margin and regulariser: tuned once with uniform, or by every sampler for itself.")
+@click.option(
+    "--backbone",
+    type=click.Choice(["frozen", "alike"]),
+    default="frozen",
+    show_default=True,
+    help="Learning rate, margin and regulariser: tuned once with uniform, or by every sampler for itself.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the search.")
 @click.option("--storage", type=click.Path(path_type=Path), help="Of the trials.  [default: tune.db beside the run store]")
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("tuned.toml"), show_default=True,
-              help="The protocol file to write.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("tuned.toml"),
+    show_default=True,
+    help="The protocol file to write.",
+)
 @runs_option
 @device_option
 @threads_option
 @click.option("--checkpoint-every", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds.")
 @click.option("--plan", "only_plan", is_flag=True, help="Print the studies, their spaces and what is done; run nothing.")
-def tune(sampler: str, kge: str, dataset: str, trials: int, steps: int | None, storage: Path | None, output: Path,
-         runs: Path | None, device: str, threads: int | None, checkpoint_every: float, only_plan: bool,
-         **shared: Any) -> None:
+def tune(
+    sampler: str,
+    kge: str,
+    dataset: str,
+    trials: int,
+    steps: int | None,
+    storage: Path | None,
+    output: Path,
+    runs: Path | None,
+    device: str,
+    threads: int | None,
+    checkpoint_every: float,
+    only_plan: bool,
+    **shared: Any,
+) -> None:
     """Choose options on validation: as many trials, of as many steps, for every sampler. Goes on where it was stopped.
 
     Writes a protocol file for `run --protocol` and `sweep`; tables under it state the budget. Started twice, two
@@ -77,8 +100,16 @@ def tune(sampler: str, kge: str, dataset: str, trials: int, steps: int | None, s
         whole = sum(study.trials for study in plan)
         display.say(f"{len(plan)} studies, {missing()} of {whole} trials are missing ({ledger.file})")
         try:
-            tuning.carry_out(plan, ledger, begin=begin, end=end, stopping=stopping, device=device, notify=display.hear,
-                             checkpoint_seconds=checkpoint_every)  # fmt: skip
+            tuning.carry_out(
+                plan,
+                ledger,
+                begin=begin,
+                end=end,
+                stopping=stopping,
+                device=device,
+                notify=display.hear,
+                checkpoint_seconds=checkpoint_every,
+            )
         except Interrupted:
             display.say("stopped; the same command goes on from here")
             raise click.exceptions.Exit(130) from None

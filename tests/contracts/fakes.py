@@ -104,8 +104,9 @@ class StraightThrough(Sampler):
         vectors = view.vectors(pool)  # [B, C, D], live
         delta = (soft - soft.detach()) @ vectors.detach()
         tape = {"soft": soft, "vectors": vectors, "anchor": view.vectors(positives.anchor(side))}
-        return Negatives(side, ids=pool.gather(1, soft.argmax(2)), delta=delta, tape=tape,
-                         valid=view.graph.drawable(key, self.k))  # fmt: skip
+        return Negatives(
+            side, ids=pool.gather(1, soft.argmax(2)), delta=delta, tape=tape, valid=view.graph.drawable(key, self.k)
+        )
 
     def feedback(self, negatives: Negatives, s_pos: Tensor, s_neg: Tensor) -> Tensor:
         """Draws anchors away from the pool: the gradient reaches the model's entities and, through soft, the logits."""

@@ -212,8 +212,13 @@ def test_own_optimiser_inside_sample_learns_and_survives_a_checkpoint():
 @pytest.mark.parametrize("anchors", ["false", "true"])
 @pytest.mark.parametrize("joint", ["score", "fuse"])
 def test_generated_slots_enter_the_loss_as_the_contract_says(joint, anchors):
-    settings = (f"sampler.joint={joint}", f"sampler.anchors={anchors}", "protocol.subsampling=false",
-                "protocol.regularizer=0", "protocol.temperature=1")  # fmt: skip
+    settings = (
+        f"sampler.joint={joint}",
+        f"sampler.anchors={anchors}",
+        "protocol.subsampling=false",
+        "protocol.regularizer=0",
+        "protocol.temperature=1",
+    )
     trainer = trainer_for("generated", *settings, fusion="fake_slots")
     blocks, batches = watched(trainer), []
     next_positives = trainer._next_positives
@@ -284,9 +289,7 @@ def test_views_are_scored_in_all_pairs_each_with_its_own_entity():
         expected = sum((tables[a][kept] * relation[r] * tables[b][answer]).sum() for a, b in pairs)
         assert s_pos[row].item() == pytest.approx(expected.item(), abs=1e-5)
         for k in range(4):
-            expected = sum(
-                (tables[a][kept] * relation[r] * tables[b][block.view_ids[b][row, k]]).sum() for a, b in pairs
-            )
+            expected = sum((tables[a][kept] * relation[r] * tables[b][block.view_ids[b][row, k]]).sum() for a, b in pairs)
             assert s_neg[row, k].item() == pytest.approx(expected.item(), abs=1e-5)
 
 

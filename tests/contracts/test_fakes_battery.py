@@ -51,7 +51,7 @@ def test_on_a_gpu(sampler, fusion, settings):
     assert_contract(sampler, "transe", fusion=fusion, settings=settings, device="cuda")
 
 
-PLUGIN = '''
+PLUGIN = """
 from nsbench.contracts import Negatives, Sampler
 
 
@@ -67,7 +67,7 @@ class Careless(Mine):
         block = super().sample(positives, view)
         block.ids = block.ids * 0
         return block
-'''
+"""
 
 
 def test_a_plugin_in_a_file(tmp_path):

@@ -51,8 +51,10 @@ def through_a_file(state):
 
 def looped(fusion, entity, features, present):
     """The slots [N][S] (None where missing) and the fused table [N, D], in numpy float64, entity by entity."""
-    weights = {name: (layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy())
-               for name, layer in zip(sorted(features), fusion.project)}  # fmt: skip
+    weights = {
+        name: (layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy())
+        for name, layer in zip(sorted(features), fusion.project)
+    }
     q, structure = fusion.q.detach().double().numpy(), entity.detach().double().numpy()
     every, fused = [], []
     for e in range(len(structure)):
@@ -396,9 +398,13 @@ def test_every_sampler_trains_the_fusion_of_every_model(sampler, kge):
     assert not [name for name in before if torch.equal(before[name], after[name])]
 
 
-@pytest.mark.parametrize(("sampler", "kge", "settings"), [
-    ("uniform", "rotate", ("fusion.features=train",)), ("one_vs_all", "distmult", ()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sampler", "kge", "settings"),
+    [
+        ("uniform", "rotate", ("fusion.features=train",)),
+        ("one_vs_all", "distmult", ()),
+    ],
+)
 def test_the_battery(sampler, kge, settings):
     """Resuming, determinism, host synchronisation and the rest of nsbench.testing."""
     assert_contract(sampler, kge, fusion="adamf", settings=settings, device="cpu")
@@ -443,8 +449,15 @@ def test_a_resumed_run_ends_like_an_undisturbed_one(tmp_path, settings):
 def test_features_change_the_run_and_its_identity(tmp_path):
     runs = {}
     for fusion, features in (("adamf", "auto"), ("adamf", "none"), ("none", "auto")):
-        config = configure("uniform", "transe", "planted:small", protocol="quick", fusion=fusion, features=features,
-                           settings=[*QUICK, "protocol.steps=20"])  # fmt: skip
+        config = configure(
+            "uniform",
+            "transe",
+            "planted:small",
+            protocol="quick",
+            fusion=fusion,
+            features=features,
+            settings=[*QUICK, "protocol.steps=20"],
+        )
         runs[fusion, features] = campaign.carry_out(config, tmp_path, device="cpu")
     assert len({run.folder for run in runs.values()}) == 3
     assert runs["adamf", "none"].test == runs["none", "auto"].test  # no modality: the structural model
@@ -496,8 +509,13 @@ def trained_on_files(tmp_path, kind, n, width, batch, ending):
         assert import_features(home, file, modality).absent == len(range(0, n, 12))
     data = load_dataset(str(home))
     assert data.feature_source == "official"
-    config = configure("uniform", "transe", str(home), fusion="adamf",
-                       settings=["protocol.steps=20", f"protocol.width={width}", f"protocol.batch={batch}"])  # fmt: skip
+    config = configure(
+        "uniform",
+        "transe",
+        str(home),
+        fusion="adamf",
+        settings=["protocol.steps=20", f"protocol.width={width}", f"protocol.batch={batch}"],
+    )
     trainer = Trainer(config, data)
     before = trainer.model_state()
     steps(trainer, 20)

@@ -22,8 +22,17 @@ WIDTH, MARGIN = 4, 3.0
 
 
 def trainer_for(*settings, kge="transe", weight=0.5, seed=0, data=None):
-    values = ["protocol.width=4", "protocol.batch=8", "protocol.negatives=4", "protocol.steps=60", "protocol.margin=3",
-              "protocol.regularizer=0", "protocol.subsampling=false", f"aux.mat={weight}", *settings]  # fmt: skip
+    values = [
+        "protocol.width=4",
+        "protocol.batch=8",
+        "protocol.negatives=4",
+        "protocol.steps=60",
+        "protocol.margin=3",
+        "protocol.regularizer=0",
+        "protocol.subsampling=false",
+        f"aux.mat={weight}",
+        *settings,
+    ]
     config = configure("uniform", kge, "toy", protocol="quick", fusion="adamf", seed=seed, settings=values)
     return Trainer(config, data or toy(features=True))
 
@@ -200,10 +209,18 @@ def test_generators_learn_to_pass_for_true():
 def test_weight_zero_leaves_the_model_as_it_is_without():
     """And its noise is not the sampler's: `mu` = 0, as the released scripts have it, is plain adamf, bit for bit."""
     with_mat = trainer_for(weight=0)
-    values = ["protocol.width=4", "protocol.batch=8", "protocol.negatives=4", "protocol.steps=60", "protocol.margin=3",
-              "protocol.regularizer=0", "protocol.subsampling=false"]  # fmt: skip
-    plain = Trainer(configure("uniform", "transe", "toy", protocol="quick", fusion="adamf", settings=values),
-                    toy(features=True))  # fmt: skip
+    values = [
+        "protocol.width=4",
+        "protocol.batch=8",
+        "protocol.negatives=4",
+        "protocol.steps=60",
+        "protocol.margin=3",
+        "protocol.regularizer=0",
+        "protocol.subsampling=false",
+    ]
+    plain = Trainer(
+        configure("uniform", "transe", "toy", protocol="quick", fusion="adamf", settings=values), toy(features=True)
+    )
     steps(with_mat, 10)
     steps(plain, 10)
     one, other = with_mat.model_state(), plain.model_state()

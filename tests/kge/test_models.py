@@ -77,8 +77,9 @@ def test_query_takes_sides_per_row_and_per_slot(name, options, formula):
     b, k, s, d, width = 3, 4, 2, model.entity.shape[1], model.relation.shape[1]
     side = torch.rand(b, k) < 0.5
     e, r = torch.randn(b, k, s, d), torch.randn(b, width)
-    one = torch.stack([torch.stack([model.query(e[i, j], r[i].expand(s, -1), side[i, j].expand(s)) for j in range(k)])
-                       for i in range(b)])  # fmt: skip
+    one = torch.stack(
+        [torch.stack([model.query(e[i, j], r[i].expand(s, -1), side[i, j].expand(s)) for j in range(k)]) for i in range(b)]
+    )
     four = r.view(b, 1, 1, width)
     torch.testing.assert_close(model.query(e, four, side), one)
     torch.testing.assert_close(model.query(e, four, side.unsqueeze(-1)), one)

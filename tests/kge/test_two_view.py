@@ -21,7 +21,6 @@ trainer_for = functools.partial(trainer_of, fusion="two_view")
 fusion_of = functools.partial(made, TwoView)
 
 
-
 # The views
 
 
@@ -66,8 +65,11 @@ def test_a_score_is_the_sum_of_four_pairs_and_ranking_uses_it(kge):
     for q in range(3):
         for e in range(40):
             h, t = (e, anchor[q]) if side[q] else (anchor[q], e)
-            wanted = sum(plausible(kge, trainer.kge.margin, a[h], r[relation[q]], b[t])
-                         for a in tables.values() for b in tables.values())  # fmt: skip
+            wanted = sum(
+                plausible(kge, trainer.kge.margin, a[h], r[relation[q]], b[t])
+                for a in tables.values()
+                for b in tables.values()
+            )
             assert every[q, e].item() == pytest.approx(wanted, abs=1e-4)
             assert some[q, e].item() == pytest.approx(wanted, abs=1e-4)
 

@@ -57,8 +57,19 @@ class Campaign:
         self.drivers: list[subprocess.Popen] = []
 
     def start(self, *arguments: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "nsbench", "sweep", str(self.grid), "--runs", str(self.store), "--threads", "1",
-                   "--no-diagnostics", *arguments]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "nsbench",
+            "sweep",
+            str(self.grid),
+            "--runs",
+            str(self.store),
+            "--threads",
+            "1",
+            "--no-diagnostics",
+            *arguments,
+        ]
         with open(self.folder / "log", "ab") as log:
             driver = subprocess.Popen(command, env=self.environment, stderr=log, stdout=log, start_new_session=True)
         self.drivers.append(driver)
@@ -144,8 +155,9 @@ def until(happened: Callable[[], object], driver: subprocess.Popen | None = None
         time.sleep(0.02)
 
 
-def seize(campaign: Campaign, driver: subprocess.Popen, rng: random.Random, spared: Container[str],
-          mine: Callable[[int], object]) -> tuple[str, int]:  # fmt: skip
+def seize(
+    campaign: Campaign, driver: subprocess.Popen, rng: random.Random, spared: Container[str], mine: Callable[[int], object]
+) -> tuple[str, int]:
     """Stop a worker (SIGSTOP) that is `mine` in the midst of a run that is not `spared`: the run's name, and the pid.
 
     What is true of a stopped process stays true until it is killed, however fast or busy the machine is.

@@ -21,8 +21,17 @@ QUICK = {"protocol.steps": 4, "protocol.validate_every": 2, "protocol.width": 8}
 
 def test_run_from_python_returns_the_result(tmp_path: Path) -> None:
     stages = []
-    result = nsbench.run("bernoulli", "distmult", "planted:small", protocol="quick", seed=3, options=QUICK, runs=tmp_path,
-                         device="cpu", notify=lambda event: stages.append(event["stage"]))  # fmt: skip
+    result = nsbench.run(
+        "bernoulli",
+        "distmult",
+        "planted:small",
+        protocol="quick",
+        seed=3,
+        options=QUICK,
+        runs=tmp_path,
+        device="cpu",
+        notify=lambda event: stages.append(event["stage"]),
+    )
     assert isinstance(result, Result)
     assert result.folder.parent == tmp_path
     assert result.folder.name.startswith("bernoulli-distmult-planted_small-s3-")
@@ -56,8 +65,9 @@ def test_the_store_is_where_one_says(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plan_has_every_combination_once_and_keeps_cells_together() -> None:
-    configs = campaign.plan(["uniform", "bernoulli"], ["transe", "rotate"], ["planted:small", "planted:500"], range(3),
-                            protocol="quick")  # fmt: skip
+    configs = campaign.plan(
+        ["uniform", "bernoulli"], ["transe", "rotate"], ["planted:small", "planted:500"], range(3), protocol="quick"
+    )
     named = [(c.dataset, c.kge, c.seed, c.sampler) for c in configs]
     assert len(named) == len(set(named)) == 2 * 2 * 2 * 3
     assert named[:2] == [("planted:small", "transe", 0, "uniform"), ("planted:small", "transe", 0, "bernoulli")]
@@ -104,11 +114,10 @@ def test_two_classes_of_one_file_and_two_files_of_one_name_are_different_runs(tm
 
 
 def test_a_model_may_come_from_a_file_too(tmp_path: Path) -> None:
-    (tmp_path / "model.py").write_text(
-        "from nsbench.kge.transe import TransE\n\n\nclass Mine(TransE):\n    pass\n"
+    (tmp_path / "model.py").write_text("from nsbench.kge.transe import TransE\n\n\nclass Mine(TransE):\n    pass\n")
+    result = nsbench.run(
+        kge=f"{tmp_path / 'model.py'}:Mine", dataset="planted:small", protocol="quick", options=QUICK, runs=tmp_path / "runs"
     )
-    result = nsbench.run(kge=f"{tmp_path / 'model.py'}:Mine", dataset="planted:small", protocol="quick", options=QUICK,
-                         runs=tmp_path / "runs")  # fmt: skip
     assert result.folder.name.startswith("uniform-Mine-planted_small-s0-")
     same = nsbench.run(dataset="planted:small", protocol="quick", options=QUICK, runs=tmp_path / "runs")
     assert same.folder != result.folder
@@ -116,7 +125,8 @@ def test_a_model_may_come_from_a_file_too(tmp_path: Path) -> None:
 
 
 def test_a_plugin_with_options_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(inspect.cleandoc('''
+    (tmp_path / "mine.py").write_text(
+        inspect.cleandoc('''
         """Keeps `share` of the draws on the tail."""
 
         from __future__ import annotations
@@ -136,10 +146,12 @@ def test_a_plugin_with_options_of_its_own(tmp_path: Path) -> None:
             def sample(self, positives: Positives, view: View) -> Negatives:
                 side = view.draw_side(positives, p_head=1 - self.options.share)
                 return Negatives(side=side, ids=view.graph.draw(positives.key(side), self.k, view.rng))
-    '''))
+    ''')
+    )
     name = f"{tmp_path / 'mine.py'}:Mine"
-    result = nsbench.run(name, dataset="planted:small", protocol="quick", options={**QUICK, "sampler.share": 0.9},
-                         runs=tmp_path / "runs")  # fmt: skip
+    result = nsbench.run(
+        name, dataset="planted:small", protocol="quick", options={**QUICK, "sampler.share": 0.9}, runs=tmp_path / "runs"
+    )
     assert result.record["config"]["options"]["sampler"] == {"share": 0.9}
     with pytest.raises(Misuse, match=r"unknown option sampler\.shar; did you mean 'share'\?"):
         nsbench.run(name, dataset="planted:small", protocol="quick", options={"sampler.shar": 1}, runs=tmp_path / "runs")
@@ -147,8 +159,22 @@ def test_a_plugin_with_options_of_its_own(tmp_path: Path) -> None:
 
 def test_a_failed_run_does_not_stop_the_rest(command, tmp_path: Path) -> None:
     words = [word for name, value in QUICK.items() for word in ("--set", f"{name}={value}")]
-    said = command("run", "--protocol", "quick", "--dataset", "planted:small", "--kge", "distmult,transe", "--sampler",
-                   "uniform", "--runs", str(tmp_path), *words, "--set", "protocol.learning_rate=1e20")  # fmt: skip
+    said = command(
+        "run",
+        "--protocol",
+        "quick",
+        "--dataset",
+        "planted:small",
+        "--kge",
+        "distmult,transe",
+        "--sampler",
+        "uniform",
+        "--runs",
+        str(tmp_path),
+        *words,
+        "--set",
+        "protocol.learning_rate=1e20",
+    )
     assert said.code == 1
     assert "1 of 2 runs failed (uniform-distmult-planted_small-s0); the others are done" in said.err
     assert len(nsbench.results.load(tmp_path)) == 1
@@ -194,9 +220,11 @@ def test_runs_come_after_the_one_that_their_hardness_refers_to(command: Callable
 @pytest.mark.slow
 def test_in_several_processes_too(command: Callable, store: Path, tmp_path: Path) -> None:
     grid = tmp_path / "grid.toml"
-    grid.write_text('protocol = "quick"\nseeds = 3\nset = ["protocol.steps=20", "protocol.width=8"]\n[[grid]]\n'
-                    'sampler = ["nscaching", "bernoulli", "uniform"]\nkge = "transe"\n'
-                    'dataset = "planted:small"\n')  # fmt: skip
+    grid.write_text(
+        'protocol = "quick"\nseeds = 3\nset = ["protocol.steps=20", "protocol.width=8"]\n[[grid]]\n'
+        'sampler = ["nscaching", "bernoulli", "uniform"]\nkge = "transe"\n'
+        'dataset = "planted:small"\n'
+    )
     assert command("sweep", str(grid), "--workers", "3", "--threads", "1").code == 0
     found = hardness(store)
     assert len(found) == 9

@@ -194,8 +194,18 @@ def test_the_time_left_follows_the_last_steps(monkeypatch, tmp_path) -> None:
     assert left[20] == pytest.approx(100, abs=15)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3599.6, "1 h 00 min"),
-                                               (-3, "0 s"), (200, "3 min 20 s"), (7505, "2 h 05 min")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (3599.6, "1 h 00 min"),
+        (-3, "0 s"),
+        (200, "3 min 20 s"),
+        (7505, "2 h 05 min"),
+    ],
+)
 def test_durations(seconds: float, text: str) -> None:
     assert display.duration(seconds) == text
 
@@ -360,8 +370,19 @@ def test_features_are_imported_and_then_used(command: Callable, graph: Path, tmp
 
 
 def test_a_shared_triple_is_a_warning_of_one_line(command: Callable, graph: Path) -> None:
-    said = command("run", "--dataset", str(graph), "--protocol", "quick", "--set", "protocol.batch=2", "--set",
-                   "protocol.steps=2", "--set", "protocol.width=4")  # fmt: skip
+    said = command(
+        "run",
+        "--dataset",
+        str(graph),
+        "--protocol",
+        "quick",
+        "--set",
+        "protocol.batch=2",
+        "--set",
+        "protocol.steps=2",
+        "--set",
+        "protocol.width=4",
+    )
     assert said.code == 0
     warned = [line for line in said.err.splitlines() if line.startswith("Warning: ")]
     assert warned == [f"Warning: 1 of 2 triples of test.tsv are in train.tsv too; see 'nsbench data audit {graph}'"]

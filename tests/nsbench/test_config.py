@@ -279,8 +279,18 @@ def test_a_protocol_that_makes_no_sense_is_refused(tmp_path, text, words):
 def test_cells_and_samplers_of_files_and_folders_may_have_tables(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "graph").mkdir()
-    cells = ("graph", "transe/graph", "./elsewhere", "transe/../elsewhere", "data/graph", "planted:small",
-             "rotate/planted:1k", "./mine.py:Model", "./mine.py:Model/mkg_y", "~/graph")  # fmt: skip
+    cells = (
+        "graph",
+        "transe/graph",
+        "./elsewhere",
+        "transe/../elsewhere",
+        "data/graph",
+        "planted:small",
+        "rotate/planted:1k",
+        "./mine.py:Model",
+        "./mine.py:Model/mkg_y",
+        "~/graph",
+    )
     lines = [f'"{cell}" = {width}' for width, cell in enumerate(cells, start=8)]
     text = "\n".join(['[sampler."./mine.py:Mine"]', "x = 1", "[width]", "default = 7", *lines])
     mine = write(tmp_path, "mine", text)

@@ -278,8 +278,18 @@ def test_a_pass_of_samplers_that_take_turns_is_a_mean_of_two(planted, monkeypatc
 
 
 def test_bench_shows_cost_and_memory_beside_their_predictions(command):
-    said = command("bench", "--sampler", "sans", "--kge", "transe", "--dataset", "planted:small", "--protocol", "quick",
-                   *("--rounds", "1", "--pairs", "2"))  # fmt: skip
+    said = command(
+        "bench",
+        "--sampler",
+        "sans",
+        "--kge",
+        "transe",
+        "--dataset",
+        "planted:small",
+        "--protocol",
+        "quick",
+        *("--rounds", "1", "--pairs", "2"),
+    )
     assert said.code == 0, said.err
     row = dict(line.split(None, 1) for line in said.out.splitlines() if line)
     assert float(row["measured"].split(" x uniform (95 % ")[0]) > 0

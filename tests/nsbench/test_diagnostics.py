@@ -25,8 +25,9 @@ SAMPLING = [name for name in SAMPLERS.names() if not issubclass(SAMPLERS.get(nam
 
 def planned(sampler, *settings, kge="transe", seed=0):
     fusion = "two_view" if "views" in SAMPLERS.get(sampler).requires else "none"
-    (config,) = campaign.plan([sampler], [kge], ["planted:small"], [seed], protocol="quick", fusion=fusion,
-                              settings=[*SHORT, *settings])  # fmt: skip
+    (config,) = campaign.plan(
+        [sampler], [kge], ["planted:small"], [seed], protocol="quick", fusion=fusion, settings=[*SHORT, *settings]
+    )
     return config
 
 

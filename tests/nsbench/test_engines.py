@@ -35,10 +35,18 @@ def test_cores_and_gpus_are_divided() -> None:
     assert divide(2, None, 16, ["cuda:3"]) == [Slot("cuda:3", 8)] * 2
 
 
-@pytest.mark.parametrize(("need", "capacity", "taken", "expected"), [
-    (5, 10, [], True), (50, 10, [], True), (5, 10, [5], True), (6, 10, [5], False), (1, 10, [5, 5], False),
-    (5, None, [5, 5], True), (0, 10, [10], True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("need", "capacity", "taken", "expected"),
+    [
+        (5, 10, [], True),
+        (50, 10, [], True),
+        (5, 10, [5], True),
+        (6, 10, [5], False),
+        (1, 10, [5, 5], False),
+        (5, None, [5, 5], True),
+        (0, 10, [10], True),
+    ],
+)
 def test_several_runs_share_a_device_where_they_fit(need: int, capacity: int | None, taken: list[int], expected: bool):
     assert fits(need, capacity, taken) is expected
 
@@ -200,11 +208,15 @@ def test_the_impatient_leave_them(tmp_path: Path) -> None:
 
 def test_a_failed_run_is_left_out_until_it_is_asked_for(command: Callable, tmp_path: Path, store: Path) -> None:
     file = tmp_path / "failing.py"
-    file.write_text("from nsbench.samplers.uniform import Uniform\n\n\nclass Failing(Uniform):\n"
-                    "    def sample(self, positives, view):\n        raise ZeroDivisionError('of its own making')\n")
+    file.write_text(
+        "from nsbench.samplers.uniform import Uniform\n\n\nclass Failing(Uniform):\n"
+        "    def sample(self, positives, view):\n        raise ZeroDivisionError('of its own making')\n"
+    )
     grid = tmp_path / "grid.toml"
-    grid.write_text(f'protocol = "quick"\nseeds = 1\nset = ["protocol.steps=4"]\n[[grid]]\nkge = "transe"\n'
-                    f'dataset = "planted:small"\nsampler = ["{file}:Failing", "uniform"]\n')  # fmt: skip
+    grid.write_text(
+        f'protocol = "quick"\nseeds = 1\nset = ["protocol.steps=4"]\n[[grid]]\nkge = "transe"\n'
+        f'dataset = "planted:small"\nsampler = ["{file}:Failing", "uniform"]\n'
+    )
     first = command("sweep", str(grid), "--no-diagnostics")
     assert first.code == 1
     assert "ZeroDivisionError: of its own making (sampler " in first.err
@@ -235,8 +247,13 @@ def test_success_removes_the_record(tmp_path: Path) -> None:
     campaign.carry_out(config, tmp_path)
     assert folder.complete
     assert folder.failure() is None
-    assert {path.name for path in folder.path.iterdir()} == {"config.json", "events.jsonl", "ranks.npz", "result.json",
-                                                              "reference.safetensors"}  # fmt: skip
+    assert {path.name for path in folder.path.iterdir()} == {
+        "config.json",
+        "events.jsonl",
+        "ranks.npz",
+        "result.json",
+        "reference.safetensors",
+    }
 
 
 def test_several_runs_are_shown_at_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,11 @@ from chaos import Campaign, children, harass, until
 
 from nsbench import claim
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900),
-              pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds workers in /proc")]  # fmt: skip
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds workers in /proc"),
+]
 
 ENDLESS = 10_000_000  # steps: the run does not end before it is stopped
 
@@ -43,9 +46,14 @@ def gone(workers: list[int]) -> None:
     until(lambda: not any(claim._started(worker) for worker in workers))
 
 
-@pytest.mark.parametrize(("number", "whom"), [
-    (signal.SIGINT, "group"), (signal.SIGTERM, "driver"), (signal.SIGKILL, "driver"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "whom"),
+    [
+        (signal.SIGINT, "group"),
+        (signal.SIGTERM, "driver"),
+        (signal.SIGKILL, "driver"),
+    ],
+)
 def test_workers_leave_checkpoints_when_the_driver_is_stopped(campaign_of: Callable, number: int, whom: str) -> None:
     """Ctrl-C on a terminal reaches all; SIGTERM and SIGKILL only the driver. The same command goes on."""
     campaign = campaign_of(seeds=1, steps=ENDLESS)
@@ -107,12 +115,16 @@ def remounted(disk: Path, how: str) -> bool:
     return subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize(("state", "said"), [
-    ("full", r"Error: no space left for \S+; free some and repeat the command, it goes on from here"),
-    ("read-only", r"Error: cannot write \S+: Read-only file system; choose another store with --runs"),
-])
-def test_a_disk_that_fails_in_mid_campaign(disk: Path, undisturbed_campaign: Campaign, campaign_of: Callable, state: str,
-                                           said: str) -> None:  # fmt: skip
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("full", r"Error: no space left for \S+; free some and repeat the command, it goes on from here"),
+        ("read-only", r"Error: cannot write \S+: Read-only file system; choose another store with --runs"),
+    ],
+)
+def test_a_disk_that_fails_in_mid_campaign(
+    disk: Path, undisturbed_campaign: Campaign, campaign_of: Callable, state: str, said: str
+) -> None:
     """After some runs it is full, or read-only: one sentence, nothing lost, and the same command goes on."""
     campaign = campaign_of(seeds=2)
     campaign.store = disk / "runs"

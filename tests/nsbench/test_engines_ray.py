@@ -104,8 +104,11 @@ def test_ctrl_c_leaves_checkpoints(campaign_of: Callable) -> None:
 def test_without_ray_the_extra_is_named(tmp_path: Path, campaign_of: Callable) -> None:
     command = "import sys; sys.modules['ray'] = None; from nsbench.cli import main; main()"
     grid = campaign_of(seeds=1).grid
-    said = subprocess.run([sys.executable, "-c", command, "sweep", str(grid), "--engine", "ray", "--runs", str(tmp_path)],
-                          capture_output=True, text=True)  # fmt: skip
+    said = subprocess.run(
+        [sys.executable, "-c", command, "sweep", str(grid), "--engine", "ray", "--runs", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
     assert said.returncode == 2
     assert said.stderr == "Error: --engine ray needs the package ray; pip install 'nsbench[ray]'\n"
 

@@ -42,9 +42,7 @@ def naive(scorer, triples, known, num_entities):
         for head in (True, False):
             anchor, answer = (t, h) if head else (h, t)
             score = values[head][anchor][r]
-            rivals = [
-                e for e in range(num_entities) if e != answer and ((e, r, t) if head else (h, r, e)) not in facts
-            ]
+            rivals = [e for e in range(num_entities) if e != answer and ((e, r, t) if head else (h, r, e)) not in facts]
             better = sum(score[e] > score[answer] for e in rivals)
             tied = sum(score[e] == score[answer] for e in rivals)
             both.append([better + 1, better + tied + 1])
@@ -128,8 +126,9 @@ def test_progress_counts_every_query_once():
 @pytest.mark.parametrize("kge", ["transe", "distmult", "rotate"])
 def test_a_trained_model_is_ranked_as_its_scores_say(kge, kernel):
     data = toy()
-    trainer = Trainer(configure("uniform", kge, "toy", protocol="quick", settings=["protocol.width=4", "protocol.batch=32"]),
-                      data)  # fmt: skip
+    trainer = Trainer(
+        configure("uniform", kge, "toy", protocol="quick", settings=["protocol.width=4", "protocol.batch=32"]), data
+    )
     for _ in range(10):
         trainer.step()
     scoring = trainer.scoring()

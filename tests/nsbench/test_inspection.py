@@ -76,8 +76,9 @@ def test_generated_vectors_go_by_the_nearest_entity(tmp_path):
     from nsbench.registry import FUSIONS, SAMPLERS
 
     with registered(SAMPLERS, "generated", fakes.Generated), registered(FUSIONS, "slots", fakes.Slots):
-        (config,) = campaign.plan(["generated"], ["transe"], ["planted:small"], [0], protocol="quick", fusion="slots",
-                                  settings=SHORT)  # fmt: skip
+        (config,) = campaign.plan(
+            ["generated"], ["transe"], ["planted:small"], [0], protocol="quick", fusion="slots", settings=SHORT
+        )
         folder = campaign.carry_out(config, tmp_path, save_model=True).folder
         _, data = inspection._restored(folder, None)
         h, r, _ = data.train[0].tolist()
@@ -113,10 +114,15 @@ def test_refusals(saved, tmp_path):
         inspection.inspect(bare, **names)
 
 
-@pytest.mark.parametrize(("part", "value", "words"), [
-    ("fingerprint", "f00", "on other data than planted"), ("feature_fingerprint", "f00", "with other features than"),
-    ("versions", {"sampler": 0}, "with other versions of its parts"), ("sources", {"sampler": "f00"}, "with other code"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("part", "value", "words"),
+    [
+        ("fingerprint", "f00", "on other data than planted"),
+        ("feature_fingerprint", "f00", "with other features than"),
+        ("versions", {"sampler": 0}, "with other versions of its parts"),
+        ("sources", {"sampler": "f00"}, "with other code"),
+    ],
+)
 def test_a_run_made_with_something_else_is_refused(saved, tmp_path, part, value, words):
     folder = saved["nscaching-transe"]
     for file in folder.iterdir():
@@ -148,8 +154,20 @@ def test_names_may_be_numbers_cases_and_ends_of_paths():
 
 def test_the_command(saved, command):
     folder = saved["nscaching-transe"]
-    said = command("inspect", "--runs", str(folder.parent), "--run", "nscaching", "--head", "person 184",
-                   "--relation", "spouse of", "--top", "3", "--overlap")  # fmt: skip
+    said = command(
+        "inspect",
+        "--runs",
+        str(folder.parent),
+        "--run",
+        "nscaching",
+        "--head",
+        "person 184",
+        "--relation",
+        "spouse of",
+        "--top",
+        "3",
+        "--overlap",
+    )
     assert said.code == 0, said.err
     lines = [line for line in said.out.splitlines() if line]
     assert lines[0].startswith("(person 184, spouse of, ?): 256 draws, ")
@@ -161,8 +179,16 @@ def test_the_command(saved, command):
 
 def test_a_run_with_one_modality_comes_back(tmp_path):
     settings = ["protocol.steps=4", "protocol.validate_every=4", "protocol.width=8", "protocol.batch=64"]
-    (config,) = campaign.plan(["uniform"], ["transe"], ["planted:small"], [0], protocol="quick", settings=settings,
-                              fusion="adamf", features="auto:text")  # fmt: skip
+    (config,) = campaign.plan(
+        ["uniform"],
+        ["transe"],
+        ["planted:small"],
+        [0],
+        protocol="quick",
+        settings=settings,
+        fusion="adamf",
+        features="auto:text",
+    )
     made = campaign.carry_out(config, tmp_path, save_model=True)
     assert made.record["config"]["modalities"] == ["text"]
     assert inspection.inspect(made.folder, head="person 184", relation="spouse of", tail=None).draws > 0

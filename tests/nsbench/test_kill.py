@@ -32,38 +32,96 @@ STAGE = {"set-up": "set-up", "built": "set-up", "training": "training", "optimis
 STAGE |= {"validation": "validation", "validation scores": "validation", "event half": "validation"}
 STAGE |= {"checkpoint": "checkpoint", "ranking": "ranking", "ranking scores": "ranking", "writing": "writing"}
 STAGE |= {"removing checkpoint": "writing", "diagnosis": "diagnosis"}
-for _file, _stage in {"config.json": "set-up", "events.jsonl": "set-up", "checkpoint.pt": "checkpoint",
-                      "ranks.npz": "writing", "reference.safetensors": "writing",
-                      "result.json": "writing"}.items():  # fmt: skip
+for _file, _stage in {
+    "config.json": "set-up",
+    "events.jsonl": "set-up",
+    "checkpoint.pt": "checkpoint",
+    "ranks.npz": "writing",
+    "reference.safetensors": "writing",
+    "result.json": "writing",
+}.items():
     STAGE |= {f"{_file} {part}": _stage for part in WRITES}
 
 # Each chain is one run folder: (place, how many passages of it in this process) one kill after the other, then the end.
 Kill = tuple[str, int]
 CHAINS: list[tuple[str, str, list[Kill]]] = [
-    ("uniform", "transe", [
-        ("set-up", 1), ("config.json half", 1), ("config.json renaming", 1), ("config.json renamed", 1), ("built", 1),
-        ("diagnosis", 1), ("events.jsonl half", 1), ("training", 3), ("checkpoint.pt half", 1),
-        ("checkpoint.pt renaming", 1), ("validation scores", 1), ("checkpoint.pt renamed", 1),
-        ("events.jsonl renaming", 1), ("validation", 1), ("event half", 1), ("checkpoint.pt half", 2), ("diagnosis", 1),
-        ("ranking", 1), ("writing", 1),
-        ("ranks.npz half", 1), ("reference.safetensors half", 1), ("reference.safetensors renamed", 1),
-        ("result.json half", 1), ("result.json renamed", 1),
-    ]),
-    ("bernoulli", "rotate", [
-        ("optimiser", 1), ("diagnosis", 1), ("training", 9), ("checkpoint", 2), ("built", 1), ("optimiser", 11),
-        ("validation scores", 3),
-        ("event half", 2), ("checkpoint.pt flushed", 2), ("diagnosis", 1), ("ranking scores", 1), ("ranking", 2),
-        ("ranks.npz renaming", 1),
-        ("result.json flushed", 1), ("ranking scores", 2), ("ranks.npz renamed", 1), ("result.json renaming", 1),
-        ("removing checkpoint", 1),
-    ]),
-    ("bernoulli", "distmult", [
-        ("diagnosis", 1), ("training", 1), ("validation", 2), ("checkpoint.pt flushed", 1), ("events.jsonl flushed", 1),
-        ("training", 5), ("optimiser", 6), ("validation", 3), ("checkpoint.pt renaming", 2), ("event half", 1),
-        ("diagnosis", 1), ("ranking", 1),
-        ("ranking scores", 1), ("set-up", 1), ("ranking", 2), ("result.json half", 1),
-    ]),
-]  # fmt: skip
+    (
+        "uniform",
+        "transe",
+        [
+            ("set-up", 1),
+            ("config.json half", 1),
+            ("config.json renaming", 1),
+            ("config.json renamed", 1),
+            ("built", 1),
+            ("diagnosis", 1),
+            ("events.jsonl half", 1),
+            ("training", 3),
+            ("checkpoint.pt half", 1),
+            ("checkpoint.pt renaming", 1),
+            ("validation scores", 1),
+            ("checkpoint.pt renamed", 1),
+            ("events.jsonl renaming", 1),
+            ("validation", 1),
+            ("event half", 1),
+            ("checkpoint.pt half", 2),
+            ("diagnosis", 1),
+            ("ranking", 1),
+            ("writing", 1),
+            ("ranks.npz half", 1),
+            ("reference.safetensors half", 1),
+            ("reference.safetensors renamed", 1),
+            ("result.json half", 1),
+            ("result.json renamed", 1),
+        ],
+    ),
+    (
+        "bernoulli",
+        "rotate",
+        [
+            ("optimiser", 1),
+            ("diagnosis", 1),
+            ("training", 9),
+            ("checkpoint", 2),
+            ("built", 1),
+            ("optimiser", 11),
+            ("validation scores", 3),
+            ("event half", 2),
+            ("checkpoint.pt flushed", 2),
+            ("diagnosis", 1),
+            ("ranking scores", 1),
+            ("ranking", 2),
+            ("ranks.npz renaming", 1),
+            ("result.json flushed", 1),
+            ("ranking scores", 2),
+            ("ranks.npz renamed", 1),
+            ("result.json renaming", 1),
+            ("removing checkpoint", 1),
+        ],
+    ),
+    (
+        "bernoulli",
+        "distmult",
+        [
+            ("diagnosis", 1),
+            ("training", 1),
+            ("validation", 2),
+            ("checkpoint.pt flushed", 1),
+            ("events.jsonl flushed", 1),
+            ("training", 5),
+            ("optimiser", 6),
+            ("validation", 3),
+            ("checkpoint.pt renaming", 2),
+            ("event half", 1),
+            ("diagnosis", 1),
+            ("ranking", 1),
+            ("ranking scores", 1),
+            ("set-up", 1),
+            ("ranking", 2),
+            ("result.json half", 1),
+        ],
+    ),
+]
 
 
 def test_the_plan_kills_everywhere() -> None:

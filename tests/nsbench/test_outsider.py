@@ -76,8 +76,14 @@ class Outside:
     environment: dict[str, str]
 
     def python(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd or self.folder,
-                              env=self.environment, timeout=300)  # fmt: skip
+        return subprocess.run(
+            [sys.executable, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=cwd or self.folder,
+            env=self.environment,
+            timeout=300,
+        )
 
     def nsbench(self, *arguments: str) -> str:
         said = self.python("-m", "nsbench", *arguments)
@@ -89,8 +95,10 @@ class Outside:
         folder, module = self.folder / package, package.replace("-", "_")
         folder.mkdir()
         (folder / f"{module}.py").write_text(source)
-        groups = [f'[project.entry-points."nsbench.{group}"]\n{name} = "{module}:{component}"\n'
-                  for name, (group, component) in ((name, entry.split()) for name, entry in entries.items())]  # fmt: skip
+        groups = [
+            f'[project.entry-points."nsbench.{group}"]\n{name} = "{module}:{component}"\n'
+            for name, (group, component) in ((name, entry.split()) for name, entry in entries.items())
+        ]
         (folder / "pyproject.toml").write_text("\n".join([PROJECT.format(package=package, module=module), *groups]))
         return folder
 
@@ -169,8 +177,9 @@ def test_the_packages_own_tests_pass_and_the_battery_by_name(outside: Outside) -
 @pytest.mark.slow
 def test_a_sampler_of_a_file_a_model_and_a_dataset_train_together(outside: Outside) -> None:
     (outside.folder / "mine.py").write_text(FILE_PLUGIN)
-    said = outside.nsbench("run", "--sampler", "./mine.py:Mine", "--kge", "half", "--dataset", "ring:40", *SMALL,
-                           "--set", "protocol.batch=8")  # fmt: skip
+    said = outside.nsbench(
+        "run", "--sampler", "./mine.py:Mine", "--kge", "half", "--dataset", "ring:40", *SMALL, "--set", "protocol.batch=8"
+    )
     (folder,) = re.findall(r"\((.*)\)$", said, re.MULTILINE)[:1]
     assert Path(folder).name.startswith("Mine-half-ring_40-s0-")
     assert re.search(r"test  MRR \d", said)
@@ -179,13 +188,16 @@ def test_a_sampler_of_a_file_a_model_and_a_dataset_train_together(outside: Outsi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("command", "words"), [
-    (("run", "--sampler", "left", *SMALL), "sampler 'left' cannot be loaded: left-behind (left_behind:Left): ModuleNot"),
-    (("check", "odd"), "sampler 'odd' cannot be loaded: odd-one (odd_one:Odd): sampler 'odd' must be a subclass"),
-    (("show", "behind"), "model 'behind' cannot be loaded: left-behind (left_behind:Behind): ModuleNotFoundError"),
-    (("new-sampler", "left"), "there is a sampler 'left' already (left-behind (left_behind:Left): ModuleNotFoundError"),
-    (("new-sampler", "near_misses", "--into", "other"), "there is a sampler 'near_misses' already ("),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("run", "--sampler", "left", *SMALL), "sampler 'left' cannot be loaded: left-behind (left_behind:Left): ModuleNot"),
+        (("check", "odd"), "sampler 'odd' cannot be loaded: odd-one (odd_one:Odd): sampler 'odd' must be a subclass"),
+        (("show", "behind"), "model 'behind' cannot be loaded: left-behind (left_behind:Behind): ModuleNotFoundError"),
+        (("new-sampler", "left"), "there is a sampler 'left' already (left-behind (left_behind:Left): ModuleNotFoundError"),
+        (("new-sampler", "near_misses", "--into", "other"), "there is a sampler 'near_misses' already ("),
+    ],
+)
 def test_only_whoever_asks_for_a_broken_plugin_is_refused(outside: Outside, command: tuple[str, ...], words: str) -> None:
     said = outside.python("-m", "nsbench", *command)
     assert said.returncode == 2
@@ -248,13 +260,16 @@ def test_a_plugin_of_another_kind_harms_no_other(registry: Callable[..., Registr
     assert "must be a subclass of nsbench.contracts.Fusion" in found.broken["odd"]
 
 
-@pytest.mark.parametrize(("attributes", "words"), [
-    ({"version": "1"}, "version must be a whole number of at least 1, not '1'"),
-    ({"version": True}, "version must be a whole number of at least 1, not True"),
-    ({"Options": dict}, "Options must be a frozen dataclass"),
-    ({"requires": {"vectors"}}, "requires must be a frozenset of nsbench.contracts.Need"),
-    ({"requires": Need.QUERY}, "requires must be a frozenset of nsbench.contracts.Need"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"version": "1"}, "version must be a whole number of at least 1, not '1'"),
+        ({"version": True}, "version must be a whole number of at least 1, not True"),
+        ({"Options": dict}, "Options must be a frozen dataclass"),
+        ({"requires": {"vectors"}}, "requires must be a frozenset of nsbench.contracts.Need"),
+        ({"requires": Need.QUERY}, "requires must be a frozenset of nsbench.contracts.Need"),
+    ],
+)
 def test_a_plugin_that_declares_nonsense_harms_no_other(registry: Callable[..., Registry], attributes, words) -> None:
     found = registry(SAMPLERS, Entry("odd", type("Odd", (Sampler,), attributes)), Entry("outsiders", Outsiders))
     assert "odd" not in found.names()

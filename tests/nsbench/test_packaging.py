@@ -68,8 +68,13 @@ def test_the_wheel_holds_every_file_and_no_top_level_datasets(wheel: Path, check
         for file in (checkout / folder).rglob("*"):
             if file.is_file() and not {"__pycache__", *SHIPPED} & set(file.relative_to(checkout).parts):
                 expected.add(f"{inside}/{file.relative_to(checkout / folder)}")
-    for name in ("kge/kernels.cpp", "datasets/manifest.json", "protocols/nsbench.toml", "py.typed",
-                 "results/published/published_results.csv"):  # fmt: skip
+    for name in (
+        "kge/kernels.cpp",
+        "datasets/manifest.json",
+        "protocols/nsbench.toml",
+        "py.typed",
+        "results/published/published_results.csv",
+    ):
         assert f"nsbench/{name}" in expected
     assert expected <= names
     assert not any(f"results/{store}/" in name for store in SHIPPED for name in names)
@@ -83,8 +88,9 @@ def test_every_module_and_name_imports_outside_the_checkout(wheel: Path, checkou
     subprocess.run(install, check=True)
     assert {path.name for path in target.iterdir()} <= {"nsbench", "bin", wheel.name.rsplit("-", 3)[0] + ".dist-info"}
     environment = {**os.environ, "PYTHONPATH": str(target)}
-    said = subprocess.run([sys.executable, "-c", IMPORT_EVERYTHING], capture_output=True, text=True, cwd=tmp_path,
-                          env=environment)  # fmt: skip
+    said = subprocess.run(
+        [sys.executable, "-c", IMPORT_EVERYTHING], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
     assert said.returncode == 0, said.stderr
     lines = [line.split() for line in said.stdout.splitlines()]
     modules = {line[1]: Path(line[2]) for line in lines if line[0] == "module"}
@@ -98,8 +104,13 @@ def test_every_module_and_name_imports_outside_the_checkout(wheel: Path, checkou
     assert protocols == {path.stem for path in (checkout / "nsbench" / "protocols").glob("*.toml")}
     assert "MKG-Y/train2id.txt" in next(line for line in lines if line[0] == "public")
     assert int(next(line for line in lines if line[0] == "figures")[1]) > 500
-    without = subprocess.run([sys.executable, "-c", "import datasets; print(datasets.__file__)"], capture_output=True,
-                             text=True, cwd=tmp_path, env=environment)  # fmt: skip
+    without = subprocess.run(
+        [sys.executable, "-c", "import datasets; print(datasets.__file__)"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
     assert str(target) not in without.stdout  # another library's, or none
 
 
@@ -119,6 +130,10 @@ def test_a_checkout_finds_its_packages_below_nsbench_only(checkout: Path, folder
 
 def test_without_installation_the_version_says_so(checkout: Path) -> None:
     """`python -S` hides everything that was installed."""
-    said = subprocess.run([sys.executable, "-S", "-c", "import nsbench; print(nsbench.__version__)"], capture_output=True,
-                          text=True, cwd=checkout)  # fmt: skip
+    said = subprocess.run(
+        [sys.executable, "-S", "-c", "import nsbench; print(nsbench.__version__)"],
+        capture_output=True,
+        text=True,
+        cwd=checkout,
+    )
     assert (said.returncode, said.stdout.strip()) in {(0, "0+unknown"), (0, "0.1.0")}, said.stderr

@@ -105,8 +105,9 @@ def test_a_second_process_on_the_run_is_refused(tmp_path: Path) -> None:
     folder = campaign.folder_of(planned(), tmp_path)
     script = "import sys, time; from pathlib import Path; from nsbench.runfolder import RunFolder\n"
     script += "with RunFolder(Path(sys.argv[1])).claimed(): print('held', flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", script, str(folder.path)], stdout=subprocess.PIPE, text=True,
-                              env=environment())  # fmt: skip
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder.path)], stdout=subprocess.PIPE, text=True, env=environment()
+    )
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -159,8 +160,14 @@ def test_ctrl_c_checkpoints_and_the_same_command_goes_on(checkout: Path, tmp_pat
     arguments = [sys.executable, "-m", "nsbench", "run", "--protocol", "quick", "--dataset", "planted:small"]
     arguments += ["--sampler", sampler, "--threads", "1", "--device", "cpu", "--no-diagnostics", "--runs"]
     arguments += [str(store), *(word for setting in SHORT for word in ("--set", setting))]
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=checkout,
-                               env={**os.environ, "HOLD": str(hold)})  # fmt: skip
+    process = subprocess.Popen(
+        arguments,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=checkout,
+        env={**os.environ, "HOLD": str(hold)},
+    )
     deadline = time.monotonic() + 100
     while not hold.exists():
         assert process.poll() is None
@@ -454,10 +461,12 @@ def test_the_saved_model_has_the_recorded_ranks(tmp_path: Path, formula: Callabl
     everyone = np.arange(dataset.num_entities)
     equal = 0
     for row, (h, k, t) in enumerate(dataset.test.tolist()):
-        for side, (scores, answer) in enumerate((
-            (formula(e, r, everyone, k, t, config.protocol.margin), h),
-            (formula(e, r, h, k, everyone, config.protocol.margin), t),
-        )):
+        for side, (scores, answer) in enumerate(
+            (
+                (formula(e, r, everyone, k, t, config.protocol.margin), h),
+                (formula(e, r, h, k, everyone, config.protocol.margin), t),
+            )
+        ):
             triples = [(x, k, t) if side == 0 else (h, k, x) for x in everyone.tolist()]
             candidate = np.array([x == answer or triple not in known for x, triple in enumerate(triples)])
             assert stored["candidates"][row, side] == candidate.sum()

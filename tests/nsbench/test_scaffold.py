@@ -47,8 +47,13 @@ def test_the_written_sampler_keeps_the_contract_and_has_an_option(command: Calla
 def test_its_last_words_are_the_next_commands(command: Callable, here: Path) -> None:
     lines = command("new-sampler", "mine", "--into", "my folder").out.splitlines()
     assert lines[0] == "sampler 'mine' is in my folder/nsbench_mine.py; next:"
-    assert [line.split()[0:2] for line in lines[1:]] == [["pip", "install"], ["pytest", "'my"], ["nsbench", "check"],
-                                                         ["nsbench", "run"], ["nsbench", "table"]]  # fmt: skip
+    assert [line.split()[0:2] for line in lines[1:]] == [
+        ["pip", "install"],
+        ["pytest", "'my"],
+        ["nsbench", "check"],
+        ["nsbench", "run"],
+        ["nsbench", "table"],
+    ]
     assert lines[1] == "  pip install -e 'my folder'"
     assert lines[4].split()[2:4] == ["--sampler", "mine,uniform"]
 
@@ -68,8 +73,10 @@ def test_the_names_inside_are_the_ones_asked_for(here: Path) -> None:
     assert not any("$" in (here / file).read_text() for file in tree(here))
 
 
-@pytest.mark.parametrize("name", ["Mine", "my-sampler", "2fast", "_x", "x_", "a__b", "", "a.b", "a/b", "mine.py:Mine", "a,b",
-                                  "é", "mine\n", "x" * 41])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    ["Mine", "my-sampler", "2fast", "_x", "x_", "a__b", "", "a.b", "a/b", "mine.py:Mine", "a,b", "é", "mine\n", "x" * 41],
+)
 def test_a_bad_name_is_refused(command: Callable, here: Path, name: str) -> None:
     said = command("new-sampler", "--", name)
     assert (said.code, said.out) == (2, "")
@@ -150,8 +157,9 @@ def test_the_types_are_right_outside(here: Path, tmp_path: Path) -> None:
     shutil.copytree(CHECKOUT / "nsbench", installed / "nsbench", ignore=LEFT_OUT, dirs_exist_ok=True)
     scaffold.new_sampler("near_misses", here)
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir", str(tmp_path / "cache")]
-    said = subprocess.run([*command, str(here)], capture_output=True, text=True, cwd=here,
-                          env={"MYPYPATH": str(installed), "PATH": ""})  # fmt: skip
+    said = subprocess.run(
+        [*command, str(here)], capture_output=True, text=True, cwd=here, env={"MYPYPATH": str(installed), "PATH": ""}
+    )
     assert said.returncode == 0, said.stdout + said.stderr
 
 

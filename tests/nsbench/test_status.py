@@ -147,8 +147,14 @@ def test_calibration_is_near_the_truth(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(expected, "time", SimpleNamespace(perf_counter=time.process_time))
     monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=time.process_time))
     monkeypatch.setattr(expected, "SPAN", 0.2)
-    (config,) = campaign.plan(["nscaching"], ["transe"], ["planted:small"], [0], protocol="quick",
-                              settings=["protocol.steps=100", "protocol.validate_every=20"])  # fmt: skip
+    (config,) = campaign.plan(
+        ["nscaching"],
+        ["transe"],
+        ["planted:small"],
+        [0],
+        protocol="quick",
+        settings=["protocol.steps=100", "protocol.validate_every=20"],
+    )
     guess = expected.calibrate(config, campaign.dataset_of(config), torch.device("cpu"), diagnose=False)
     cost = campaign.carry_out(config, tmp_path, device="cpu", diagnose=False).record["cost"]
     assert cost["seconds"] / 3 < guess.seconds < cost["seconds"] * 3
@@ -173,8 +179,14 @@ def test_calibration_knows_what_a_run_consists_of(tmp_path: Path, monkeypatch: p
     slow(Trainer, "step", lambda trainer: 1 + trainer.step_count / 30)
     slow(Trainer, "pretrain", lambda trainer: 5.0)
     slow(Ranking, "ranks", lambda ranking: len(ranking.triples) / 10)
-    (config,) = campaign.plan(["uniform"], ["transe"], ["planted:small"], [0], protocol="quick",
-                              settings=["protocol.steps=30", "protocol.validate_every=10"])  # fmt: skip
+    (config,) = campaign.plan(
+        ["uniform"],
+        ["transe"],
+        ["planted:small"],
+        [0],
+        protocol="quick",
+        settings=["protocol.steps=30", "protocol.validate_every=10"],
+    )
     dataset = campaign.dataset_of(config)
     truth = 5 + sum(1 + k / 30 for k in range(30)) + (3 * len(dataset.valid) + len(dataset.test)) / 10
     guess = expected.calibrate(config, dataset, torch.device("cpu"), diagnose=False)
@@ -193,8 +205,9 @@ def test_calibration_finds_what_a_step_needs_for_a_moment(tmp_path: Path, monkey
 
     monkeypatch.setattr(Trainer, "step", large)
     monkeypatch.setattr(expected, "SPAN", 0.0)
-    (config,) = campaign.plan(["uniform"], ["transe"], ["planted:small"], [0], protocol="quick",
-                              settings=["protocol.steps=4"])  # fmt: skip
+    (config,) = campaign.plan(
+        ["uniform"], ["transe"], ["planted:small"], [0], protocol="quick", settings=["protocol.steps=4"]
+    )
     dataset, device = campaign.dataset_of(config), torch.device("cpu")
     runner.reset_peak_memory(device)
     before = runner.peak_memory(device)
@@ -245,8 +258,9 @@ def test_only_some_runs(command: Callable, grid: str, store: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_array_job_does_what_is_missing(command: Callable, checkout: Path, grid: str, standing: list[RunFolder],
-                                            store: Path, tmp_path: Path) -> None:  # fmt: skip
+def test_the_array_job_does_what_is_missing(
+    command: Callable, checkout: Path, grid: str, standing: list[RunFolder], store: Path, tmp_path: Path
+) -> None:
     """The printed script, started once for each number of its array, as sbatch would."""
     script = command("sweep", grid, "--slurm", "--threads", "1", "--device", "cpu").out
     assert re.search(r"^#SBATCH --array=3-7$", script, re.MULTILINE)
@@ -264,8 +278,13 @@ def test_the_array_job_does_what_is_missing(command: Callable, checkout: Path, g
     (tmp_path / "job.sh").write_text(script)
     environment = {**os.environ, "PATH": f"{commands}:{os.environ['PATH']}", "PYTHONPATH": str(checkout)}
     for number in chosen(re.findall(r"--array=(\S+)", script)[0], 8):
-        task = subprocess.run(["bash", str(tmp_path / "job.sh")], env={**environment, "SLURM_ARRAY_TASK_ID": str(number)},
-                              capture_output=True, text=True, cwd="/")  # fmt: skip
+        task = subprocess.run(
+            ["bash", str(tmp_path / "job.sh")],
+            env={**environment, "SLURM_ARRAY_TASK_ID": str(number)},
+            capture_output=True,
+            text=True,
+            cwd="/",
+        )
         assert task.returncode == 0, task.stderr
         assert standing[number].complete
     assert not standing[1].complete

@@ -63,17 +63,20 @@ def test_seeds_default_to_the_protocols_own(tmp_path):
     assert [c.seed for c in sweep.read(written(tmp_path, text))] == list(range(read_protocol("quick")["seeds"]))
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("", "has no [[grid]] block"),
-    ("grid = 3", "has no [[grid]] block"),
-    ("protokoll = 'cpu'\n[[grid]]", "unknown key 'protokoll'; did you mean 'protocol'?"),
-    ("[[grid]]\nsampler = 'uniform'\nkge = 'transe'", "names no dataset"),
-    ("[[grid]]\nsamplers = 'uniform'", "unknown key 'samplers' in a [[grid]]; did you mean 'sampler'?"),
-    ("[[grid]]\nsampler = 3\nkge = 'transe'\ndataset = 'mkg_y'", "sampler is a text or a list of texts, not 3"),
-    ("[[grid]]\nsampler = 'unifrom'\nkge = 'transe'\ndataset = 'mkg_y'", "did you mean 'uniform'?"),
-    ("[[grid]]\nseeds = 'all'\nsampler = 'uniform'\nkge = 'transe'\ndataset = 'mkg_y'", "seeds is a number"),
-    ("[[grid]", "is not TOML"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "has no [[grid]] block"),
+        ("grid = 3", "has no [[grid]] block"),
+        ("protokoll = 'cpu'\n[[grid]]", "unknown key 'protokoll'; did you mean 'protocol'?"),
+        ("[[grid]]\nsampler = 'uniform'\nkge = 'transe'", "names no dataset"),
+        ("[[grid]]\nsamplers = 'uniform'", "unknown key 'samplers' in a [[grid]]; did you mean 'sampler'?"),
+        ("[[grid]]\nsampler = 3\nkge = 'transe'\ndataset = 'mkg_y'", "sampler is a text or a list of texts, not 3"),
+        ("[[grid]]\nsampler = 'unifrom'\nkge = 'transe'\ndataset = 'mkg_y'", "did you mean 'uniform'?"),
+        ("[[grid]]\nseeds = 'all'\nsampler = 'uniform'\nkge = 'transe'\ndataset = 'mkg_y'", "seeds is a number"),
+        ("[[grid]", "is not TOML"),
+    ],
+)
 def test_what_is_amiss_is_said(tmp_path, text, words):
     with pytest.raises(Misuse) as refusal:
         sweep.read(written(tmp_path, text))
@@ -95,7 +98,7 @@ def test_shipped_grids_are_well_formed(name):
 
 
 def test_the_command_runs_what_is_missing(command, tmp_path, store):
-    file = written(tmp_path, GRID.partition("[[grid]]\nsampler = \"uniform\"")[0])
+    file = written(tmp_path, GRID.partition('[[grid]]\nsampler = "uniform"')[0])
     plan = command("sweep", file, "--plan")
     assert plan.code == 0, plan.err
     assert plan.out.count("missing") == 8
@@ -108,7 +111,7 @@ def test_the_command_runs_what_is_missing(command, tmp_path, store):
 
 
 def test_a_run_of_another_process_is_left_to_it(command, tmp_path, store):
-    file = written(tmp_path, GRID.partition("[[grid]]\nsampler = \"uniform\"")[0].replace("seeds = 2", "seeds = 1"))
+    file = written(tmp_path, GRID.partition('[[grid]]\nsampler = "uniform"')[0].replace("seeds = 2", "seeds = 1"))
     theirs = campaign.folder_of(sweep.read(file)[1], store)
     with theirs.claimed():
         theirs.write_json("config.json", {})

@@ -193,14 +193,18 @@ def test_the_time_left_goes_by_each_samplers_own(base, ledger, monkeypatch):
 def test_trials_begin_with_the_defaults_and_go_by_what_was_found(base, tmp_path, pretend):
     found = {}
     for target in (-2, 2):
-        pretend(lambda config, target=target: -abs(math.log10(config.sampler_options.tau) - target)
-                if config.sampler == "nscaching" else 0.5)  # fmt: skip
+        pretend(
+            lambda config, target=target: (
+                -abs(math.log10(config.sampler_options.tau) - target) if config.sampler == "nscaching" else 0.5
+            )
+        )
         ledger = tune.Ledger(tmp_path / f"{target}.db")
         tune.carry_out(plan(base, ["nscaching"], 7), ledger)
         (found[target],) = (
             [dict(values) for *_, values in trials]
-            for name, trials in in_storage(ledger.file).items() if name.startswith("nscaching")
-        )  # fmt: skip
+            for name, trials in in_storage(ledger.file).items()
+            if name.startswith("nscaching")
+        )
     assert found[2][0] == found[-2][0] == {"sampler.cache": 50, "sampler.candidates": 50, "sampler.tau": 1.0}
     assert found[2][: tune.STARTUP + tune.LAG - 1] == found[-2][: tune.STARTUP + tune.LAG - 1]
     assert found[2] != found[-2]
@@ -260,8 +264,9 @@ def test_another_seed_or_space_is_another_study(base, ledger, pretend, monkeypat
     tune.carry_out(plan(base, ["nscaching"], 2), ledger)
     tune.carry_out(plan(base, ["nscaching"], 2, seed=1), ledger)
     assert len(in_storage(ledger.file)) == 4
-    monkeypatch.setattr(tune, "searched", lambda options: {"tau": (1.0, 2.0)} if hasattr(options, "tau") else
-                        searched(options))  # fmt: skip
+    monkeypatch.setattr(
+        tune, "searched", lambda options: {"tau": (1.0, 2.0)} if hasattr(options, "tau") else searched(options)
+    )
     tune.carry_out(plan(base, ["nscaching"], 2), ledger)
     assert len(in_storage(ledger.file)) == 5
 
@@ -273,9 +278,14 @@ def test_another_seed_or_space_is_another_study(base, ledger, pretend, monkeypat
 def start():
     """start(folder, kill, meeting) tunes there in a new process, which dies at the given place; returns that process."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([
-        "nsbench.tune", "nsbench.datasets.planted", "scipy.spatial", "optuna.storages._rdb.storage",
-    ])  # fmt: skip
+    context.set_forkserver_preload(
+        [
+            "nsbench.tune",
+            "nsbench.datasets.planted",
+            "scipy.spatial",
+            "optuna.storages._rdb.storage",
+        ]
+    )
 
     def begin(folder, kill=("nowhere", 0), meeting=None):
         process = context.Process(target=drive, args=(folder, kill, meeting))
@@ -406,10 +416,20 @@ def test_what_was_chosen_is_what_runs_get(base, ledger, pretend, tmp_path):
     assert {n: getattr(run.protocol, n.removeprefix("protocol.")) for n in backbone} == backbone
     assert (run.protocol.name, run.protocol.steps, run.changed) == ("tuned", 12, {})
     assert run.tuning == {
-        "base": "base", "budget": 6, "backbone": "frozen", "search": ledger.search, "seed": 0, "fusion": "none",
-        "split": "", "features": "auto", "trials": 6, "failed": 0, "steps": 12,
-        "space": tune.space_hash(studies[2].space), "chosen": own,
-    }  # fmt: skip
+        "base": "base",
+        "budget": 6,
+        "backbone": "frozen",
+        "search": ledger.search,
+        "seed": 0,
+        "fusion": "none",
+        "split": "",
+        "features": "auto",
+        "trials": 6,
+        "failed": 0,
+        "steps": 12,
+        "space": tune.space_hash(studies[2].space),
+        "chosen": own,
+    }
     record = run.record(campaign.dataset_of(run))
     assert record["tuning"] == run.tuning
     assert config.from_record(record).record(campaign.dataset_of(run)) == record
@@ -468,8 +488,23 @@ def test_a_default_outside_of_the_space_joins_it(tmp_path):
 
 def test_from_the_command_to_the_caption(command, base, tmp_path):
     tuned = tmp_path / "tuned.toml"
-    first = ["tune", "--sampler", "uniform,nscaching", "--kge", "transe,distmult", "--dataset", "planted:small",
-             "--protocol", base, "--trials", "2", "--threads", "1", "-o", str(tuned)]  # fmt: skip
+    first = [
+        "tune",
+        "--sampler",
+        "uniform,nscaching",
+        "--kge",
+        "transe,distmult",
+        "--dataset",
+        "planted:small",
+        "--protocol",
+        base,
+        "--trials",
+        "2",
+        "--threads",
+        "1",
+        "-o",
+        str(tuned),
+    ]
     before = command(*first, "--plan")
     assert before.code == 0, before.err
     assert before.out.count("0 of 2 trials are done") == 4
@@ -519,9 +554,10 @@ def test_backbones_tuned_alike_stand_in_one_table(command, base, tmp_path):
         assert yardstick.path.name.startswith("uniform-transe-planted_small-s0-")
         assert yardstick.path == campaign.folder_of(config.configure("uniform", *CELL, protocol=str(tuned)), tmp_path).path
     text = tuned.read_text().replace(  # two backbones that differ for certain
-        f"\"protocol.margin\" = {chosen['uniform/transe/planted:small']['chosen']['protocol.margin']}\n",
-        '"protocol.margin" = 2.0\n', 1,
-    )  # fmt: skip
+        f'"protocol.margin" = {chosen["uniform/transe/planted:small"]["chosen"]["protocol.margin"]}\n',
+        '"protocol.margin" = 2.0\n',
+        1,
+    )
     tuned.write_text(text)
     cell += ["--protocol", str(tuned), "--no-diagnostics"]
     assert command("run", *cell).code == 0
@@ -591,17 +627,20 @@ def test_proposals_lie_in_their_range(low, high, log, seed):
 # What is amiss
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    (["--sampler", "unifrom"], "did you mean 'uniform'?"),
-    (["--trials", "0"], "--trials"),
-    (["--backbone", "thawed"], "'frozen', 'alike'"),
-    (["-o", "tuned.json"], "its name ends in .toml, not 'tuned.json'"),
-    (["-o", "cpu.toml"], "tables would take cpu.toml for the protocol cpu"),
-    (["-o", "nowhere/tuned.toml"], "there is no folder nowhere"),
-    (["-o", "mine.toml"], "mine.toml was not written by nsbench tune"),
-    (["--sampler", "mans"], "needs two views of an entity"),
-    (["--protocol", "big.toml"], "larger than the"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--sampler", "unifrom"], "did you mean 'uniform'?"),
+        (["--trials", "0"], "--trials"),
+        (["--backbone", "thawed"], "'frozen', 'alike'"),
+        (["-o", "tuned.json"], "its name ends in .toml, not 'tuned.json'"),
+        (["-o", "cpu.toml"], "tables would take cpu.toml for the protocol cpu"),
+        (["-o", "nowhere/tuned.toml"], "there is no folder nowhere"),
+        (["-o", "mine.toml"], "mine.toml was not written by nsbench tune"),
+        (["--sampler", "mans"], "needs two views of an entity"),
+        (["--protocol", "big.toml"], "larger than the"),
+    ],
+)
 def test_what_cannot_work_is_refused_before_any_work(command, tmp_path, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.toml").write_text(BASE)
@@ -635,8 +674,19 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_command_goes_on(command, base, tmp_p
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(runner.Trainer, "step", step)
-    call = ["tune", "--sampler", "igan", "--dataset", "planted:small", "--protocol", base, "--trials", "2",
-            "-o", str(tmp_path / "tuned.toml")]  # fmt: skip
+    call = [
+        "tune",
+        "--sampler",
+        "igan",
+        "--dataset",
+        "planted:small",
+        "--protocol",
+        base,
+        "--trials",
+        "2",
+        "-o",
+        str(tmp_path / "tuned.toml"),
+    ]
     stopped = command(*call)
     assert stopped.code == 130
     assert "the same command goes on" in stopped.err

@@ -34,30 +34,68 @@ def merged(base, changes):
     return base
 
 
-def write_run(store: Path, sampler="uniform", kge="transe", dataset="mkg_y", seed=0, quality=1.0, folder=None,
-              ranks=None, result=None, arrays=None, **config):
+def write_run(
+    store: Path,
+    sampler="uniform",
+    kge="transe",
+    dataset="mkg_y",
+    seed=0,
+    quality=1.0,
+    folder=None,
+    ranks=None,
+    result=None,
+    arrays=None,
+    **config,
+):
     """One complete run; `config` and `result` change values of config.json and result.json, `arrays` of ranks.npz."""
     record = {
-        "sampler": sampler, "variant": "recommended", "kge": kge, "fusion": "none", "aux": {}, "dataset": dataset,
-        "split": "released", "fingerprint": f"{dataset:0<64}".replace("_", "0"), "features": "none",
-        "feature_fingerprint": "0" * 64, "modalities": [],
-        "protocol": {"name": "nsbench", "version": 1, "steps": 6000, "margin": 3.0}, "changed": {},
+        "sampler": sampler,
+        "variant": "recommended",
+        "kge": kge,
+        "fusion": "none",
+        "aux": {},
+        "dataset": dataset,
+        "split": "released",
+        "fingerprint": f"{dataset:0<64}".replace("_", "0"),
+        "features": "none",
+        "feature_fingerprint": "0" * 64,
+        "modalities": [],
+        "protocol": {"name": "nsbench", "version": 1, "steps": 6000, "margin": 3.0},
+        "changed": {},
         "options": {"sampler": {}, "kge": {}, "fusion": {}, "aux": {}},
-        "versions": {"sampler": 1, "kge": 1, "fusion": 1}, "seed": seed,
-    }  # fmt: skip
+        "versions": {"sampler": 1, "kge": 1, "fusion": 1},
+        "seed": seed,
+    }
     record = merged(record, config)
     stored, candidates = make_ranks(quality, seed, sampler + kge + dataset) if ranks is None else ranks
     found = metrics(stored, candidates)
     seconds = 100.0 + seed
     complete = {
-        "config": record, "test": found, "valid": found, "breakdown": {},
-        "cost": {"seconds": seconds, "train_seconds": seconds - 20, "sampler_seconds": 7.25, "evaluation_seconds": 20.0,
-                 "peak_memory": 300 * 2**20, "steps": 6000},
-        "diagnostics": {}, "selected_at": 5000, "converged": True,
-        "env": {"nsbench": "0.1.0", "torch": "2.13.0", "python": "3.11.9", "device": "cpu x86_64", "threads": 2,
-                "kernels": "native"},
+        "config": record,
+        "test": found,
+        "valid": found,
+        "breakdown": {},
+        "cost": {
+            "seconds": seconds,
+            "train_seconds": seconds - 20,
+            "sampler_seconds": 7.25,
+            "evaluation_seconds": 20.0,
+            "peak_memory": 300 * 2**20,
+            "steps": 6000,
+        },
+        "diagnostics": {},
+        "selected_at": 5000,
+        "converged": True,
+        "env": {
+            "nsbench": "0.1.0",
+            "torch": "2.13.0",
+            "python": "3.11.9",
+            "device": "cpu x86_64",
+            "threads": 2,
+            "kernels": "native",
+        },
         "code": None,
-    }  # fmt: skip
+    }
     complete = merged(complete, result or {})
     path = store / (folder or f"{sampler}-{kge}-{dataset}-s{seed}-{len(list(store.iterdir())):08x}")
     path.mkdir(parents=True)

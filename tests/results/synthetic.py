@@ -40,27 +40,76 @@ def write_store(folder: Path, runs: int) -> None:
 
 def write_run(folder, sampler, kge, dataset, seed, arrays):
     figures = metrics(arrays["ranks"], arrays["candidates"])
-    protocol = {"name": "cpu", "version": 1, "steps": 2000, "batch": 1024, "negatives": 20, "width": 100,
-                "learning_rate": 0.001, "decay_at": 0.5, "decay_factor": 0.1, "sides": "per_row", "subsampling": False,
-                "validate_every": 100, "selection": "best", "patience": 0, "seeds": 5, "margin": 3.0, "regularizer": 0.0,
-                "regularizer_power": 3, "temperature": 0.0}  # fmt: skip
-    config = {"sampler": sampler, "variant": "recommended", "kge": kge, "fusion": "none", "aux": {}, "dataset": dataset,
-              "split": "released", "fingerprint": hashlib.sha256(dataset.encode()).hexdigest(), "features": "none",
-              "feature_fingerprint": "", "modalities": [], "protocol": protocol, "changed": {},
-              "options": {"sampler": {}, "kge": {}, "fusion": {}, "aux": {}}, "sources": {},
-              "versions": {"sampler": 1, "kge": 1, "fusion": 1}, "seed": seed}  # fmt: skip
+    protocol = {
+        "name": "cpu",
+        "version": 1,
+        "steps": 2000,
+        "batch": 1024,
+        "negatives": 20,
+        "width": 100,
+        "learning_rate": 0.001,
+        "decay_at": 0.5,
+        "decay_factor": 0.1,
+        "sides": "per_row",
+        "subsampling": False,
+        "validate_every": 100,
+        "selection": "best",
+        "patience": 0,
+        "seeds": 5,
+        "margin": 3.0,
+        "regularizer": 0.0,
+        "regularizer_power": 3,
+        "temperature": 0.0,
+    }
+    config = {
+        "sampler": sampler,
+        "variant": "recommended",
+        "kge": kge,
+        "fusion": "none",
+        "aux": {},
+        "dataset": dataset,
+        "split": "released",
+        "fingerprint": hashlib.sha256(dataset.encode()).hexdigest(),
+        "features": "none",
+        "feature_fingerprint": "",
+        "modalities": [],
+        "protocol": protocol,
+        "changed": {},
+        "options": {"sampler": {}, "kge": {}, "fusion": {}, "aux": {}},
+        "sources": {},
+        "versions": {"sampler": 1, "kge": 1, "fusion": 1},
+        "seed": seed,
+    }
     config["id"] = hashlib.sha256(json.dumps(config).encode()).hexdigest()[:8]
     result = {
-        "config": config, "test": figures, "valid": figures,
+        "config": config,
+        "test": figures,
+        "valid": figures,
         "breakdown": {by: {f"part {i}": {**figures, "queries": 1000} for i in range(n)} for by, n in PARTS.items()},
-        "cost": {"seconds": 30.5, "train_seconds": 18.5 + seed, "sampler_seconds": 3.25, "evaluation_seconds": 12.0,
-                 "diagnosis_seconds": 3.0, "peak_memory": 460_120_064, "sampler_state": 0, "steps": 2000},
+        "cost": {
+            "seconds": 30.5,
+            "train_seconds": 18.5 + seed,
+            "sampler_seconds": 3.25,
+            "evaluation_seconds": 12.0,
+            "diagnosis_seconds": 3.0,
+            "peak_memory": 460_120_064,
+            "sampler_state": 0,
+            "steps": 2000,
+        },
         "diagnostics": {"sampler": {}, **dict.fromkeys(("start", "middle", "end"), MOMENTS)},
-        "selected_at": 1500, "converged": True, "resumed_at": [],
-        "env": {"nsbench": "0.1.0", "torch": "2.13.0", "python": "3.11.9", "device": "cpu x86_64", "threads": 1,
-                "kernels": "native"},
+        "selected_at": 1500,
+        "converged": True,
+        "resumed_at": [],
+        "env": {
+            "nsbench": "0.1.0",
+            "torch": "2.13.0",
+            "python": "3.11.9",
+            "device": "cpu x86_64",
+            "threads": 1,
+            "kernels": "native",
+        },
         "code": "0123456",
-    }  # fmt: skip
+    }
     path = folder / f"{sampler}-{kge}-{dataset}-s{seed}-{config['id']}"
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(config, indent=1))

@@ -33,9 +33,14 @@ def test_printed_values_of_the_closed_forms():
         assert (weight.cdf(0.70711), weight.cdf(0.29289)) == pytest.approx((wide, narrow), abs=2e-5)
 
 
-@pytest.mark.parametrize(("rope", "expected"), [
-    (0, (0.001, 0, 0.999)), (0.005 - 1e-9, (0, 0.038, 0.962)), (0.01, (0, 0.330, 0.670)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rope", "expected"),
+    [
+        (0, (0.001, 0, 0.999)),
+        (0.005 - 1e-9, (0, 0.038, 0.962)),
+        (0.01, (0, 0.330, 0.670)),
+    ],
+)
 def test_demsars_example_against_baycomp(rope, expected):
     """F1, first two columns: what baycomp returned, with its draw noise of 0.003 (ours has as much).
 

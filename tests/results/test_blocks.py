@@ -57,8 +57,9 @@ def test_ranks_come_from_unrounded_values():
 def test_iman_davenport_is_the_f_of_an_analysis_of_variance_of_ranks():
     for values in (DEMSAR, ZAR, SCIPY):
         n, k = values.shape
-        frame = pd.DataFrame({"rank": block_ranks(values).ravel(), "block": np.repeat(np.arange(n), k),
-                              "row": np.tile(np.arange(k), n)})  # fmt: skip
+        frame = pd.DataFrame(
+            {"rank": block_ranks(values).ravel(), "block": np.repeat(np.arange(n), k), "row": np.tile(np.arange(k), n)}
+        )
         table = anova_lm(ols("rank ~ C(row) + C(block)", frame).fit())
         found = friedman(values)
         assert (found.f, found.f_p) == pytest.approx((table.loc["C(row)", "F"], table.loc["C(row)", "PR(>F)"]))

@@ -138,8 +138,10 @@ def test_bootstrap_intervals(store, run):
     run("dhns", seeds=range(5), quality=1.2)
     (cells,) = lines(comparison(store, layout="claims")).values()
     frame = load(store)
-    arms = [np.stack([reciprocal(ranks(run).ranks) for _, run in frame[frame["sampler"] == name].iterrows()])
-            for name in ("dhns", "uniform")]  # fmt: skip
+    arms = [
+        np.stack([reciprocal(ranks(run).ranks) for _, run in frame[frame["sampler"] == name].iterrows()])
+        for name in ("dhns", "uniform")
+    ]
     low, high = statistics.crossed_bootstrap(arms[0], np.random.default_rng(0), b=arms[1]).interval
     record = cells["bootstrap"].record
     assert (record["bootstrap_low"], record["bootstrap_high"]) == (low, high)
@@ -169,8 +171,10 @@ def test_claims_are_repeated_on_triples_of_seen_entities(store, run):
     note = "dhns (transe, mkg_y) is better, but practically equal on the test triples whose entities both occur in train"
     assert any(text.startswith(note) for text in comparison(store).notes)
     frame = load(store)
-    arms = [np.stack([reciprocal(ranks(run).ranks)[flags] for _, run in frame[frame["sampler"] == name].iterrows()])
-            for name in ("dhns", "uniform")]  # fmt: skip
+    arms = [
+        np.stack([reciprocal(ranks(run).ranks)[flags] for _, run in frame[frame["sampler"] == name].iterrows()])
+        for name in ("dhns", "uniform")
+    ]
     again = statistics.two_way_t(*arms)
     record = cells["verdict"].record
     assert record["seen_difference"] == pytest.approx(again.difference)
@@ -186,8 +190,10 @@ def by_hand(raw):
 
 
 def arms_of(frame, *samplers):
-    return [np.stack([reciprocal(ranks(run).ranks) for _, run in frame[frame["sampler"] == name].iterrows()])
-            for name in samplers]  # fmt: skip
+    return [
+        np.stack([reciprocal(ranks(run).ranks) for _, run in frame[frame["sampler"] == name].iterrows()])
+        for name in samplers
+    ]
 
 
 def test_the_repetitions_are_a_family_of_their_own(store, run):
@@ -263,8 +269,10 @@ def test_hubs_widen_the_interval_and_are_named(store, run):
     (note,) = [note for note in table.notes if "hub entity" in note]
     assert f"{cell.record['inflation']:.2f} times the plain one for dhns (transe, mkg_y)" in note
     frame = load(store)
-    arms = [np.stack([reciprocal(ranks(run).ranks) for _, run in frame[frame["sampler"] == name].iterrows()])
-            for name in ("dhns", "uniform")]  # fmt: skip
+    arms = [
+        np.stack([reciprocal(ranks(run).ranks) for _, run in frame[frame["sampler"] == name].iterrows()])
+        for name in ("dhns", "uniform")
+    ]
     assert cell.record["p"] > statistics.two_way_t(*arms).p
     assert cell.record["p"] == pytest.approx(statistics.two_way_t(*arms, clusters=labels(triples)).p)
 
@@ -317,8 +325,11 @@ def test_ablation(store, run):
     full = "dhns (aux.diffusion=1.0)"
     table = comparison(store, layout="ablation", baseline=full)
     assert [row.label for row in table.rows] == [
-        f"{full}: full", "without diffusion", "without hard", "without diffusion and without hard and k=3",
-    ]  # fmt: skip
+        f"{full}: full",
+        "without diffusion",
+        "without hard",
+        "without diffusion and without hard and k=3",
+    ]
     assert [column.header for column in table.columns] == ["MRR ↑", "Δ MRR", "H@1 ↑", "H@3 ↑", "H@10 ↑"]
     deltas = [row.cells[1] for row in table.rows]
     assert deltas[0].value == "-"
@@ -420,8 +431,10 @@ def test_claims_of_the_shipped_runs_are_repeated_on_seen_entities(cache):
     both_seen, hubs = recorded[0]["seen"].astype(bool), labels(recorded[0]["triples"])
     words = {}
     for by, kept in (("all", slice(None)), ("seen", both_seen)):
-        tests = {name: statistics.two_way_t(*(arm[:, kept] for arm in arms_of(frame, name, "uniform")), clusters=hubs[kept])
-                 for name in ("bernoulli", "nscaching")}  # fmt: skip
+        tests = {
+            name: statistics.two_way_t(*(arm[:, kept] for arm in arms_of(frame, name, "uniform")), clusters=hubs[kept])
+            for name in ("bernoulli", "nscaching")
+        }
         p = by_hand({name: test.p for name, test in tests.items()})
         for name, test in tests.items():
             within = max(map(abs, test.interval)) <= 0.005

@@ -204,7 +204,7 @@ def test_folders_and_names_of_runs(store, run, tmp_path):
     elsewhere = tmp_path / "other"
     elsewhere.mkdir()
     other.rename(elsewhere / other.name)
-    assert compare(str(elsewhere), str(store)) .startswith("A and B differ in sampler (dhns and uniform)")
+    assert compare(str(elsewhere), str(store)).startswith("A and B differ in sampler (dhns and uniform)")
     assert two.exists()
 
 
@@ -283,7 +283,6 @@ def test_groups_without_a_common_cell_are_refused(store, run):
     run("dhns", "rotate", "mkg_w")
     with pytest.raises(Misuse, match="no cell in common"):
         compare("sampler=uniform", "sampler=dhns", store)
-
 
 
 def test_the_command(store, run):

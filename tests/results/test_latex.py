@@ -134,11 +134,41 @@ def test_every_special_character_is_escaped_once():
 
 
 ALLOWED = {
-    "begin", "end", "centering", "caption", "toprule", "midrule", "bottomrule", "cmidrule", "multicolumn", "textbf",
-    "underline", "pm", "uparrow", "downarrow", "dagger", "ddagger", "bigtriangleup", "bigtriangledown", "hookrightarrow",
-    "par", "textbackslash", "textasciitilde", "textasciicircum", "approx", "Delta", "delta", "scriptsize", "setlength",
-    "tabcolsep", "smallskip", "medskip", "textwidth", "addtocounter", "quad",
-}  # fmt: skip
+    "begin",
+    "end",
+    "centering",
+    "caption",
+    "toprule",
+    "midrule",
+    "bottomrule",
+    "cmidrule",
+    "multicolumn",
+    "textbf",
+    "underline",
+    "pm",
+    "uparrow",
+    "downarrow",
+    "dagger",
+    "ddagger",
+    "bigtriangleup",
+    "bigtriangledown",
+    "hookrightarrow",
+    "par",
+    "textbackslash",
+    "textasciitilde",
+    "textasciicircum",
+    "approx",
+    "Delta",
+    "delta",
+    "scriptsize",
+    "setlength",
+    "tabcolsep",
+    "smallskip",
+    "medskip",
+    "textwidth",
+    "addtocounter",
+    "quad",
+}
 
 
 def assert_structure(text):

@@ -23,9 +23,13 @@ from nsbench.results.multiplicity import (
 from tests.results.examples import BENJAMINI_HOCHBERG
 
 METHODS = {
-    "bonferroni": bonferroni, "holm": holm, "simes-hochberg": hochberg, "hommel": hommel,
-    "fdr_bh": benjamini_hochberg, "fdr_by": benjamini_yekutieli,
-}  # fmt: skip
+    "bonferroni": bonferroni,
+    "holm": holm,
+    "simes-hochberg": hochberg,
+    "hommel": hommel,
+    "fdr_bh": benjamini_hochberg,
+    "fdr_by": benjamini_yekutieli,
+}
 vectors = arrays(float, st.integers(1, 12), elements=st.floats(0, 1))
 
 
@@ -46,7 +50,7 @@ def test_rejections_of_the_six_methods_on_benjamini_and_hochbergs_data():
         ([0.0001, 0.0004, 0.0019] + [0.5] * 12, [0.0015, 0.0056, 0.0247] + [1.0] * 12),  # its head: B. and H. 1995
         ([], []),
     ],
-)  # fmt: skip
+)
 def test_holm_on_published_examples(raw, adjusted):
     """F9."""
     assert holm(raw).tolist() == pytest.approx(adjusted, abs=1e-12)

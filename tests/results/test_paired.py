@@ -58,9 +58,17 @@ def test_darwins_maize():
 
 
 @pytest.mark.fact(15, 27, 42, oracle="scipy")
-@pytest.mark.parametrize(("wins", "losses", "p"), [
-    (29, 21, 0.322236), (25, 18, 0.360378), (11, 3, 0.057373), (12, 2, 0.012939), (14, 1, 0.000977), (30, 15, 0.035698),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wins", "losses", "p"),
+    [
+        (29, 21, 0.322236),
+        (25, 18, 0.360378),
+        (11, 3, 0.057373),
+        (12, 2, 0.012939),
+        (14, 1, 0.000977),
+        (30, 15, 0.035698),
+    ],
+)
 def test_sign_test(wins, losses, p):
     """The last is McNemar's 30 against 15."""
     assert sign_test(wins, losses) == pytest.approx(p, abs=1e-6)

@@ -52,21 +52,37 @@ def learning(store, run):
     samplers = enumerate(("uniform", "bernoulli", "dhns"))
     for (s, sampler), kge, seed in itertools.product(samplers, ("transe", "rotate"), range(3)):
         train = 30.0 * (s + 1) + 5 * seed
-        breakdown = {by: {part: {"mrr": float(rng.uniform(0.1, 0.5)), "queries": 60 if part == "1-1" else 400}
-                          for part in parts} for by, parts in PARTS.items()}  # fmt: skip
-        path = run(sampler, kge, seed=seed, quality=1 + s / 2, protocol={"batch": BATCH},
-                   result={"selected_at": 3 * EVERY, "cost": {"train_seconds": train}, "breakdown": breakdown,
-                           "train_triples": SIZE})  # fmt: skip
-        events = [{"step": EVERY * i, "valid": {"mrr": float(rng.uniform(0.1, 0.4))}, "train_seconds": train * i / 4}
-                  for i in range(1, 5)]  # fmt: skip
+        breakdown = {
+            by: {part: {"mrr": float(rng.uniform(0.1, 0.5)), "queries": 60 if part == "1-1" else 400} for part in parts}
+            for by, parts in PARTS.items()
+        }
+        path = run(
+            sampler,
+            kge,
+            seed=seed,
+            quality=1 + s / 2,
+            protocol={"batch": BATCH},
+            result={
+                "selected_at": 3 * EVERY,
+                "cost": {"train_seconds": train},
+                "breakdown": breakdown,
+                "train_triples": SIZE,
+            },
+        )
+        events = [
+            {"step": EVERY * i, "valid": {"mrr": float(rng.uniform(0.1, 0.4))}, "train_seconds": train * i / 4}
+            for i in range(1, 5)
+        ]
         (path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     return store
 
 
 def events_of(store, sampler, kge):
     """step, seconds and MRR of every seed: three arrays [seeds, validations]."""
-    runs = [[json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-            for run in sorted(store.glob(f"{sampler}-{kge}-*"))]  # fmt: skip
+    runs = [
+        [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+        for run in sorted(store.glob(f"{sampler}-{kge}-*"))
+    ]
     pick = [lambda e: e["step"], lambda e: e["train_seconds"], lambda e: e["valid"]["mrr"]]
     return [np.array([[of(event) for event in run] for run in runs]) for of in pick]
 
@@ -142,16 +158,27 @@ def test_cost_shows_means_with_their_intervals_and_fills_what_nothing_dominates(
             np.testing.assert_allclose(upright.get_segments()[0][:, 1], interval)
             if marker.get_markerfacecolor() != "white":
                 filled.add(bars.get_label())
-        undominated = {name for name, (x, y) in points.items()
-                       if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points.values())}  # fmt: skip
+        undominated = {
+            name
+            for name, (x, y) in points.items()
+            if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points.values())
+        }
         assert len(points) == 3
         assert filled == undominated
 
 
 @pytest.mark.parametrize("factor", [1.001, 1.5, 3, 8, 20, 1000])
 def test_a_log_axis_is_labelled_whatever_it_spans(factor):
-    data = pd.DataFrame({"model": "m", "dataset": "d", "row": ["a", "a", "b"], "seed": [0, 1, 0],
-                         "seconds": [103.0, 103 * factor, 103.0], "mrr": [0.1, 0.2, 0.3]})  # fmt: skip
+    data = pd.DataFrame(
+        {
+            "model": "m",
+            "dataset": "d",
+            "row": ["a", "a", "b"],
+            "seed": [0, 1, 0],
+            "seconds": [103.0, 103 * factor, 103.0],
+            "mrr": [0.1, 0.2, 0.3],
+        }
+    )
     (axes,) = drawing.cost(data, ["a", "b"], drawing.ONE_COLUMN).axes
     low, high = axes.get_xlim()
     shown = {axes.xaxis.get_major_formatter()(tick) for tick in axes.get_xticks() if low <= tick <= high}
@@ -163,8 +190,13 @@ def test_a_log_axis_is_labelled_whatever_it_spans(factor):
 def test_labels_of_a_log_axis_do_not_touch(slowest, width):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    data = pd.DataFrame([{"model": model, "dataset": "mkg_y", "row": "uniform", "seed": 0, "seconds": seconds, "mrr": 0.3}
-                         for model in ("transe", "distmult", "rotate") for seconds in (2.0, slowest)])  # fmt: skip
+    data = pd.DataFrame(
+        [
+            {"model": model, "dataset": "mkg_y", "row": "uniform", "seed": 0, "seconds": seconds, "mrr": 0.3}
+            for model in ("transe", "distmult", "rotate")
+            for seconds in (2.0, slowest)
+        ]
+    )
     figure = drawing.cost(data, ["uniform"], width)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -226,8 +258,9 @@ def test_an_option_of_the_protocol_on_x(store, run):
     assert {line.get_label() for line in axes.get_lines()} == {"uniform", "dhns", "seeds: uniform", "seeds: dhns"}
     records = [result_of(path) for path in store.iterdir()]
     for sampler in ("uniform", "dhns"):
-        found = sorted((r["config"]["protocol"]["negatives"], r["test"]["mrr"]) for r in records
-                       if r["config"]["sampler"] == sampler)  # fmt: skip
+        found = sorted(
+            (r["config"]["protocol"]["negatives"], r["test"]["mrr"]) for r in records if r["config"]["sampler"] == sampler
+        )
         (line,), (seeds,) = lines_of(axes, sampler), lines_of(axes, f"seeds: {sampler}")
         assert list(line.get_xdata()) == [1, 4, 16]
         np.testing.assert_allclose(line.get_ydata(), [50 * (found[i][1] + found[i + 1][1]) for i in (0, 2, 4)])
@@ -251,8 +284,9 @@ def test_published_figures_against_ours(store, run):
     run("kbgan", seeds=range(3), quality=3)
     run("mine", seeds=range(3))  # in no paper
     plot = single(store, "published")
-    printed = [figure for figure in papers.figures()
-               if (figure.kge, figure.dataset, figure.metric) == ("transe", "mkg_y", "mrr")]  # fmt: skip
+    printed = [
+        figure for figure in papers.figures() if (figure.kge, figure.dataset, figure.metric) == ("transe", "mkg_y", "mrr")
+    ]
     (axes,) = drawn(plot).values()
     by_label = {bars.get_label(): bars for bars in axes.containers}
     assert set(by_label) == {"transe: uniform", "transe: kbgan"}
@@ -265,8 +299,9 @@ def test_published_figures_against_ours(store, run):
         half = 4.302653 * mrr.std(ddof=1) * (1 + 1 / 3) ** 0.5
         np.testing.assert_allclose(upright.get_segments()[0][:, 1], [mrr.mean() - half, mrr.mean() + half], rtol=1e-6)
         outside = plot.data[plot.data["row"] == sampler]["outside"]
-        assert list(outside) == [abs(value - mrr.mean()) > half + 0.005 for value in
-                                 100 * plot.data[plot.data["row"] == sampler]["published"]]  # fmt: skip
+        assert list(outside) == [
+            abs(value - mrr.mean()) > half + 0.005 for value in 100 * plot.data[plot.data["row"] == sampler]["published"]
+        ]
     assert "never tested" in plot.caption
 
 
@@ -316,8 +351,10 @@ def test_critical_differences_show_the_ranks_and_join_what_is_not_separated(bloc
     plot = single(blocks, "cd")
     means = means_of(blocks)
     ranks = means.rank(axis=1, ascending=False).mean()
-    p = {pair: stats.wilcoxon(means[pair[0]] - means[pair[1]], method="exact").pvalue
-         for pair in itertools.combinations(means.columns, 2)}  # fmt: skip
+    p = {
+        pair: stats.wilcoxon(means[pair[0]] - means[pair[1]], method="exact").pvalue
+        for pair in itertools.combinations(means.columns, 2)
+    }
     order = sorted(p, key=p.get)
     steps = np.maximum.accumulate([min(1.0, p[pair] * (3 - i)) for i, pair in enumerate(order)])
     apart = {pair for pair, adjusted in zip(order, steps) if adjusted < 0.05}

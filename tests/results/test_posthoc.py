@@ -235,9 +235,11 @@ def test_cliques_against_all_subsets(p):
     p = np.minimum(p, p.T)
     k = len(p)
     free = [
-        set(s) for n in range(2, k + 1) for s in combinations(range(k), n)
+        set(s)
+        for n in range(2, k + 1)
+        for s in combinations(range(k), n)
         if all(p[i, j] >= 0.3 for i, j in combinations(s, 2))
-    ]  # fmt: skip
+    ]
     maximal = sorted(tuple(sorted(s)) for s in free if not any(s < other for other in free))
     assert cliques(p, alpha=0.3) == maximal
 

@@ -270,8 +270,13 @@ def test_filters(store, run):
 
 def test_command(store, run, tmp_path):
     run("uniform")
-    said = subprocess.run([sys.executable, "-m", "nsbench", "report", "--runs", str(store)], cwd=tmp_path,
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    said = subprocess.run(
+        [sys.executable, "-m", "nsbench", "report", "--runs", str(store)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith("report.html: ")
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")

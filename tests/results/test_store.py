@@ -71,13 +71,33 @@ def test_damaged_folders_are_named_and_left_out(store, run, reason):
     assert reason in frame.attrs["skipped"][bad.name]
 
 
-@pytest.mark.parametrize(("where", "value"), [
-    ("config.options", 3), ("config.options.sampler", []), ("config.changed", 3), ("config.tuning", 3), ("config.seed", "a"),
-    ("config.seed", True), ("config.kge", 3), ("config.protocol.version", "1"), ("config.modalities", 3), ("diagnostics", 3),
-    ("diagnostics.end", 3), ("breakdown", []), ("breakdown.category", 3), ("cost.seconds", "x"), ("cost.steps", 2.5),
-    ("selected_at", "x"), ("env.threads", "x"), ("code", 3), ("diagnostics", None),
-    ("diagnostics.end", None), ("config.modalities", None), ("config.tuning", {"trials": "x", "chosen": {}}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("config.options", 3),
+        ("config.options.sampler", []),
+        ("config.changed", 3),
+        ("config.tuning", 3),
+        ("config.seed", "a"),
+        ("config.seed", True),
+        ("config.kge", 3),
+        ("config.protocol.version", "1"),
+        ("config.modalities", 3),
+        ("diagnostics", 3),
+        ("diagnostics.end", 3),
+        ("breakdown", []),
+        ("breakdown.category", 3),
+        ("cost.seconds", "x"),
+        ("cost.steps", 2.5),
+        ("selected_at", "x"),
+        ("env.threads", "x"),
+        ("code", 3),
+        ("diagnostics", None),
+        ("diagnostics.end", None),
+        ("config.modalities", None),
+        ("config.tuning", {"trials": "x", "chosen": {}}),
+    ],
+)
 def test_what_is_of_another_kind_is_damage(store, run, where, value):
     good, bad = run("uniform"), run("bernoulli", result={"diagnostics": {"end": {}}, "breakdown": {"category": {}}})
 

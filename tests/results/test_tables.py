@@ -100,8 +100,13 @@ def test_csv_has_every_cell_and_survives_pandas(small_store):
 def test_markers_come_from_the_two_way_t_with_holm_over_the_whole_table(small_store):
     table = comparison(small_store)
     frame = load(small_store)
-    contrasts = [("bernoulli", "rotate", "mkg_y"), ("dhns", "rotate", "mkg_y"), ("bernoulli", "transe", "mkg_y"),
-                 ("dhns", "transe", "mkg_y"), ("dhns", "transe", "db15k")]  # fmt: skip
+    contrasts = [
+        ("bernoulli", "rotate", "mkg_y"),
+        ("dhns", "rotate", "mkg_y"),
+        ("bernoulli", "transe", "mkg_y"),
+        ("dhns", "transe", "mkg_y"),
+        ("dhns", "transe", "db15k"),
+    ]
     p = []
     for sampler, kge, dataset in contrasts:
         arms = []
@@ -118,8 +123,12 @@ def test_markers_come_from_the_two_way_t_with_holm_over_the_whole_table(small_st
         assert ("▲" in own.marks, "▼" in own.marks) == (corrected < 0.05 and dataset == "mkg_y", dataset == "db15k")
     assert not np.allclose(p, adjusted)
     assert [("▲" in cell(table, name).marks) for name in ("uniform", "bernoulli", "dhns")] == [False, False, True]
-    assert all("p" not in c.record for row in table.rows for c, column in zip(row.cells, table.columns)
-               if column.metric.name != "mrr")  # fmt: skip
+    assert all(
+        "p" not in c.record
+        for row in table.rows
+        for c, column in zip(row.cells, table.columns)
+        if column.metric.name != "mrr"
+    )
     assert "Holm over all 5 of this table" in table.caption
 
 
@@ -186,9 +195,13 @@ def test_only_means_of_the_most_seeds_are_ranked(store, run):
     table = comparison(store)
     styles = {(row.group, row.label): row.cells[0].style for row in table.rows}
     assert styles == {
-        ("transe", "uniform"): "second", ("transe", "bernoulli"): "best", ("transe", "dhns"): "",
-        ("transe", "ns_kge (own loss)"): "", ("rotate", "uniform"): "second", ("rotate", "dhns"): "best",
-    }  # fmt: skip
+        ("transe", "uniform"): "second",
+        ("transe", "bernoulli"): "best",
+        ("transe", "dhns"): "",
+        ("transe", "ns_kge (own loss)"): "",
+        ("rotate", "uniform"): "second",
+        ("rotate", "dhns"): "best",
+    }
     assert "only those of a column's largest n are ranked" in table.caption
     assert cell(table, "ns_kge (own loss)").record["own_loss"] is True
 
@@ -246,21 +259,28 @@ def test_nothing_that_differs_between_rows_is_hidden(store, run):
     run("uniform", options={"sampler": {"k": 40}})
     run("dhns", features="names", modalities=["text"], feature_fingerprint="1" * 64)
     run("dhns", features="names", modalities=["image", "text"], feature_fingerprint="1" * 64, fusion="adamf")
-    run("dhns", variant="released", aux={"diffusion": 1.0}, versions={"aux.diffusion": 1},
-        options={"sampler": {"timesteps": 50, "scale": 2.0}, "aux": {"diffusion": {"steps": 3}}})  # fmt: skip
+    run(
+        "dhns",
+        variant="released",
+        aux={"diffusion": 1.0},
+        versions={"aux.diffusion": 1},
+        options={"sampler": {"timesteps": 50, "scale": 2.0}, "aux": {"diffusion": {"steps": 3}}},
+    )
     run("dhns", variant="released", options={"sampler": {"timesteps": 70, "scale": 2.0}})
     run("uniform", options={"kge": {"norm": 2}})
     table = comparison(store)
     assert table.groups == ("transe", "transe (norm=2)")
-    assert sorted(labels(table)) == sorted([
-        "uniform",
-        "uniform (k=40)",
-        "uniform",
-        "dhns (features=names:text)",
-        "dhns (features=names:image+text, fusion=adamf)",
-        "dhns (released, aux.diffusion=1.0, aux.diffusion.steps=3, timesteps=50)",
-        "dhns (released, timesteps=70)",
-    ])  # fmt: skip
+    assert sorted(labels(table)) == sorted(
+        [
+            "uniform",
+            "uniform (k=40)",
+            "uniform",
+            "dhns (features=names:text)",
+            "dhns (features=names:image+text, fusion=adamf)",
+            "dhns (released, aux.diffusion=1.0, aux.diffusion.steps=3, timesteps=50)",
+            "dhns (released, timesteps=70)",
+        ]
+    )
     assert any("scale=2.0" in note for note in table.notes)  # equal in both released rows, so below the table
 
 
@@ -445,8 +465,18 @@ def test_mixed_versions_of_an_auxiliary_loss_are_refused(store, run):
 
 
 def test_trials_of_several_lengths_are_refused(store, run):
-    tuning = {"base": "cpu", "budget": 4, "backbone": "frozen", "search": "random", "seed": 0, "fusion": "none",
-              "trials": 4, "failed": 0, "chosen": {}, "steps": 100}  # fmt: skip
+    tuning = {
+        "base": "cpu",
+        "budget": 4,
+        "backbone": "frozen",
+        "search": "random",
+        "seed": 0,
+        "fusion": "none",
+        "trials": 4,
+        "failed": 0,
+        "chosen": {},
+        "steps": 100,
+    }
     run("uniform", tuning=tuning)
     run("dhns", tuning={**tuning, "trials": 0, "steps": 300})  # that had no trials
     assert len(comparison(store).rows) == 2
@@ -525,8 +555,12 @@ def test_cost_layout(store, run):
     run("uniform", seeds=range(3))
     table = comparison(store, layout="cost")
     assert [c.metric.name for c in table.columns] == [
-        "seconds", "train_seconds", "sampler_seconds", "evaluation_seconds", "peak_memory",
-    ]  # fmt: skip
+        "seconds",
+        "train_seconds",
+        "sampler_seconds",
+        "evaluation_seconds",
+        "peak_memory",
+    ]
     assert cell(table, "uniform", "seconds").value == "101.0"
     assert cell(table, "uniform", "sampler_seconds").value == "7.3"
     assert cell(table, "uniform", "peak_memory").value == "300"
@@ -787,8 +821,14 @@ def test_terminal_shows_one_grid_per_dataset_where_one_is_too_wide(small_store):
 
 
 def test_diagnostics_layout_says_what_was_measured_and_judges_nothing(run, store):
-    measured = {"step": 0, "hardness": 0.5, "false_negatives_known": 0.0012, "entropy": 0.981, "distinct": 0.3425,
-                "margin_gap": 1.235}  # fmt: skip
+    measured = {
+        "step": 0,
+        "hardness": 0.5,
+        "false_negatives_known": 0.0012,
+        "entropy": 0.981,
+        "distinct": 0.3425,
+        "margin_gap": 1.235,
+    }
     for seed, hardness in ((0, 0.71), (1, 0.73)):
         end = {**measured, "hardness": hardness}
         run("nscaching", seeds=(seed,), result={"diagnostics": {"sampler": {}, "start": measured, "end": end}})
@@ -796,8 +836,14 @@ def test_diagnostics_layout_says_what_was_measured_and_judges_nothing(run, store
     run("ns_kge", seeds=(0, 1))
     made = comparison(store, layout="diagnostics")
     headers = [column.metric.header for column in made.columns]
-    assert headers == ["FN known", "hardness, start", "hardness, end", "margin gap", "entropy",
-                       "distinct"]  # no column that is empty everywhere
+    assert headers == [
+        "FN known",
+        "hardness, start",
+        "hardness, end",
+        "margin gap",
+        "entropy",
+        "distinct",
+    ]  # no column that is empty everywhere
     rows = {row.label: [cell.value for cell in row.cells] for row in made.rows}
     assert rows["nscaching"] == ["0.12", "50.0", "72.0", "1.24", "98.1", "34.3"]
     assert rows["uniform"] == ["0.12", "50.0", "50.0", "1.24", "98.1", "34.3"]

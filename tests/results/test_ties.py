@@ -12,13 +12,16 @@ ties = st.tuples(st.integers(1, 60), st.integers(0, 60)).map(lambda pair: (pair[
 
 
 @pytest.mark.fact(31, 36)
-@pytest.mark.parametrize(("tie", "rank", "reciprocal", "random", "optimistic", "first"), [
-    ((1, 2), 1.5, 0.666667, 0.75, 1, 0.5),
-    ((1, 3), 2, 0.5, 0.611111, 1, 0.333333),
-    ((5, 8), 6.5, 0.153846, 0.158631, 0.2, 0),
-    ((1, 10), 5.5, 0.181818, 0.292897, 1, 0.1),
-    ((1, 14541), 7271, 0.0001375, 0.0006988, 1, 0.0000688),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("tie", "rank", "reciprocal", "random", "optimistic", "first"),
+    [
+        ((1, 2), 1.5, 0.666667, 0.75, 1, 0.5),
+        ((1, 3), 2, 0.5, 0.611111, 1, 0.333333),
+        ((5, 8), 6.5, 0.153846, 0.158631, 0.2, 0),
+        ((1, 10), 5.5, 0.181818, 0.292897, 1, 0.1),
+        ((1, 14541), 7271, 0.0001375, 0.0006988, 1, 0.0000688),
+    ],
+)
 def test_table_of_ties(tie, rank, reciprocal, random, optimistic, first):
     """Every row of section 1.9."""
     ranks = np.array([tie])
@@ -52,10 +55,16 @@ def test_random_ties_against_the_mean_over_the_tie(tie):
 
 
 @pytest.mark.fact(32)
-@pytest.mark.parametrize(("n", "mean", "sd"), [
-    (4, 0.520833, 0.290922), (100, 0.0518738, 0.116872), (14541, 0.000698850, 0.0106128), (15000, 0.000679537, 0.0104497),
-    (40943, 0.000273482, 0.00633252),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("n", "mean", "sd"),
+    [
+        (4, 0.520833, 0.290922),
+        (100, 0.0518738, 0.116872),
+        (14541, 0.000698850, 0.0106128),
+        (15000, 0.000679537, 0.0104497),
+        (40943, 0.000273482, 0.00633252),
+    ],
+)
 def test_mean_and_spread_of_a_random_reciprocal_rank(n, mean, sd):
     assert chance([n])["mrr"] == pytest.approx(mean, rel=1e-5)
     assert chance_sd([n])["mrr"] == pytest.approx(sd, rel=1e-5)

@@ -7,8 +7,12 @@ import torch.nn.functional as F
 from nsbench.samplers.attention import CrossModalAttention, Tokens
 
 ENTITIES, RELATIONS, RELATION_WIDTH, WIDTH, OUT = 5, 3, 6, 4, 3
-SHAPES = {"one": {"text": (2, 7)}, "two": {"image": (3, 5), "text": (2, 7)}, "pooled": {"image": (5,), "text": (2, 7)},
-          "three": {"audio": (8,), "image": (3, 5), "text": (2, 7)}}  # fmt: skip
+SHAPES = {
+    "one": {"text": (2, 7)},
+    "two": {"image": (3, 5), "text": (2, 7)},
+    "pooled": {"image": (5,), "text": (2, 7)},
+    "three": {"audio": (8,), "image": (3, 5), "text": (2, 7)},
+}
 
 
 def attention_on(shapes, **options):
@@ -190,7 +194,10 @@ def test_published_sizes():
     attention = CrossModalAttention({"image": tuple(image.shape[1:]), "text": (4, 384)}, 200)
     assert sum(p.numel() for p in attention.parameters()) == 207_542 - 40_100 - 20_200
     z = attention.grid(
-        {"image": attention.tokens("image", image, torch.ones(1, dtype=torch.bool)),
-         "text": attention.tokens("text", torch.randn(1, 4, 384), torch.ones(1, dtype=torch.bool))}, torch.randn(2, 200)
-    )  # fmt: skip
+        {
+            "image": attention.tokens("image", image, torch.ones(1, dtype=torch.bool)),
+            "text": attention.tokens("text", torch.randn(1, 4, 384), torch.ones(1, dtype=torch.bool)),
+        },
+        torch.randn(2, 200),
+    )
     assert z["image"].shape == z["text"].shape == (1, 2, 50)

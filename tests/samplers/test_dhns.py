@@ -312,8 +312,12 @@ def test_stated_work_and_state_are_the_bases_and_the_denoisers():
     stated, base = (m.sampler.work(16, m.setting) for m in (made, alone))
     cost = step_cost(made.sampler.options, 8, 16, 3)
     numbers = sum(p.numel() for p in made.sampler.parameters())
-    assert stated == {**base, "products": (cost["learn_flop"] + cost["chain_flop"]) / 2, "parameters": numbers,
-                      "trained": 16 * 3 * 4 * 2}  # fmt: skip
+    assert stated == {
+        **base,
+        "products": (cost["learn_flop"] + cost["chain_flop"]) / 2,
+        "parameters": numbers,
+        "trained": 16 * 3 * 4 * 2,
+    }
     made.step()
     adam = [x for state in made.sampler.adam.state.values() for x in state.values()]
     held = [*made.sampler.parameters(), *made.sampler.buffers(), *adam]
@@ -669,10 +673,20 @@ def test_a_number_of_logits_for_each_ablation():
         _, _, blocks = drawn(made)
         counts[variant] = [block.shape[1] for block in blocks[1:]]
     assert counts == {
-        "recommended": [4, 4], "paper": [4, 4], "tamed": [4, 4], "released": [4, 4, 4], "wo_leak": [4, 4, 4],
-        "wo_diffheg": [], "wo_mmc": [4, 4], "wo_mhld": [1, 1], "mhld_same_count": [4, 4], "wo_hal": [4, 4],
-        "wo_ntat": [12, 12], "forward": [4, 4], "gauss": [4, 4],
-    }  # fmt: skip
+        "recommended": [4, 4],
+        "paper": [4, 4],
+        "tamed": [4, 4],
+        "released": [4, 4, 4],
+        "wo_leak": [4, 4, 4],
+        "wo_diffheg": [],
+        "wo_mmc": [4, 4],
+        "wo_mhld": [1, 1],
+        "mhld_same_count": [4, 4],
+        "wo_hal": [4, 4],
+        "wo_ntat": [12, 12],
+        "forward": [4, 4],
+        "gauss": [4, 4],
+    }
 
 
 def test_wo_mmc_is_the_structural_slot_alone():
@@ -799,8 +813,15 @@ def test_why_latents_are_scaled(monkeypatch):
     """Property 35: RotatE at its start, d = 200, gamma = 12; released negatives pull at nothing (2.6)."""
     factor = {}
     for variant, unit in (("released", False), ("recommended", True)):
-        made = make("rotate", f"sampler.variant={variant}", "sampler.leak=false", "sampler.timesteps=50",
-                    "protocol.margin=12", fusion="none", width=200)  # fmt: skip
+        made = make(
+            "rotate",
+            f"sampler.variant={variant}",
+            "sampler.leak=false",
+            "sampler.timesteps=50",
+            "protocol.margin=12",
+            fusion="none",
+            width=200,
+        )
         positives = made.graph.positives(torch.arange(60))
         known = Known(made.sampler.diffusion.schedule, unit)
         monkeypatch.setattr(made.sampler.diffusion.denoiser, "fold", lambda known=known: known)
@@ -818,8 +839,15 @@ def test_why_latents_are_scaled(monkeypatch):
 
 def trained_on_clusters(form, steps):
     """What a chain trained on four clusters gives, slot 0 of it, [2, B, L, D]; and the ends it was for."""
-    made = make("transe", "sampler.timesteps=50", "sampler.learning_rate=2e-3", f"sampler.denoiser={form}", fusion="none",
-                batch=129, width=16)  # fmt: skip
+    made = make(
+        "transe",
+        "sampler.timesteps=50",
+        "sampler.learning_rate=2e-3",
+        f"sampler.denoiser={form}",
+        fusion="none",
+        batch=129,
+        width=16,
+    )
     with torch.no_grad():
         kind = torch.randint(0, 4, (40,), generator=torch.Generator().manual_seed(0))
         centre = torch.randn(4, 16, generator=torch.Generator().manual_seed(1))
@@ -948,8 +976,14 @@ def test_levels_table_names_what_the_options_offer():
 def test_a_run_to_the_end_on_planted(fusion, variant):
     from nsbench.campaign import dataset_of
 
-    config = configure("dhns", "transe", "planted:small", protocol="quick", fusion=fusion,
-                       settings=[f"sampler.variant={variant}", "protocol.steps=60", "sampler.warmup=0"])  # fmt: skip
+    config = configure(
+        "dhns",
+        "transe",
+        "planted:small",
+        protocol="quick",
+        fusion=fusion,
+        settings=[f"sampler.variant={variant}", "protocol.steps=60", "sampler.warmup=0"],
+    )
     made = Trainer(config, dataset_of(config))
     assert made.sampler.slots == (3 if fusion == "adamf" else 1)
     made.pretrain()

@@ -212,8 +212,9 @@ def test_condition_of_rotate_turns_by_the_models_own_phases():
     assert torch.allclose(complexes(ends.condition[0]), t * torch.polar(torch.ones_like(phase), -phase), atol=1e-5)
     assert torch.allclose(complexes(ends.condition[1]), h * torch.polar(torch.ones_like(phase), phase), atol=1e-5)
     assert torch.allclose(complexes(ends.condition[1]).abs(), h.abs(), atol=1e-5)
-    back = made.view.query(ends.condition[1], made.view.relations(positives.r).unsqueeze(1),
-                           torch.ones(len(positives), 1, dtype=torch.bool))  # fmt: skip
+    back = made.view.query(
+        ends.condition[1], made.view.relations(positives.r).unsqueeze(1), torch.ones(len(positives), 1, dtype=torch.bool)
+    )
     assert torch.allclose(back, ends.target[0], atol=1e-5)  # the head's query inverts the tail's
 
 
@@ -339,9 +340,15 @@ def test_invalid_slots_do_not_matter_to_the_loss():
     other = Diffusion(4, 2, 6, "cosine", "paper", "mse", True)
     other.load_state_dict(Diffusion(4, 2, 6, "cosine", "paper", "mse", True).state_dict())
     other.denoiser.load_state_dict(diffusion.denoiser.state_dict())
-    spoilt = Ends(*(torch.where(mask.unsqueeze(3), x, 1e6) for x, mask in ((ends.target, ends.target_mask),
-                                                                          (ends.condition, ends.condition_mask))),
-                  ends.target_mask, ends.condition_mask, ends.sources)  # fmt: skip
+    spoilt = Ends(
+        *(
+            torch.where(mask.unsqueeze(3), x, 1e6)
+            for x, mask in ((ends.target, ends.target_mask), (ends.condition, ends.condition_mask))
+        ),
+        ends.target_mask,
+        ends.condition_mask,
+        ends.sources,
+    )
     after, _ = other.loss(spoilt, torch.Generator().manual_seed(5))
     assert after.item() == pytest.approx(before.item(), rel=1e-6)
 

@@ -94,12 +94,15 @@ def run(trainer, steps):
     return changes
 
 
-@pytest.mark.parametrize(("turns", "batch", "expected"), [
-    ("epoch", 65, "GGMMG"),  # 129 triples: passes begin with steps 0, 2, 4
-    ("epoch", 300, "GMGMG"),  # more than two passes in a batch
-    ("step", 65, "GMGMG"),
-    ("none", 65, "BBBBB"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("turns", "batch", "expected"),
+    [
+        ("epoch", 65, "GGMMG"),  # 129 triples: passes begin with steps 0, 2, 4
+        ("epoch", 300, "GMGMG"),  # more than two passes in a batch
+        ("step", 65, "GMGMG"),
+        ("none", 65, "BBBBB"),
+    ],
+)
 def test_model_and_generator_learn_in_turns(toy_trainer, turns, batch, expected):
     trainer = toy_trainer(f"sampler.turns={turns}", f"protocol.batch={batch}")
     meaning = {"G": (False, True), "M": (True, False), "B": (True, True)}

@@ -237,8 +237,10 @@ def test_variants():
         row = toy().train[:, 1].tolist().index(2)  # many-to-one: Bernoulli replaces the tail
         heads = drawn(trainer, [row] * 20_000)[1].side.double().mean().item()
         assert heads == pytest.approx(p[2].item(), abs=0.015)
-    second = [drawn(trainer_of(f"variant={v}", "strategy=T"), range(4), epoch=4, total_epochs=10)[2].all().item()
-              for v in ("paper", "released")]  # fmt: skip
+    second = [
+        drawn(trainer_of(f"variant={v}", "strategy=T"), range(4), epoch=4, total_epochs=10)[2].all().item()
+        for v in ("paper", "released")
+    ]
     assert second == [False, True]  # the released T is still in its first stage
     taken = [drawn(trainer_of(f"variant={v}"))[2] for v in ("paper", "released")]
     assert taken[0].sum() == taken[1].sum()

@@ -75,15 +75,27 @@ def no_others():
     return Others(*(torch.zeros(0, dtype=torch.int64) for _ in range(2)), torch.zeros(0, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("kge", ["transe", pytest.param("distmult", marks=pytest.mark.slow),
-                                 pytest.param("rotate", marks=pytest.mark.slow)])  # fmt: skip
+@pytest.mark.parametrize(
+    "kge", ["transe", pytest.param("distmult", marks=pytest.mark.slow), pytest.param("rotate", marks=pytest.mark.slow)]
+)
 def test_contract(kge):
     assert_contract("mmrns", kge, device="cpu")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", ["variant=paper", "variant=released", "attention=false", "relation=false", "beta=0",
-                                     "feedback=-1", "feedback=0", "missing=zero"])  # fmt: skip
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "variant=paper",
+        "variant=released",
+        "attention=false",
+        "relation=false",
+        "beta=0",
+        "feedback=-1",
+        "feedback=0",
+        "missing=zero",
+    ],
+)
 def test_contract_of_variants_and_ablations(setting):
     assert_contract("mmrns", device="cpu", settings=[f"sampler.{setting}"])
 
@@ -153,8 +165,10 @@ def test_a_pair_of_draws_has_the_law_without_replacement_4(rng):
 
 
 def components_of(rows, candidates, number, rng):
-    return [Component(2 * torch.rand(rows, candidates, generator=rng) - 1, torch.ones(rows), torch.zeros(0))
-            for _ in range(number)]  # fmt: skip
+    return [
+        Component(2 * torch.rand(rows, candidates, generator=rng) - 1, torch.ones(rows), torch.zeros(0))
+        for _ in range(number)
+    ]
 
 
 def test_p_is_the_mean_of_the_softmaxes_5(rng):
@@ -221,8 +235,9 @@ def test_contrast_of_the_paper_7(on_toy):
     assert empty == 0
     sampler = on_toy("sampler.beta=0.5").sampler  # the same by its own weights, alpha = 0.5
     sampler.num_entities = 4
-    block = mmrns.Negatives(torch.zeros(1, dtype=torch.bool), ids=tape.index, valid=torch.ones(1, 2, dtype=torch.bool),
-                            tape=tape)  # fmt: skip
+    block = mmrns.Negatives(
+        torch.zeros(1, dtype=torch.bool), ids=tape.index, valid=torch.ones(1, 2, dtype=torch.bool), tape=tape
+    )
     assert sampler.feedback(block, torch.zeros(1), torch.tensor([[2 * math.log(3), 0]])).item() == pytest.approx(0.439938)
 
 
@@ -232,8 +247,9 @@ def test_contrast_of_the_released_code_8(on_toy):
     assert loss.item() == pytest.approx(-0.261367, abs=1e-6)
     sampler = on_toy("sampler.variant=released").sampler
     sampler.candidates = 4
-    block = mmrns.Negatives(torch.zeros(1, dtype=torch.bool), ids=tape.index, valid=torch.ones(1, 2, dtype=torch.bool),
-                            tape=tape)  # fmt: skip
+    block = mmrns.Negatives(
+        torch.zeros(1, dtype=torch.bool), ids=tape.index, valid=torch.ones(1, 2, dtype=torch.bool), tape=tape
+    )
     loss = sampler.feedback(block, torch.zeros(1), torch.tensor([[2 * math.log(3), 0]]))
     assert loss.item() == pytest.approx(-0.261367 / 100, abs=1e-7)  # 10: the code divides by a loss_rate of 100
 
@@ -265,8 +281,11 @@ def test_without_any_answer_among_the_candidates_the_released_loss_is_0():
 
 
 def test_the_variants_are_what_they_say_10():
-    for variant, expected in (("paper", (0.005, 1.0, 0, False)), ("recommended", (0.005, 1.0, 0, True)),
-                              ("released", (0.01, 10.0, 1500, False))):  # fmt: skip
+    for variant, expected in (
+        ("paper", (0.005, 1.0, 0, False)),
+        ("recommended", (0.005, 1.0, 0, True)),
+        ("released", (0.01, 10.0, 1500, False)),
+    ):
         o = configure("mmrns", "transe", "toy", settings=[f"sampler.variant={variant}"]).sampler_options
         assert (o.beta, o.exploration, o.candidates, o.detach_kge) == expected
 
@@ -400,9 +419,22 @@ def test_grouped_by_relation_is_the_same_as_row_by_row_16(on_toy, bound, monkeyp
     for slow in (False, True):
         found, r, answer, others, view = similarities(trainer, candidates, rows)
         if slow:
-            expected = [torch.stack([torch.stack([cosine(a, b) for a, b in zip(one_by_one(trainer, r[i], answer[i], view),
-                                                                               one_by_one(trainer, r[i], c, view))])
-                                     for c in candidates]) for i in range(len(rows))]  # fmt: skip
+            expected = [
+                torch.stack(
+                    [
+                        torch.stack(
+                            [
+                                cosine(a, b)
+                                for a, b in zip(
+                                    one_by_one(trainer, r[i], answer[i], view), one_by_one(trainer, r[i], c, view)
+                                )
+                            ]
+                        )
+                        for c in candidates
+                    ]
+                )
+                for i in range(len(rows))
+            ]
             near = torch.stack(expected).permute(2, 0, 1)
             for c, value in zip(found, near):
                 torch.testing.assert_close(c.near, value, atol=1e-10, rtol=0)
@@ -530,8 +562,14 @@ def test_missing_as_zero_makes_twins_18(on_toy):
 def test_the_contrast_skips_what_lacks_the_modality_18():
     near = torch.tensor([[0.5, 0.0, -0.5], [0.1, 0.2, 0.3]])
     whole = Component(near, torch.ones(2), torch.zeros(0))
-    gaps = Component(near, torch.ones(2), torch.zeros(0), torch.tensor([True, False, True]), torch.tensor([True, False]),
-                     torch.zeros(0, dtype=torch.bool))  # fmt: skip
+    gaps = Component(
+        near,
+        torch.ones(2),
+        torch.zeros(0),
+        torch.tensor([True, False, True]),
+        torch.tensor([True, False]),
+        torch.zeros(0, dtype=torch.bool),
+    )
     tape = Tape([whole, gaps], torch.zeros(2, 3, dtype=torch.bool), torch.tensor([[0, 1], [0, 1]]), no_others())
     loss, empty = per_row(contrast(tape, torch.tensor([[0.75, 0.25], [0.5, 0.5]]), 0.25, True))
     e = math.exp
@@ -578,8 +616,10 @@ def _file(state):
 
 
 def test_the_positives_are_those_of_uniform_21(on_toy):
-    mine, plain = on_toy(), Trainer(configure("uniform", "distmult", "toy", protocol="quick",
-                                              settings=[f"protocol.{x}" for x in SIZES]), toy())  # fmt: skip
+    mine, plain = (
+        on_toy(),
+        Trainer(configure("uniform", "distmult", "toy", protocol="quick", settings=[f"protocol.{x}" for x in SIZES]), toy()),
+    )
     for _ in range(12):
         assert torch.equal(mine._next_positives().hrt, plain._next_positives().hrt)
         mine.step()
@@ -607,10 +647,17 @@ def test_describe_averages_over_the_steps(on_toy, monkeypatch):
 # --- memory: section 4.5 ---
 
 
-@pytest.mark.parametrize("settings", [
-    ["sampler.positives=16"], ["sampler.variant=released"], ["sampler.attention=false"], ["sampler.beta=0"],
-    ["sampler.beta=0", "sampler.feedback=0"], ["sampler.relation=false", "sampler.feedback=0"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["sampler.positives=16"],
+        ["sampler.variant=released"],
+        ["sampler.attention=false"],
+        ["sampler.beta=0"],
+        ["sampler.beta=0", "sampler.feedback=0"],
+        ["sampler.relation=false", "sampler.feedback=0"],
+    ],
+)
 @pytest.mark.parametrize("features", [(), ("image", "text")])
 def test_state_is_what_the_formula_says(on_toy, features, settings):
     trainer = on_toy(*settings, features=features)
@@ -645,23 +692,39 @@ def bytes_kept(sampler, features, rows, relations, tiles, others):
 
 
 @pytest.mark.parametrize("kge", ["distmult", "rotate"])
-@pytest.mark.parametrize("case", [
-    ({}, []),
-    ({"text": (40,)}, []),
-    ({"image": (6, 30), "text": (4, 31)}, []),
-    ({"image": (6, 30), "text": (4, 31)}, ["sampler.variant=released", "sampler.candidates=200"]),
-    ({"image": (9, 30), "text": (31,)}, ["sampler.attention=false"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "case",
+    [
+        ({}, []),
+        ({"text": (40,)}, []),
+        ({"image": (6, 30), "text": (4, 31)}, []),
+        ({"image": (6, 30), "text": (4, 31)}, ["sampler.variant=released", "sampler.candidates=200"]),
+        ({"image": (9, 30), "text": (31,)}, ["sampler.attention=false"]),
+    ],
+)
 def test_memory_is_as_predicted(kge, case, rng):
     """What autograd keeps, counted tensor by tensor, beside the formula."""
     shapes, settings = case
     n, relations = 600, 30
-    train = torch.stack([torch.randint(n, (2000,), generator=rng), torch.randint(relations, (2000,), generator=rng),
-                         torch.randint(n, (2000,), generator=rng)], dim=1)  # fmt: skip
+    train = torch.stack(
+        [
+            torch.randint(n, (2000,), generator=rng),
+            torch.randint(relations, (2000,), generator=rng),
+            torch.randint(n, (2000,), generator=rng),
+        ],
+        dim=1,
+    )
     names = [str(i) for i in range(n)]
-    data = Dataset("mine", train, train[:1], train[:1], names, names[:relations],
-                   features={m: torch.randn(n, *s, generator=rng) for m, s in shapes.items()},
-                   present={m: torch.rand(n, generator=rng) < 0.9 for m in shapes})  # fmt: skip
+    data = Dataset(
+        "mine",
+        train,
+        train[:1],
+        train[:1],
+        names,
+        names[:relations],
+        features={m: torch.randn(n, *s, generator=rng) for m, s in shapes.items()},
+        present={m: torch.rand(n, generator=rng) < 0.9 for m in shapes},
+    )
     sizes = ("width=40", "batch=64", "negatives=6")
     trainer = trainer_on(data, "sampler.candidates=200", *settings, kge=kge, protocol=sizes)
     own = {p.untyped_storage().data_ptr() for p in (*trainer.sampler.parameters(), *trainer.kge.parameters())}
@@ -679,7 +742,13 @@ def test_memory_is_as_predicted(kge, case, rng):
         loss = trainer.sampler.feedback(block, torch.zeros(64), torch.zeros(64, 6))
     assert loss is not None
     groups = Groups(positives.r, relations)
-    predicted = bytes_kept(trainer.sampler, {m: math.prod(shape) for m, shape in shapes.items()}, 64, len(groups.relation),
-                           len(groups.of_tile), len(block.tape.others.row))  # fmt: skip
+    predicted = bytes_kept(
+        trainer.sampler,
+        {m: math.prod(shape) for m, shape in shapes.items()},
+        64,
+        len(groups.relation),
+        len(groups.of_tile),
+        len(block.tape.others.row),
+    )
     found = sum(size for at, (size, _) in kept.items() if at not in own)
     assert predicted == pytest.approx(found, rel=0.2)

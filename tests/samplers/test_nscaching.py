@@ -61,8 +61,10 @@ def test_contract(kge):
     assert_contract("nscaching", kge, device="cpu")
 
 
-@pytest.mark.parametrize("settings", [["sampler.variant=paper"], ["sampler.variant=released"],
-                                      ["sampler.update=drawn", "sampler.lazy=1", "sampler.tau=0"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [["sampler.variant=paper"], ["sampler.variant=released"], ["sampler.update=drawn", "sampler.lazy=1", "sampler.tau=0"]],
+)
 def test_contract_of_the_options(settings):
     assert_contract("nscaching", "distmult", settings=settings, device="cpu")
 
