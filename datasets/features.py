@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from nsbench.datasets import places
-from nsbench.datasets.atomic import replacing
 from nsbench.datasets.fetch import ensure, fetch
 from nsbench.datasets.places import Place
 from nsbench.datasets.reading import read_entities
@@ -126,7 +125,7 @@ def import_features(dataset: str | Path, file: str | Path, modality: str) -> Imp
     if listed.is_file():
         _check_order(listed.read_text("utf-8").removesuffix("\n").split("\n"), listed, identifiers, names)
     path = home.writable / "features" / f"{modality}.npy"
-    with replacing(path) as sink:
+    with places.replacing(path) as sink:
         np.save(sink, tensor.numpy())
     return Imported(path, tuple(tensor.shape), int((~presence(tensor)).sum()), unknown)
 
@@ -137,7 +136,7 @@ def encode_names(dataset: str | Path, *, progress: Callable[[int, int], None] | 
     names = read_entities(ensure(home.name) if home.public else home.writable)[1]
     encoded = encode(names, progress=progress)
     path = home.writable / ENCODED_NAMES
-    with replacing(path) as sink:
+    with places.replacing(path) as sink:
         np.save(sink, encoded)
     return path
 

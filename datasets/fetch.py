@@ -17,7 +17,6 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from nsbench.datasets import names, places
-from nsbench.datasets.atomic import replacing
 from nsbench.datasets.places import PublicFile, Source
 from nsbench.datasets.reading import read_identifiers
 from nsbench.errors import Misuse
@@ -103,7 +102,7 @@ def _download_verified(file: PublicFile, path: Path, mirror: str | None, report:
     for last, source in enumerate(file.sources, start=1 - len(file.sources)):
         url = _url(source, mirror)
         try:
-            with replacing(path) as sink:
+            with places.replacing(path) as sink:
                 size, sha256 = _download(url, sink, file.bytes, report)
                 if size < file.bytes:
                     raise _Unavailable(f"{url} is truncated, {size} of {file.bytes} bytes came")
@@ -129,7 +128,7 @@ def _derive(file: PublicFile, stem: str, target: Path, mirror: str | None) -> No
     text = "".join(f"{rule(label)}\n" for label in labels).encode()
     if hashlib.sha256(text).hexdigest() != file.sha256:
         raise _Unavailable(f"{url} was altered, the names derived from it are not those in the manifest (SHA-256)")
-    with replacing(target / file.name) as sink:
+    with places.replacing(target / file.name) as sink:
         sink.write(text)
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from nsbench.contracts import Similarity
-from nsbench.kge import kernels
+from nsbench.kernels import operators as kernels
 
 
 class Kernelled(Similarity):
-    """A similarity whose table forms go through `nsbench.kge.kernels`; a subclass writes `pairwise`."""
+    """A similarity whose table forms go through `nsbench.kernels.operators`; a subclass writes `pairwise`."""
 
     kind: str | None = None  # one of kernels.KINDS where a native kernel exists
     margin: float = 0.0

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nsbench.campaign import run as run
+    from nsbench.campaign.plan import run as run
 
 # In a checkout the packages below nsbench lie beside this folder (pyproject.toml, package-dir). When Python finds
 # ./nsbench through the working directory instead of the installed copy, let it find them there.
@@ -23,7 +23,7 @@ except metadata.PackageNotFoundError:  # a checkout that was never installed
 def __getattr__(name: str) -> Any:
     """`nsbench.run` and `nsbench.results`, loaded on first use: importing nsbench must not import torch."""
     if name == "run":
-        from nsbench.campaign import run
+        from nsbench.campaign.plan import run
 
         return run
     if name == "results":

@@ -19,7 +19,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,11 +30,12 @@ C = TypeVar("C")
 
 
 class Registry:
-    """One kind of component: `package` holds the built-in ones and names the entry-point group."""
+    """One kind of component: the built-in ones are the modules of `packages`, others come through the entry-point group."""
 
-    def __init__(self, kind: str, package: str, *bases: str) -> None:
+    def __init__(self, kind: str, group: str, *bases: str, packages: Sequence[str] = ()) -> None:
         self.kind = kind
-        self.package = package
+        self.group = group
+        self.packages = packages or (group,)
         self.bases = bases  # contracts in nsbench.contracts, named because importing them loads torch; none: a function
         self.broken: dict[str, str] = {}  # names of installed plugins that cannot be used, with the reason; see `names`
         self._found: dict[str, Any] = {}
@@ -111,12 +112,10 @@ class Registry:
     def _load_all(self) -> None:
         if self._complete:
             return
-        package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__, self.package + "."):
-            importlib.import_module(module.name)
-        if self is AUXILIARIES:
-            SAMPLERS._load_all()  # some of them stand beside the sampler that they come from
-        for entry in metadata.entry_points(group=self.package):
+        for name in self.packages:
+            for module in pkgutil.iter_modules(importlib.import_module(name).__path__, name + "."):
+                importlib.import_module(module.name)
+        for entry in metadata.entry_points(group=self.group):
             self._load_entry(entry)
         self._complete = True
 
@@ -125,7 +124,7 @@ class Registry:
         try:
             component = entry.load()
             siblings = [kind for kind in (MODELS, FUSIONS, AUXILIARIES) if kind.bases != self.bases]
-            if any(kind.package == self.package and kind.accepts(component) for kind in siblings):
+            if any(kind.group == self.group and kind.accepts(component) for kind in siblings):
                 return  # models and fusions share a group
             self._check(entry.name, component)
             self._check_declared(entry.name, component)
@@ -168,9 +167,11 @@ class Registry:
 
 
 SAMPLERS = Registry("sampler", "nsbench.samplers", "Sampler", "Objective")
-MODELS = Registry("model", "nsbench.kge", "KGE")
-FUSIONS = Registry("fusion", "nsbench.kge", "Fusion")
-AUXILIARIES = Registry("auxiliary loss", "nsbench.kge", "Auxiliary")
+MODELS = Registry("model", "nsbench.kge", "KGE", packages=("nsbench.kge.models",))
+FUSIONS = Registry("fusion", "nsbench.kge", "Fusion", packages=("nsbench.kge.fusions",))
+AUXILIARIES = Registry(
+    "auxiliary loss", "nsbench.kge", "Auxiliary", packages=("nsbench.kge.auxiliaries", "nsbench.samplers")
+)
 DATASETS = Registry("dataset", "nsbench.datasets")
 
 

@@ -71,7 +71,7 @@ def _shared(grid: Grid) -> str:
 
 
 def _budget(grid: Grid) -> str:
-    """What was spent on the choice of options (nsbench.tune)."""
+    """What was spent on the choice of options (nsbench.tuning.tune)."""
     tuned = [run for run in grid.runs if trials(run)]
     if not tuned:
         return "Tuning budget: none"

@@ -72,7 +72,7 @@ METRICS = {
     )
 }
 DIFFERENCE = Metric("difference", "Δ MRR", None, 100, 2, "fraction")  # from the baseline, or the full method
-DIAGNOSTICS = tuple(name for name in METRICS if "." in name)  # moment.figure of nsbench.diagnostics
+DIAGNOSTICS = tuple(name for name in METRICS if "." in name)  # moment.figure of nsbench.training.diagnostics
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from nsbench.errors import Misuse
+from nsbench.metrics import realistic
 from nsbench.results import paired, statistics, store
 from nsbench.results.cells import METRICS
 from nsbench.results.claims import p_text
 from nsbench.results.clusters import INFLATED, labels
 from nsbench.results.contrasts import Contrast, adjusted, contrast_of, refuse_unequal_seeds
 from nsbench.results.grid import Run, flat, listed
-from nsbench.results.metrics import realistic
 from nsbench.results.scores import scores, seen
 from nsbench.results.verdicts import ROPE
 

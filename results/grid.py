@@ -14,7 +14,7 @@ from typing import Any
 from nsbench.errors import Misuse
 from nsbench.results import papers, store
 
-PER_CELL = (  # what a protocol sets per model and dataset (nsbench.config)
+PER_CELL = (  # what a protocol sets per model and dataset (nsbench.config.run)
     "margin",
     "regularizer",
     "temperature",
@@ -110,7 +110,7 @@ def chosen_by(where: Mapping[str, Any], runs: Iterable[Run], kept: Sequence[Run]
 
 
 def trials(run: Run) -> int:
-    """By which the run's sampler was tuned; none in a protocol that is not, or not for that sampler (nsbench.config)."""
+    """By which the run's sampler was tuned; none in a protocol that is not, or not for that sampler (nsbench.config.run)."""
     return store.config_value(run["config"], "tuning.trials") or 0
 
 
@@ -120,7 +120,7 @@ def chosen(run: Run) -> dict[str, Any]:
 
 
 def proposed(run: Run) -> Mapping[str, Any]:
-    """The options that the run's protocol, if it is one of the package, sets for its sampler (nsbench.config)."""
+    """The options that the run's protocol, if it is one of the package, sets for its sampler (nsbench.config.run)."""
     protocol = _shipped(run["protocol"])
     same = protocol.get("version") == run["protocol_version"]
     return protocol.get("sampler", {}).get(run["sampler"], {}) if same else {}
@@ -129,7 +129,7 @@ def proposed(run: Run) -> Mapping[str, Any]:
 @functools.cache
 def _shipped(name: str) -> dict[str, Any]:
     """Version and tables of a protocol of the package, over those that it extends; empty if there is none."""
-    file = resources.files("nsbench") / "protocols" / f"{name}.toml"
+    file = resources.files("nsbench.config") / "protocols" / f"{name}.toml"
     if not file.is_file():
         return {}
     values = tomllib.loads(file.read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nsbench.errors import Misuse
 from nsbench.results import archive, store
 from nsbench.results.grid import flat
-from nsbench.runfolder import RunFolder
+from nsbench.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd

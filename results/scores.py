@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsbench.errors import Misuse
+from nsbench.metrics import reciprocal
 from nsbench.results import npz, store
 from nsbench.results.grid import Run
-from nsbench.results.metrics import reciprocal
 from nsbench.results.ties import tie_share
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nsbench.results.metrics import HITS, chance, metrics
+from nsbench.metrics import HITS, chance, metrics
 
 TIE_WARNING = 0.001  # MRR: a table with runs whose optimistic and pessimistic MRR differ by more says so
 

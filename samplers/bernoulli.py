@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nsbench.contracts import Need, Negatives, Positives, Sampler, Setting
-from nsbench.graph import TrainGraph
+from nsbench.contracts import Need, Negatives, Positives, Sampler, Setting, TrainGraph, View
 from nsbench.registry import SAMPLERS
-from nsbench.view import View
 
 
 def head_probability(graph: TrainGraph) -> Tensor:

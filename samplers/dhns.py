@@ -1,7 +1,7 @@
 """DHNS: hierarchical negatives from a diffusion over embeddings (Niu and Zhang, DASFAA 2025, arXiv 2501.15393).
 
 On top of the negatives of any sampler (`base`), each positive gets L generated vectors per side, one for each level of
-hardness. A step, in the paper's order (section 1 of specs/dhns.md; A_k and states as in nsbench.samplers.diffusion):
+hardness. A step, in the paper's order (section 1 of specs/dhns.md; A_k and states as in nsbench.samplers.parts.chain):
 
     Eq. 1-2     x_k = sqrt(A_k) x_0 + sqrt(1 - A_k) eps                           Schedule.noised
     Eq. 7-9     C_m = query(e_m, r, side), e_m the kept end in slot m             both_ends
@@ -31,7 +31,7 @@ The rest are the ablations of the paper's Table 5, on top of `recommended` (`wo_
 Departures from the released code. Its DistMult trains on structural vectors but generates for the features' slots too; here
 slots come from the fusion, so that needs `--fusion adamf`, which is then scored. State 0, which it generates and weights
 with 0, is not generated. Batches and sides of the base are the protocol's. Nothing is copied: the algebra differs
-(nsbench.samplers.denoiser), the distribution does not.
+(nsbench.samplers.parts.denoiser), the distribution does not.
 """
 
 from __future__ import annotations
@@ -44,14 +44,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nsbench.contracts import Need, Negatives, Objective, Positives, Sampler, Setting
+from nsbench.contracts import Need, Negatives, Objective, Positives, Sampler, Setting, View
 from nsbench.errors import Misuse
+from nsbench.kge.models.transe import TransE
 from nsbench.kge.similarity import Distance
-from nsbench.kge.transe import TransE
 from nsbench.registry import SAMPLERS, option
-from nsbench.samplers.denoiser import ROWS, Folded, pieces
-from nsbench.samplers.diffusion import PRECISIONS, QUARTERS, Diffusion, Ends, both_ends
-from nsbench.view import View
+from nsbench.samplers.parts.chain import PRECISIONS, QUARTERS, Diffusion, Ends, both_ends
+from nsbench.samplers.parts.denoiser import ROWS, Folded, pieces
 
 
 @dataclass(frozen=True)

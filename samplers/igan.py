@@ -22,11 +22,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nsbench.contracts import Negatives, Positives, Sampler, Setting
-from nsbench.kge.kernels import rows
+from nsbench.contracts import Negatives, Positives, Sampler, Setting, View
+from nsbench.kernels.operators import rows
 from nsbench.registry import SAMPLERS, option
-from nsbench.samplers.reinforce import Advantage, choose, on_side, reinforce_loss
-from nsbench.view import View
+from nsbench.samplers.parts.reinforce import Advantage, choose, on_side, reinforce_loss
 
 
 class Generator(nn.Module):

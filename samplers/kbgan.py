@@ -27,11 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nsbench.contracts import Negatives, Positives, Sampler, Setting
+from nsbench.contracts import Negatives, Positives, Sampler, Scoring, Setting, View
 from nsbench.registry import FUSIONS, MODELS, SAMPLERS, Range, option
-from nsbench.samplers.reinforce import Advantage, choose, on_side, reinforce_loss
-from nsbench.scoring import Scoring
-from nsbench.view import View
+from nsbench.samplers.parts.reinforce import Advantage, choose, on_side, reinforce_loss
 
 START = 0.3  # range of the generator's initial values: near 0 a product model hardly moves, and weight decay wins
 BATCHES, SMALLEST = 100, 128  # steps per pass of pre-training, as published, unless their batches got too small

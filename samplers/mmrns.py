@@ -2,7 +2,7 @@
 
 A sampler that learns which entities resemble the replaced one, in what they look like, say and stand for:
 
-    eqs. 1-6   z_m(rho, e), modality m of entity e seen through relation rho: nsbench.samplers.attention
+    eqs. 1-6   z_m(rho, e), modality m of entity e seen through relation rho: nsbench.samplers.parts.attention
     eq. 7      z_s(rho, e) = e . sigmoid([rho; e] W + b), from the model's own vectors
     eq. 8      s_m(b, c) = cosine of z_m(rho_b, x_b) and z_m(rho_b, c); x_b is the entity that is replaced
     eq. 12     p_b = mean over m of softmax over C (s_m(b, .) / eps), C a tenth of the entities, drawn afresh every step
@@ -45,12 +45,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nsbench.contracts import Need, Negatives, Positives, Sampler, Setting
+from nsbench.contracts import Need, Negatives, Positives, Sampler, Setting, TrainGraph, View
 from nsbench.errors import Misuse
-from nsbench.graph import TrainGraph
 from nsbench.registry import SAMPLERS, option
-from nsbench.samplers.attention import NEVER, SLOPE, CrossModalAttention, Tokens
-from nsbench.view import View
+from nsbench.samplers.parts.attention import NEVER, SLOPE, CrossModalAttention, Tokens
 
 ALPHA = 0.5  # of eq. 9
 WIDTH = 50  # of a token and of z, as released
@@ -474,5 +472,5 @@ class Groups:
 
 def _size(count: Tensor, bound: int) -> int:
     """How many places to provide for `count` things: on a CPU as many; a GPU must not be asked, so the most there can be."""
-    # numpy, because on a CPU this waits for nothing, but int(count) looks like a wait to nsbench.testing.SyncWatch
+    # numpy, because on a CPU this waits for nothing, but int(count) looks like a wait to nsbench.testing.rules.SyncWatch
     return int(count.numpy()) if count.device.type == "cpu" else bound

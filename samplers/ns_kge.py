@@ -23,11 +23,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nsbench.contracts import Need, Objective, Positives, Setting
+from nsbench.contracts import Need, Objective, Positives, Scoring, Setting, View
 from nsbench.errors import Misuse
 from nsbench.registry import MODELS, SAMPLERS, option
-from nsbench.scoring import Scoring
-from nsbench.view import View
 
 
 @SAMPLERS.register("ns_kge")

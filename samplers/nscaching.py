@@ -24,12 +24,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nsbench.allowed import list_buffers
-from nsbench.contracts import Negatives, Positives, Sampler, Setting
-from nsbench.graph import NonPositives
+from nsbench.contracts import Negatives, NonPositives, Positives, Sampler, Setting, View
 from nsbench.registry import SAMPLERS, Range, option
 from nsbench.samplers.bernoulli import head_probability
-from nsbench.view import View
+from nsbench.samplers.parts.allowed import list_buffers
 
 
 @SAMPLERS.register("nscaching")

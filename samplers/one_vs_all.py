@@ -20,10 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nsbench.contracts import Objective, Positives, Setting
+from nsbench.contracts import Objective, Positives, Scoring, Setting, View
 from nsbench.registry import SAMPLERS, option
-from nsbench.scoring import Scoring
-from nsbench.view import View
 
 
 @SAMPLERS.register("one_vs_all")
@@ -65,7 +63,7 @@ def softmax_loss(score: Tensor, answer: Tensor, known: Tensor) -> Tensor:
 
 
 def logistic_loss(score: Tensor, answer: Tensor, known: Tensor) -> Tensor:
-    """Half of the positive term plus half of the mean negative term, as nsbench.losses; a row without negatives has none."""
+    """Half of the positive term plus half of the mean negative term, as in training; a row without negatives has none."""
     positive = F.softplus(-score.gather(1, answer.unsqueeze(1))).mean()
     negative = F.softplus(score).masked_fill(known, 0.0).sum(1) / (~known).sum(1).clamp(min=1)
     return (positive + negative.mean()) / 2

@@ -20,12 +20,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nsbench.allowed import AllowedSets, list_buffers, sets_bytes
-from nsbench.contracts import Need, Negatives, Positives, Sampler, Setting
-from nsbench.graph import TrainGraph
+from nsbench.contracts import Need, Negatives, Positives, Sampler, Setting, TrainGraph, View
 from nsbench.registry import SAMPLERS, option
 from nsbench.samplers.bernoulli import head_probability
-from nsbench.view import View
+from nsbench.samplers.parts.allowed import AllowedSets, list_buffers, sets_bytes
 
 
 def typed_sets(graph: TrainGraph, filtered: bool) -> AllowedSets:

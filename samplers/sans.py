@@ -31,11 +31,9 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from nsbench.allowed import AllowedSets, list_buffers, sets_bytes
-from nsbench.contracts import Negatives, Positives, Sampler, Setting
-from nsbench.graph import TrainGraph
+from nsbench.contracts import Negatives, Positives, Sampler, Setting, TrainGraph, View
 from nsbench.registry import SAMPLERS, option
-from nsbench.view import View
+from nsbench.samplers.parts.allowed import AllowedSets, list_buffers, sets_bytes
 
 
 class Adjacency:

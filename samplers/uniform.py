@@ -6,9 +6,8 @@ The draw is exact: no rejection, no false positive from train (specs/classic_sam
 
 from __future__ import annotations
 
-from nsbench.contracts import Negatives, Positives, Sampler, Setting
+from nsbench.contracts import Negatives, Positives, Sampler, Setting, View
 from nsbench.registry import SAMPLERS
-from nsbench.view import View
 
 
 @SAMPLERS.register("uniform")

@@ -8,13 +8,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nsbench import campaign
-from nsbench.config import configure
+from nsbench.campaign import plan as campaign
+from nsbench.config.run import configure
 from nsbench.contracts import missing_needs
-from nsbench.evaluation import Ranking
 from nsbench.registry import MODELS, SAMPLERS
-from nsbench.testing import assert_contract, toy
-from nsbench.trainer import Trainer
+from nsbench.testing.rules import assert_contract, toy
+from nsbench.training.evaluation import Ranking
+from nsbench.training.trainer import Trainer
 
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 on_gpu = pytest.mark.parametrize("device", [pytest.param("cuda", marks=GPU)])

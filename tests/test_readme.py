@@ -9,7 +9,7 @@ import pytest
 
 import nsbench
 from nsbench.results import compare, papers, tables
-from nsbench.testing import assert_contract
+from nsbench.testing.rules import assert_contract
 
 README = Path(__file__).parent.parent / "README.md"
 

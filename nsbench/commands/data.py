@@ -50,8 +50,8 @@ FEATURE_FILES = ("features/*.npy", "*-visual.pth", "*-textual.pth", "text_name_m
 @click.option("--mirror", help="Base URL of another copy.  [default: NSBENCH_MIRROR]")
 def fetch(datasets: tuple[str, ...], parts: str, mirror: str | None) -> None:
     """Bring public datasets to this machine, verified; what is there stays."""
+    from nsbench.commands.display import counting
     from nsbench.datasets import fetch as fetching
-    from nsbench.display import counting
 
     chosen = words(parts)
     unknown = [part for part in chosen if part not in fetching.PARTS]
@@ -98,8 +98,8 @@ def import_features(dataset: str, file: Path, modality: str) -> None:
 @click.argument("dataset")
 def encode_names(dataset: str) -> None:
     """Encode the entity names of DATASET as text features (extra `features`; no network)."""
+    from nsbench.commands.display import counting
     from nsbench.datasets import features
-    from nsbench.display import counting
 
     with counting(f"encoding the names of {dataset}", "names") as progress:
         path = features.encode_names(dataset, progress=progress)

@@ -19,9 +19,9 @@ KINDS = ("SAMPLERS", "MODELS", "FUSIONS", "AUXILIARIES", "DATASETS")  # registri
 def list_() -> None:
     """Samplers, models, fusions, datasets and protocols at hand."""
     from nsbench import registry
-    from nsbench.config import protocol_names, read_protocol
-    from nsbench.sweep import content as sweep_content
-    from nsbench.sweep import names as sweep_names
+    from nsbench.campaign.sweep import content as sweep_content
+    from nsbench.campaign.sweep import names as sweep_names
+    from nsbench.config.run import protocol_names, read_protocol
 
     for kind in (getattr(registry, name) for name in KINDS):
         cards: dict[str, list[str]] = {}  # components of one file may share its card
@@ -53,7 +53,7 @@ def show(name: str) -> None:
     import inspect
 
     from nsbench import registry
-    from nsbench.config import Protocol, protocol_names, read_protocol
+    from nsbench.config.run import Protocol, protocol_names, read_protocol
 
     if name in protocol_names() or name.endswith(".toml"):
         for key, value in read_protocol(name).items():
@@ -102,7 +102,7 @@ def option_lines(component: Any, kind: str, name: str) -> list[str]:
 @click.option("--fusion", default="none", show_default=True, help="For samplers that need one: two_view for mans.")
 def check(sampler: str, kge: str, fusion: str) -> None:
     """Hold SAMPLER (a name, or ./mine.py:Class) to the rules that every built-in sampler keeps."""
-    from nsbench.testing import check_sampler
+    from nsbench.testing.rules import check_sampler
 
     broken = 0
     for model in words(kge):
@@ -140,8 +140,8 @@ def inspect(
     nsbench run --sampler nscaching --kge transe --dataset mkg_y --protocol cpu --save-model
     nsbench inspect --run nscaching --head "Taylor Swift" --relation plays --overlap
     """
-    from nsbench import inspection
-    from nsbench.campaign import store_folder
+    from nsbench.campaign.plan import store_folder
+    from nsbench.runs import inspection
 
     folder = inspection.find_run(store_folder(runs), name)
     found = inspection.inspect(folder, head=head, relation=relation, tail=tail, dataset=dataset)
@@ -153,7 +153,7 @@ def inspect(
 @click.option("--into", type=click.Path(path_type=Path), help="Folder of the new package.  [default: ./nsbench-NAME]")
 def new_sampler(name: str, into: Path | None) -> None:
     """Write a small package with a working sampler NAME, its options and its test, to be changed into your own."""
-    from nsbench import scaffold
+    from nsbench.commands import scaffold
 
     click.echo(scaffold.new_sampler(name, into))
 
@@ -195,8 +195,8 @@ def bench(
     nsbench bench --sampler bernoulli --kge transe
     nsbench bench --kge transe --dataset planted:1k,planted:10k,planted:100k
     """
-    from nsbench import bench as benchmark
-    from nsbench import campaign
+    from nsbench.bench import speed as benchmark
+    from nsbench.campaign import plan as campaign
 
     if threads is not None:
         set_threads(threads)

@@ -52,7 +52,7 @@ def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
     nsbench table --published                                    the papers' figures beside ours, or alone
     nsbench table --layout ablation --baseline dhns --format latex
     """
-    from nsbench.display import counting
+    from nsbench.commands.display import counting
     from nsbench.results import tables
 
     with counting("testing", "contrasts") as progress:
@@ -143,7 +143,7 @@ def report(runs: Path | None, where: dict[str, str], baseline: str, output: Path
     \b
     nsbench report --where dataset=mkg_y -o mkg_y.html
     """
-    from nsbench.display import counting
+    from nsbench.commands.display import counting
     from nsbench.results import report as reporting
     from nsbench.results import store
 

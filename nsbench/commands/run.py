@@ -19,9 +19,9 @@ from nsbench.commands.options import cell_options, device_option, runs_option, s
 from nsbench.errors import Busy, Misuse, RunFailed
 
 if TYPE_CHECKING:
-    from nsbench.config import Config
-    from nsbench.engines import Ending, Engine, Job
-    from nsbench.expected import Costs
+    from nsbench.campaign.engines import Ending, Engine, Job
+    from nsbench.campaign.estimates import Costs
+    from nsbench.config.run import Config
 
     MakeEngine = Callable[["Told"], Engine]
 
@@ -67,7 +67,7 @@ def run(
     nsbench run --protocol quick --dataset planted:small
     nsbench run --dataset path/to/my/graph --set protocol.margin=6
     """
-    from nsbench import campaign
+    from nsbench.campaign import plan as campaign
 
     if threads is not None:
         set_threads(threads)
@@ -118,7 +118,7 @@ def run(
 )
 def demo(runs: Path | None, device: str, threads: int) -> None:
     """Every sampler on embedded data with a protocol of seconds, ending in a comparison table with its tests."""
-    from nsbench import campaign
+    from nsbench.campaign import plan as campaign
     from nsbench.contracts import Need, Objective
     from nsbench.registry import SAMPLERS
     from nsbench.results import tables
@@ -145,7 +145,8 @@ def demo(runs: Path | None, device: str, threads: int) -> None:
 
 def show_plan(configs: list[Config], store: Path) -> None:
     """Where each run stands."""
-    from nsbench import campaign, status
+    from nsbench.campaign import plan as campaign
+    from nsbench.campaign import status
 
     folders = [campaign.folder_of(config, store) for config in configs]
     states = [status.state(folder) for folder in folders]
@@ -158,7 +159,7 @@ class Told:
     """Passes what happens to runs on to a display, and learns what they cost."""
 
     def __init__(self, jobs: list[Job], costs: Costs | None, where: str) -> None:
-        from nsbench.display import Display
+        from nsbench.commands.display import Display
 
         self.todo = {job.number: job for job in jobs}
         self.began: dict[int, float] = {}
@@ -185,9 +186,9 @@ class Told:
         self.display.hear(event, job.number)
 
     def end(self, job: Job, ending: Ending, again: bool) -> None:
-        from nsbench.campaign import Result
-        from nsbench.display import duration
-        from nsbench.runner import Interrupted
+        from nsbench.campaign.plan import Result
+        from nsbench.commands.display import duration
+        from nsbench.runs.runner import Interrupted
 
         del self.began[job.number]
         if not again:
@@ -213,7 +214,7 @@ class Told:
 
     def ahead(self) -> float | None:
         """Seconds left for all."""
-        from nsbench.expected import together
+        from nsbench.campaign.estimates import together
 
         assert self.costs is not None
         whole = self.costs.seconds([job.cell for job in self.todo.values()])
@@ -239,10 +240,10 @@ def carry_out(
 
     `make` an engine, or use this process; `retry` what failed earlier; be `patient` with runs that other processes have.
     """
-    from nsbench import campaign
-    from nsbench.engines import Here, Job, Tally, conduct
-    from nsbench.expected import Costs
-    from nsbench.runner import environment, pick_device
+    from nsbench.campaign import plan as campaign
+    from nsbench.campaign.engines import Here, Job, Tally, conduct
+    from nsbench.campaign.estimates import Costs
+    from nsbench.runs.runner import environment, pick_device
 
     target = pick_device(device)
     where = "cuda" if target.type == "cuda" else f"cpu (threads: {get_threads()})"
@@ -293,7 +294,7 @@ def carry_out(
 
 def described(config: Config) -> str:
     """Which data, features and protocol a run uses."""
-    from nsbench.campaign import dataset_of
+    from nsbench.campaign.plan import dataset_of
 
     dataset = dataset_of(config)
     features = f"{' and '.join(sorted(dataset.features))} features ({dataset.feature_source})"
@@ -328,7 +329,7 @@ class stop_signal:
 
 def parse_seeds(text: str) -> list[int]:
     """`5` is 0 to 4; `0,3,7` are those."""
-    from nsbench.config import MOST_SEEDS
+    from nsbench.config.run import MOST_SEEDS
 
     try:
         numbers = [int(part) for part in text.split(",")]

@@ -15,7 +15,7 @@ from nsbench.commands.run import Told, carry_out, get_threads
 from nsbench.errors import Misuse
 
 if TYPE_CHECKING:
-    from nsbench.engines import Engine, Job
+    from nsbench.campaign.engines import Engine, Job
 
 
 @click.command()
@@ -86,8 +86,8 @@ def sweep(
     kge = ["transe"]
     dataset = ["mkg_y"]                        further: fusion, aux, change, seeds, set
     """
-    from nsbench.campaign import store_folder
-    from nsbench.local_engine import cores, divide
+    from nsbench.campaign.local_engine import cores, divide
+    from nsbench.campaign.plan import store_folder
 
     if engine == "local" and address is not None:
         raise Misuse("--address is of a Ray cluster; add --engine ray")
@@ -122,7 +122,7 @@ def status(grid: str | None, runs: Path | None) -> None:
 
     Without a grid: of all runs that the store knows of.
     """
-    from nsbench import status as standing
+    from nsbench.campaign import status as standing
     from nsbench.results.store import default_folder
 
     store = runs or default_folder()
@@ -137,8 +137,8 @@ def status(grid: str | None, runs: Path | None) -> None:
     click.echo(standing.summary(states))
     running = sum(found.kind == "running" for found in states)
     if grid is not None and running:
-        from nsbench.display import duration
-        from nsbench.expected import Costs, together
+        from nsbench.campaign.estimates import Costs, together
+        from nsbench.commands.display import duration
 
         ahead = [(job, found) for job, found in zip(jobs, states) if found.kind in ("running", "begun", "missing")]
         whole = Costs(store).seconds([job.cell for job, _ in ahead])
@@ -149,8 +149,8 @@ def status(grid: str | None, runs: Path | None) -> None:
 
 def jobs_of(grid: str, store: Path, only: str | None = None) -> list[Job]:
     """The runs of a grid in its order, or `only` some by their numbers."""
-    from nsbench import sweep as grids
-    from nsbench.engines import Job
+    from nsbench.campaign import sweep as grids
+    from nsbench.campaign.engines import Job
 
     configs = grids.read(grid)
     return [Job.of(i, configs[i], store) for i in chosen(only, len(configs))]
@@ -160,11 +160,11 @@ def plan(jobs: list[Job], store: Path, device: str, workers: int, calibrated: bo
     """Print the runs with their states; then, by cell, what the rest will cost."""
     from tabulate import tabulate
 
-    from nsbench import status
-    from nsbench.campaign import dataset_of
-    from nsbench.display import counting, duration
-    from nsbench.expected import Costs, calibrate, together
-    from nsbench.runner import environment, pick_device
+    from nsbench.campaign import status
+    from nsbench.campaign.estimates import Costs, calibrate, together
+    from nsbench.campaign.plan import dataset_of
+    from nsbench.commands.display import counting, duration
+    from nsbench.runs.runner import environment, pick_device
 
     target = pick_device(device)
     states = {job.number: status.state(job.folder) for job in jobs}
@@ -223,8 +223,8 @@ def array_job(
     """A SLURM script: an array job with a task for each run that is missing. Misuse where none is."""
     from shlex import quote
 
-    from nsbench import status
-    from nsbench.expected import Costs
+    from nsbench.campaign import status
+    from nsbench.campaign.estimates import Costs
 
     left = [job for job in jobs if status.state(job.folder).kind in open_kinds(retry)]
     if not left:
@@ -261,7 +261,7 @@ def gpus_of(device: str) -> list[str]:
     """The GPUs that workers share; none for --device cpu."""
     import torch
 
-    from nsbench.runner import pick_device
+    from nsbench.runs.runner import pick_device
 
     target = pick_device(device)
     if target.type != "cuda":
@@ -270,7 +270,7 @@ def gpus_of(device: str) -> list[str]:
 
 
 def local_engine(store: Path, workers: int, threads: int, device: str, how: dict[str, Any], told: Told) -> Engine:
-    from nsbench.local_engine import Local, cores, divide
+    from nsbench.campaign.local_engine import Local, cores, divide
 
     return Local(store, divide(workers, threads, cores(), gpus_of(device))[: len(told.todo)], told.need, **how)
 
@@ -278,7 +278,7 @@ def local_engine(store: Path, workers: int, threads: int, device: str, how: dict
 def ray_engine(
     store: Path, address: str | None, workers: int | None, threads: int, device: str, how: dict[str, Any], told: Told
 ) -> Engine:
-    from nsbench.ray_engine import Cluster
+    from nsbench.campaign.ray_engine import Cluster
 
     cluster = Cluster(store, address, workers, threads, device, told.need, **how)
     told.where = f"a Ray cluster ({cluster.device}, {threads} threads each)"

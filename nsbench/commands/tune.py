@@ -61,11 +61,11 @@ def tune(
     nsbench tune --sampler uniform,nscaching,dhns --kge transe --dataset mkg_y --protocol cpu -o tuned.toml
     nsbench run --sampler uniform,nscaching,dhns --kge transe --dataset mkg_y --protocol tuned.toml --seeds 5
     """
-    from nsbench import tune as tuning
-    from nsbench.campaign import store_folder
+    from nsbench.campaign.plan import store_folder
+    from nsbench.commands.display import Display
     from nsbench.commands.run import stop_signal
-    from nsbench.display import Display
-    from nsbench.runner import Interrupted, pick_device
+    from nsbench.runs.runner import Interrupted, pick_device
+    from nsbench.tuning import tune as tuning
 
     if threads is not None:
         set_threads(threads)

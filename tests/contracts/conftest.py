@@ -6,7 +6,7 @@ import fakes
 import pytest
 
 from nsbench.registry import AUXILIARIES, FUSIONS, SAMPLERS
-from nsbench.testing import registered
+from nsbench.testing.rules import registered
 
 NAMES = {
     SAMPLERS: {

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from nsbench.contracts import Auxiliary, Fusion, Need, Negatives, Objective, Positives, Sampler, Setting
+from nsbench.contracts.view import View
 from nsbench.registry import option
-from nsbench.view import View
 
 
 def side_per_row(positives: Positives, view: View) -> Tensor:

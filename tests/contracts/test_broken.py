@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nsbench.contracts import Need, Negatives, Objective
-from nsbench.testing import OBJECTIVE_RULES, SAMPLER_RULES, check_sampler
+from nsbench.testing.rules import OBJECTIVE_RULES, SAMPLER_RULES, check_sampler
 
 
 class WithVersionZero(fakes.Stateless):

@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nsbench.config import configure
+from nsbench.config.run import configure
 from nsbench.contracts import Need, Negatives
 from nsbench.registry import SAMPLERS
-from nsbench.testing import registered, toy
-from nsbench.trainer import Trainer
+from nsbench.testing.rules import registered, toy
+from nsbench.training.trainer import Trainer
 
 
 def trainer_for(sampler, *settings, kge="transe", fusion="none", seed=0, features=False):
@@ -378,7 +378,7 @@ def test_pretraining_happens_once_and_is_charged_to_the_sampler():
     clock = slow.sampler_clock.__class__
     with pytest.MonkeyPatch.context() as patch:
         now = iter(range(0, 1000, 7))
-        patch.setattr("nsbench.trainer.time.perf_counter", lambda: float(next(now)))
+        patch.setattr("nsbench.training.trainer.time.perf_counter", lambda: float(next(now)))
         slow.pretrain()
     assert isinstance(slow.sampler_clock, clock)
     assert slow.sampler_clock.seconds() == 7.0

@@ -6,7 +6,7 @@ import torch
 
 from nsbench.errors import Misuse
 from nsbench.registry import SAMPLERS
-from nsbench.testing import assert_contract, check_sampler
+from nsbench.testing.rules import assert_contract, check_sampler
 
 PAIRS = [
     ("stateless", "none", ()),

@@ -6,12 +6,12 @@ import dataclasses
 
 import torch
 
-from nsbench.config import configure
+from nsbench.config.run import configure
 from nsbench.contracts import Setting
-from nsbench.graph import TrainGraph
+from nsbench.contracts.graph import TrainGraph
 from nsbench.registry import build_options
-from nsbench.testing import toy
-from nsbench.trainer import Trainer
+from nsbench.testing.rules import toy
+from nsbench.training.trainer import Trainer
 
 SMALL = ("width=6", "batch=16", "negatives=4", "steps=60", "learning_rate=0.02")
 

@@ -13,18 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from nsbench import campaign, runner
-from nsbench.config import configure
+from nsbench.campaign import plan as campaign
+from nsbench.config.run import configure
 from nsbench.contracts import Negatives, missing_needs
+from nsbench.contracts.scoring import Scoring
 from nsbench.datasets.features import import_features
 from nsbench.datasets.loading import load_dataset
-from nsbench.evaluation import Ranking
-from nsbench.kge.adamf import AdaMF, pooled
-from nsbench.losses import block_loss
+from nsbench.kge.fusions.adamf import AdaMF, pooled
 from nsbench.registry import FUSIONS, MODELS, SAMPLERS
-from nsbench.scoring import Scoring
-from nsbench.testing import assert_contract, toy
-from nsbench.trainer import Trainer
+from nsbench.runs import runner
+from nsbench.testing.rules import assert_contract, toy
+from nsbench.training.evaluation import Ranking
+from nsbench.training.losses import block_loss
+from nsbench.training.trainer import Trainer
 from tests.kge.fusions import made, same, steps, trainer_of, with_features
 
 trainer_for = functools.partial(trainer_of, fusion="adamf")
@@ -406,7 +407,7 @@ def test_every_sampler_trains_the_fusion_of_every_model(sampler, kge):
     ],
 )
 def test_the_battery(sampler, kge, settings):
-    """Resuming, determinism, host synchronisation and the rest of nsbench.testing."""
+    """Resuming, determinism, host synchronisation and the rest of nsbench.testing.rules."""
     assert_contract(sampler, kge, fusion="adamf", settings=settings, device="cpu")
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsbench.errors import Misuse, RunFailed
-from nsbench.kge import kernels
+from nsbench.kernels import operators as kernels
 from nsbench.kge.similarity import L1, L2, Dot, Moduli
 
 
@@ -21,7 +21,7 @@ from nsbench.kge.similarity import L1, L2, Dot, Moduli
 def built(tmp_path_factory):
     """The native library, compiled for these tests into a cache of their own."""
     cache = tmp_path_factory.mktemp("cache")
-    command = [sys.executable, "-c", "from nsbench.kge import kernels; kernels.use('native')"]
+    command = [sys.executable, "-c", "from nsbench.kernels import operators as kernels; kernels.use('native')"]
     subprocess.run(command, env=os.environ | {"XDG_CACHE_HOME": str(cache)}, check=True, timeout=200)
     (library,) = (cache / "nsbench").iterdir()
     return library
@@ -187,7 +187,7 @@ def test_the_choice_of_kernels(fresh):
 
 def test_two_processes_may_compile_at_once(tmp_path, quick_compiler):
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "CXX": str(quick_compiler), "NSBENCH_KERNELS": "native"}
-    command = [sys.executable, "-c", "from nsbench.kge import kernels; print(kernels.name())"]
+    command = [sys.executable, "-c", "from nsbench.kernels import operators as kernels; print(kernels.name())"]
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=200)[0].strip() for process in both] == ["native", "native"]
     assert [path.suffix for path in (tmp_path / "nsbench").iterdir()] == [".so"]  # one library, nothing half written

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from nsbench.campaign import dataset_of
-from nsbench.config import configure
+from nsbench.campaign.plan import dataset_of
+from nsbench.config.run import configure
+from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
-from nsbench.kge.mat import NOISE
+from nsbench.kge.auxiliaries.mat import NOISE
 from nsbench.registry import AUXILIARIES
-from nsbench.scoring import Scoring
-from nsbench.testing import assert_contract, toy
-from nsbench.trainer import Trainer, generator
+from nsbench.testing.rules import assert_contract, toy
+from nsbench.training.trainer import Trainer, generator
 
 MODEL_NAMES = ("transe", "distmult", "rotate")
 WIDTH, MARGIN = 4, 3.0

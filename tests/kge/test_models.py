@@ -10,7 +10,7 @@ import torch
 
 from nsbench.contracts import Setting
 from nsbench.errors import Misuse
-from nsbench.kge.none import NoFusion
+from nsbench.kge.fusions.none import NoFusion
 from nsbench.registry import FUSIONS, MODELS, build_options
 
 N, R, WIDTH, MARGIN = 13, 4, 6, 2.5

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nsbench.kge import kernels
+from nsbench.kernels import operators as kernels
 from nsbench.kge.similarity import L1, L2, Dot, Moduli
 
 SIMILARITIES = [Dot(), L1(0.5), L2(0.5), Moduli(0.5)]

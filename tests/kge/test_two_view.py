@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from nsbench.contracts import Need
+from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
-from nsbench.kge.two_view import TwoView, chosen
+from nsbench.kge.fusions.two_view import TwoView, chosen
 from nsbench.registry import FUSIONS
-from nsbench.scoring import Scoring
-from nsbench.testing import assert_contract, toy
+from nsbench.testing.rules import assert_contract, toy
 from tests.kge.fusions import made, same, steps, trainer_of, with_features
 
 trainer_for = functools.partial(trainer_of, fusion="two_view")

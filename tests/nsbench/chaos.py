@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 import nsbench.cli
-from nsbench import claim, sweep
-from nsbench.engines import LOSSES
+from nsbench.campaign import sweep
+from nsbench.campaign.engines import LOSSES
+from nsbench.runs import claim
 
 GRID = """
 protocol = "quick"
@@ -31,7 +32,7 @@ dataset = "planted:small"
 # Every process of the campaign reads this when it starts, and notes which result.json it has written, and for which driver.
 NOTING = """
 import os
-from nsbench.runfolder import RunFolder
+from nsbench.runs.folder import RunFolder
 write = RunFolder.write
 def noting(self, name, save):
     write(self, name, save)

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsbench.allowed import AllowedSets, list_buffers
-from nsbench.graph import TrainGraph
+from nsbench.contracts.graph import TrainGraph
+from nsbench.samplers.parts.allowed import AllowedSets, list_buffers
 
 N, R = 7, 3
 TRIPLES = st.lists(st.tuples(st.integers(0, N - 1), st.integers(0, R - 1), st.integers(0, N - 1)), min_size=1, max_size=25)

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import nsbench.cli
-from nsbench import campaign
+from nsbench.campaign import plan as campaign
 
 MISUSE, FAILED = 2, 1
 RUN = "run --protocol quick --set protocol.batch=2 --set protocol.steps=2 --set protocol.width=4 --device cpu"

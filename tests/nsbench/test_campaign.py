@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import nsbench
-from nsbench import campaign
-from nsbench.campaign import Result
+from nsbench.campaign import plan as campaign
+from nsbench.campaign.plan import Result
 from nsbench.commands.run import parse_seeds
 from nsbench.errors import FailedBefore, Misuse
 from nsbench.samplers.uniform import Uniform
@@ -114,7 +114,7 @@ def test_two_classes_of_one_file_and_two_files_of_one_name_are_different_runs(tm
 
 
 def test_a_model_may_come_from_a_file_too(tmp_path: Path) -> None:
-    (tmp_path / "model.py").write_text("from nsbench.kge.transe import TransE\n\n\nclass Mine(TransE):\n    pass\n")
+    (tmp_path / "model.py").write_text("from nsbench.kge.models.transe import TransE\n\n\nclass Mine(TransE):\n    pass\n")
     result = nsbench.run(
         kge=f"{tmp_path / 'model.py'}:Mine", dataset="planted:small", protocol="quick", options=QUICK, runs=tmp_path / "runs"
     )
@@ -135,7 +135,7 @@ def test_a_plugin_with_options_of_its_own(tmp_path: Path) -> None:
 
         from nsbench.contracts import Negatives, Positives, Sampler
         from nsbench.registry import option
-        from nsbench.view import View
+        from nsbench.contracts.view import View
 
 
         class Mine(Sampler):

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from nsbench import claim
-from nsbench.claim import Claim
 from nsbench.errors import Busy
-from nsbench.runfolder import RunFolder
+from nsbench.runs import claim
+from nsbench.runs.claim import Claim
+from nsbench.runs.folder import RunFolder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and locks of POSIX")
 

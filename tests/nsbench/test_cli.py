@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from nsbench import cli, display
+from nsbench import cli
+from nsbench.commands import display
 from nsbench.results import comparison, tables
-from nsbench.testing import SAMPLER_RULES
+from nsbench.testing.rules import SAMPLER_RULES
 
 TINY = ("--protocol", "quick", "--dataset", "planted:small", "--set", "protocol.steps=4", "--set", "protocol.width=8")
 
@@ -130,7 +131,7 @@ def test_a_plan_runs_nothing(command: Callable, store: Path) -> None:
 
 def test_without_a_terminal_lines_give_the_time_left(command: Callable, store: Path, monkeypatch) -> None:
     monkeypatch.setattr(display, "QUIET_SECONDS", 0)
-    monkeypatch.setattr("nsbench.runner.time", FastClock())
+    monkeypatch.setattr("nsbench.runs.runner.time", FastClock())
     said = command("run", *TINY, "--set", "protocol.validate_every=2")
     cell = "uniform-transe-planted_small-s0"
     assert re.search(rf"^{cell}: step 3/4  loss \d\.\d{{4}}  best valid MRR [\d.]+  \d+ s left$", said.err, re.MULTILINE)
@@ -174,11 +175,11 @@ def test_a_run_that_turns_out_long_says_so(capsys: pytest.CaptureFixture[str], m
 
 def test_the_time_left_follows_the_last_steps(monkeypatch, tmp_path) -> None:
     """Ten steps of 1 s, then of 5 s: after twenty of forty, with a window of ten, 100 s are left and not 60."""
-    from nsbench import campaign
-    from nsbench.trainer import Trainer
+    from nsbench.campaign import plan as campaign
+    from nsbench.training.trainer import Trainer
 
     clock = FastClock()
-    monkeypatch.setattr("nsbench.runner.time", clock)
+    monkeypatch.setattr("nsbench.runs.runner.time", clock)
     real = Trainer.step
 
     def step(trainer: Trainer) -> None:
@@ -231,7 +232,7 @@ def test_the_table_offers_all_layouts_and_formats() -> None:
 
 def test_the_demo_ends_in_a_table(command: Callable, tmp_path: Path, monkeypatch) -> None:
     """Of one seed; the whole takes two minutes."""
-    from nsbench import campaign
+    from nsbench.campaign import plan as campaign
 
     real = campaign.plan
     asked = []
@@ -299,7 +300,7 @@ def test_a_protocol_file_is_shown(command: Callable, tmp_path: Path) -> None:
 
 
 def test_the_demo_goes_on_where_it_was(command: Callable, tmp_path: Path, monkeypatch) -> None:
-    from nsbench import campaign
+    from nsbench.campaign import plan as campaign
 
     real = campaign.plan
 

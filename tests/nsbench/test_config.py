@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from nsbench.config import Protocol, check_features, configure, protocol_names, read_protocol, resolve_protocol
+from nsbench.config.run import Protocol, check_features, configure, protocol_names, read_protocol, resolve_protocol
 from nsbench.contracts import Need, Sampler
 from nsbench.errors import Misuse
 from nsbench.registry import AUXILIARIES, SAMPLERS, option
-from nsbench.testing import registered, toy
+from nsbench.testing.rules import registered, toy
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nsbench import bench, costs
-from nsbench.campaign import dataset_of
-from nsbench.config import configure
+from nsbench.bench import costs
+from nsbench.bench import speed as bench
+from nsbench.campaign.plan import dataset_of
+from nsbench.config.run import configure
 from nsbench.contracts import Dataset
-from nsbench.graph import NonPositives, TrainGraph
-from nsbench.kge import kernels
+from nsbench.contracts.graph import NonPositives, TrainGraph
+from nsbench.contracts.scoring import Scoring
+from nsbench.kernels import operators as kernels
 from nsbench.samplers.sans import Adjacency
-from nsbench.scoring import Scoring
-from nsbench.trainer import Trainer
+from nsbench.training.trainer import Trainer
 
 TOY = [(0, 0, 1), (0, 0, 2), (1, 0, 2), (3, 0, 3), (2, 1, 3), (3, 1, 4), (4, 1, 0), (1, 1, 1)]  # entity 5 stays alone
 CASES = {  # a cell of its own for everything that changes the counts

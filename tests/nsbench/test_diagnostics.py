@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from nsbench import campaign
-from nsbench.config import configure
+from nsbench.campaign import plan as campaign
+from nsbench.config.run import configure
 from nsbench.contracts import Auxiliary, Need, Negatives, Objective, Sampler
-from nsbench.diagnostics import Diagnosis, _Tally, percentile
 from nsbench.registry import AUXILIARIES, FUSIONS, SAMPLERS
-from nsbench.runner import Interrupted, execute
-from nsbench.testing import registered, toy
-from nsbench.trainer import Trainer
+from nsbench.runs.runner import Interrupted, execute
+from nsbench.testing.rules import registered, toy
+from nsbench.training.diagnostics import Diagnosis, _Tally, percentile
+from nsbench.training.trainer import Trainer
 from tests.contracts import fakes
 
 SHORT = ["protocol.steps=20", "protocol.validate_every=10", "protocol.width=8", "protocol.batch=32", "protocol.negatives=4"]

@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from nsbench import campaign, claim, display, engines
-from nsbench.commands import run
-from nsbench.engines import Ending, Job, Lost, conduct
+from nsbench.campaign import engines
+from nsbench.campaign import plan as campaign
+from nsbench.campaign.engines import Ending, Job, Lost, conduct
+from nsbench.campaign.estimates import Costs
+from nsbench.campaign.local_engine import Slot, divide, fits
+from nsbench.commands import display, run
 from nsbench.errors import Busy, RunFailed, StoreFailed
-from nsbench.expected import Costs
-from nsbench.local_engine import Slot, divide, fits
-from nsbench.runfolder import RunFolder
-from nsbench.runner import Interrupted
+from nsbench.runs import claim
+from nsbench.runs.folder import RunFolder
+from nsbench.runs.runner import Interrupted
 
 # Division
 

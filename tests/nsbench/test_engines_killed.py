@@ -14,7 +14,7 @@ import pytest
 import torch
 from chaos import Campaign, children, harass, until
 
-from nsbench import claim
+from nsbench.runs import claim
 
 pytestmark = [
     pytest.mark.slow,

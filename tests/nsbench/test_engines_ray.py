@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from chaos import Campaign, moments, parent, seize, until
 
-from nsbench import ray_engine
-from nsbench.engines import LOSSES
+from nsbench.campaign import ray_engine
+from nsbench.campaign.engines import LOSSES
 from nsbench.errors import Misuse
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

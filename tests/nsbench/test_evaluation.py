@@ -5,13 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsbench.config import configure
+from nsbench.config.run import configure
+from nsbench.contracts.graph import TrainGraph
 from nsbench.errors import RunFailed
-from nsbench.evaluation import Ranking, categories, labels
-from nsbench.graph import TrainGraph
-from nsbench.kge import kernels
-from nsbench.testing import toy
-from nsbench.trainer import Trainer
+from nsbench.kernels import operators as kernels
+from nsbench.testing.rules import toy
+from nsbench.training.evaluation import Ranking, categories, labels
+from nsbench.training.trainer import Trainer
 
 N, R = 6, 2
 TRIPLE = st.tuples(st.integers(0, N - 1), st.integers(0, R - 1), st.integers(0, N - 1))

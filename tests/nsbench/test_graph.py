@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsbench.graph import NonPositives, TrainGraph
+from nsbench.contracts.graph import NonPositives, TrainGraph
 
 N, R = 7, 3
 TRIPLES = st.lists(st.tuples(st.integers(0, N - 1), st.integers(0, R - 1), st.integers(0, N - 1)), min_size=1, max_size=40)

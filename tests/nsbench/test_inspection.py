@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
-from nsbench import campaign, inspection
+from nsbench.campaign import plan as campaign
 from nsbench.errors import Misuse
-from nsbench.testing import registered
+from nsbench.runs import inspection
+from nsbench.testing.rules import registered
 from tests.contracts import fakes
 
 SHORT = ["protocol.steps=20", "protocol.validate_every=10", "protocol.width=8", "protocol.batch=64", "protocol.negatives=4"]
@@ -27,8 +28,8 @@ def saved(tmp_path_factory):
 @pytest.mark.parametrize("cell", ["nscaching-transe", "uniform-rotate", "kbgan-distmult"])
 def test_the_tested_model_comes_back(saved, cell):
     """Its scores put the test triples where ranks.npz has them."""
-    from nsbench.evaluation import Ranking
     from nsbench.results.store import ranks
+    from nsbench.training.evaluation import Ranking
 
     trainer, data = inspection._restored(saved[cell], None)
     found, _ = Ranking(data.test, data.known, data.num_entities, data.num_relations).ranks(trainer.scoring())

@@ -135,7 +135,7 @@ def test_the_plan_kills_everywhere() -> None:
 def attempt() -> Callable[..., int]:
     """attempt(store, sampler, kge, kill) runs what is missing in a new process and returns its exit code."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nsbench.campaign", "nsbench.datasets.planted", "scipy.spatial"])
+    context.set_forkserver_preload(["nsbench.campaign.plan", "nsbench.datasets.planted", "scipy.spatial"])
 
     def start(store: Path, sampler: str, kge: str, kill: Kill | None = None) -> int:
         process = context.Process(target=drive, args=(store, sampler, kge, kill))
@@ -191,7 +191,8 @@ def drive(store: Path, sampler: str, kge: str, kill: Kill | None) -> None:
     """Carry the run on from wherever it is, and die at the `kill`-th place."""
     import torch
 
-    from nsbench import campaign, runner
+    from nsbench.campaign import plan as campaign
+    from nsbench.runs import runner
 
     torch.set_num_threads(1)
     passes = set_traps(*(kill or ("nowhere", 0)))
@@ -206,8 +207,9 @@ def set_traps(where: str, number: int) -> Callable[[str], None]:
     """Make every place report its passages; the `number`-th one at `where` is the last thing that the process does."""
     import torch
 
-    from nsbench import evaluation, runner
-    from nsbench.runfolder import RunFolder
+    from nsbench.runs import runner
+    from nsbench.runs.folder import RunFolder
+    from nsbench.training import evaluation
 
     left, stage = number, ""
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsbench.contracts import Negatives
-from nsbench.graph import TrainGraph
-from nsbench.losses import block_loss, importance_of
+from nsbench.contracts.graph import TrainGraph
+from nsbench.training.losses import block_loss, importance_of
 
 S_POS = torch.tensor([0.5, -1.0, 2.0])
 S_NEG = torch.tensor([[0.1, -0.4, 1.5], [2.0, 0.0, -3.0], [-0.2, 0.3, 0.4]])

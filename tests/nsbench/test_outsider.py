@@ -233,7 +233,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Registry]:
 
     def make(like: Registry, *entries: Entry) -> Registry:
         monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: entries)
-        return Registry(like.kind, like.package, *like.bases)
+        return Registry(like.kind, like.group, *like.bases)
 
     return make
 

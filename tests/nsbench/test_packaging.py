@@ -28,7 +28,7 @@ for kind in kinds:
         assert kind.get(name) is not None
         assert kind.source(name) == "built-in"
         print("component", kind.kind, name)
-from nsbench.config import protocol_names, read_protocol
+from nsbench.config.run import protocol_names, read_protocol
 from nsbench.datasets import places
 from nsbench.results import papers
 for name in protocol_names():
@@ -101,7 +101,7 @@ def test_every_module_and_name_imports_outside_the_checkout(wheel: Path, checkou
     components = {(line[-2], line[-1]) for line in lines if line[0] == "component"}
     assert {("sampler", "uniform"), ("model", "rotate"), ("fusion", "none"), ("dataset", "planted")} <= components
     protocols = {line[1] for line in lines if line[0] == "protocol"}
-    assert protocols == {path.stem for path in (checkout / "nsbench" / "protocols").glob("*.toml")}
+    assert protocols == {path.stem for path in (checkout / "nsbench" / "config" / "protocols").glob("*.toml")}
     assert "MKG-Y/train2id.txt" in next(line for line in lines if line[0] == "public")
     assert int(next(line for line in lines if line[0] == "figures")[1]) > 500
     without = subprocess.run(

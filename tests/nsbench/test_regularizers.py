@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nsbench.regularizers import add_gradient
+from nsbench.training.regularizers import add_gradient
 
 
 @pytest.mark.parametrize("power", [2, 3])

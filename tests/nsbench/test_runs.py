@@ -16,12 +16,13 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from nsbench import campaign, runner
-from nsbench.campaign import Result
-from nsbench.config import Config
+from nsbench.campaign import plan as campaign
+from nsbench.campaign.plan import Result
+from nsbench.config.run import Config
 from nsbench.errors import Misuse, RunFailed
-from nsbench.runfolder import RunFolder
-from nsbench.runner import Interrupted
+from nsbench.runs import runner
+from nsbench.runs.folder import RunFolder
+from nsbench.runs.runner import Interrupted
 
 SHORT = ["protocol.steps=30", "protocol.validate_every=10", "protocol.width=16"]
 
@@ -103,7 +104,7 @@ def test_device_threads_and_paths_are_no_part_of_the_run(undisturbed: Result, tm
 
 def test_a_second_process_on_the_run_is_refused(tmp_path: Path) -> None:
     folder = campaign.folder_of(planned(), tmp_path)
-    script = "import sys, time; from pathlib import Path; from nsbench.runfolder import RunFolder\n"
+    script = "import sys, time; from pathlib import Path; from nsbench.runs.folder import RunFolder\n"
     script += "with RunFolder(Path(sys.argv[1])).claimed(): print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen(
         [sys.executable, "-c", script, str(folder.path)], stdout=subprocess.PIPE, text=True, env=environment()
@@ -223,7 +224,7 @@ def test_early_stopping_survives_a_stop(tmp_path: Path) -> None:
 
 
 def test_threads_and_kernels_of_the_checkpoint_are_restored(tmp_path: Path) -> None:
-    from nsbench.kge import kernels
+    from nsbench.kernels import operators as kernels
 
     before = kernels.name()
     try:
@@ -327,7 +328,7 @@ def test_a_failure_after_the_rename_leaves_the_new_file(tmp_path: Path, monkeypa
     def fail(path: Path) -> None:
         raise Broken
 
-    monkeypatch.setattr("nsbench.runfolder._sync_folder", fail)
+    monkeypatch.setattr("nsbench.runs.folder._sync_folder", fail)
     with pytest.raises(Broken):
         folder.write("a.bin", lambda file: file.write(b"new"))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.bin": b"new"}

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nsbench import scaffold
+from nsbench.commands import scaffold
 from nsbench.registry import SAMPLERS
-from nsbench.testing import assert_contract
+from nsbench.testing.rules import assert_contract
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MAPPED = ("samplers", "kge", "datasets", "results")  # folders of the checkout that install below nsbench
@@ -181,4 +181,4 @@ def test_the_templates_are_in_the_source_distribution(tmp_path: Path) -> None:
         names = archive.getnames()
     inside = {name.partition("/nsbench/template/")[2] for name in names}
     assert set(scaffold.FILES.values()) <= inside
-    assert set(scaffold.FILES.values()) == {path.name for path in (CHECKOUT / "nsbench" / "template").iterdir()}
+    assert set(scaffold.FILES.values()) == {path.name for path in (CHECKOUT / "nsbench" / "commands" / "template").iterdir()}

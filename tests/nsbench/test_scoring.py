@@ -6,14 +6,14 @@ import math
 import pytest
 import torch
 
-from nsbench.config import configure
+from nsbench.config.run import configure
 from nsbench.contracts import KGE, Negatives
-from nsbench.graph import TrainGraph
+from nsbench.contracts.graph import TrainGraph
+from nsbench.contracts.scoring import Scoring
 from nsbench.kge.similarity import L1
 from nsbench.registry import FUSIONS, MODELS
-from nsbench.scoring import Scoring
-from nsbench.testing import registered, toy
-from nsbench.trainer import Trainer
+from nsbench.testing.rules import registered, toy
+from nsbench.training.trainer import Trainer
 
 MARGIN, WIDTH = 3.0, 4
 MODELS_AND_OPTIONS = [("transe", ()), ("transe", ("kge.norm=2",)), ("distmult", ()), ("rotate", ())]
@@ -147,7 +147,7 @@ def test_a_relation_dependent_scale_reaches_every_path():
 
 
 def test_encode_is_what_gets_scored():
-    from nsbench.kge.distmult import DistMult
+    from nsbench.kge.models.distmult import DistMult
 
     class Doubled(DistMult):
         def encode(self, table, graph):

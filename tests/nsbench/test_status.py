@@ -14,14 +14,17 @@ from typing import Any
 import pytest
 import torch
 
-from nsbench import campaign, expected, runner, status, sweep
+from nsbench.campaign import estimates as expected
+from nsbench.campaign import plan as campaign
+from nsbench.campaign import status, sweep
+from nsbench.campaign.estimates import Cost, Costs, together
 from nsbench.commands.sweep import chosen, jobs_of, ranges
 from nsbench.errors import Misuse
-from nsbench.evaluation import Ranking
-from nsbench.expected import Cost, Costs, together
-from nsbench.runfolder import RunFolder
-from nsbench.runner import environment
-from nsbench.trainer import Trainer
+from nsbench.runs import runner
+from nsbench.runs.folder import RunFolder
+from nsbench.runs.runner import environment
+from nsbench.training.evaluation import Ranking
+from nsbench.training.trainer import Trainer
 
 GRID = """
 protocol = "quick"

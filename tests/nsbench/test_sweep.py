@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from nsbench import campaign, sweep
-from nsbench.config import read_protocol
+from nsbench.campaign import plan as campaign
+from nsbench.campaign import sweep
+from nsbench.config.run import read_protocol
 from nsbench.errors import Busy, Misuse
 
 GRID = """

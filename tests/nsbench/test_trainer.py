@@ -6,12 +6,12 @@ from collections import Counter
 import pytest
 import torch
 
-from nsbench.config import configure
+from nsbench.config.run import configure
 from nsbench.contracts import Negatives, Sampler
-from nsbench.kge import kernels
+from nsbench.kernels import operators as kernels
 from nsbench.registry import SAMPLERS
-from nsbench.testing import registered, toy
-from nsbench.trainer import Trainer, generator
+from nsbench.testing.rules import registered, toy
+from nsbench.training.trainer import Trainer, generator
 
 
 def make(sampler="uniform", *settings, kge="transe", seed=0):

@@ -18,9 +18,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsbench import campaign, config, runner, sweep, tune
+from nsbench.campaign import plan as campaign
+from nsbench.campaign import sweep
+from nsbench.config import run as config
 from nsbench.errors import Diverged, Misuse, RunFailed, StoreFailed
 from nsbench.registry import SAMPLERS, Range, build_options, searched
+from nsbench.runs import runner
+from nsbench.tuning import tune
 
 CELL = ("transe", "planted:small")
 BASE = 'version = 1\nextends = "quick"\nsteps = 12\nvalidate_every = 6\nbatch = 64\nwidth = 8\n'
@@ -280,7 +284,7 @@ def start():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [
-            "nsbench.tune",
+            "nsbench.tuning.tune",
             "nsbench.datasets.planted",
             "scipy.spatial",
             "optuna.storages._rdb.storage",

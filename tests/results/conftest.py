@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nsbench.results.metrics import metrics
+from nsbench.metrics import metrics
 
 TRIPLES, CANDIDATES = 60, 500
 

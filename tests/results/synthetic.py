@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nsbench.results.metrics import metrics
+from nsbench.metrics import metrics
 
 TRIPLES, ENTITIES = 2663, 15_000
 PARTS = {"side": 2, "category": 4, "seen": 2, "frequency": 4}

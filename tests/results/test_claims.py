@@ -7,11 +7,11 @@ import pytest
 from scipy import stats
 
 from nsbench.errors import Misuse
+from nsbench.metrics import reciprocal
 from nsbench.results import ablation, load, statistics
 from nsbench.results.claims import p_rope, p_text
 from nsbench.results.clusters import labels
 from nsbench.results.comparison import comparison
-from nsbench.results.metrics import reciprocal
 from nsbench.results.store import ranks, select
 from nsbench.results.tables import write
 

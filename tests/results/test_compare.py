@@ -8,10 +8,10 @@ from click.testing import CliRunner
 
 from nsbench.cli import cli
 from nsbench.errors import Misuse
+from nsbench.metrics import realistic, reciprocal
 from nsbench.results import load, paired, statistics
 from nsbench.results.clusters import labels
 from nsbench.results.compare import _clustered, compare
-from nsbench.results.metrics import realistic, reciprocal
 from nsbench.results.store import ranks
 from tests.results.conftest import make_ranks
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from nsbench.diagnostics import _Tally
 from nsbench.errors import RunFailed
-from nsbench.evaluation import Ranking
-from nsbench.results.metrics import metrics
+from nsbench.metrics import metrics
+from nsbench.training.diagnostics import _Tally
+from nsbench.training.evaluation import Ranking
 
 
 class Nonsense:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from nsbench.cli import cli
 from nsbench.errors import Busy, Misuse, RunFailed
 from nsbench.results import inventory
-from nsbench.runfolder import RunFolder
+from nsbench.runs.folder import RunFolder
 
 
 @pytest.fixture

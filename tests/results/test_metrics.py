@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsbench.results.metrics import HITS, breakdown, chance, metrics, realistic, reciprocal
+from nsbench.metrics import HITS, breakdown, chance, metrics, realistic, reciprocal
 
 
 @st.composite

@@ -3,7 +3,7 @@
 import numpy as np
 
 import nsbench
-from nsbench import campaign
+from nsbench.campaign import plan as campaign
 
 
 def test_a_run_records_which_test_triples_have_seen_entities_only(tmp_path):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from nsbench.config import configure
+from nsbench.config.run import configure
 from nsbench.contracts import Dataset
-from nsbench.trainer import Trainer
+from nsbench.training.trainer import Trainer
 
 
 @pytest.fixture

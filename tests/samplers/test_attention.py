@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nsbench.samplers.attention import CrossModalAttention, Tokens
+from nsbench.samplers.parts.attention import CrossModalAttention, Tokens
 
 ENTITIES, RELATIONS, RELATION_WIDTH, WIDTH, OUT = 5, 3, 6, 4, 3
 SHAPES = {

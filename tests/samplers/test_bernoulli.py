@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsbench.graph import TrainGraph
+from nsbench.contracts.graph import TrainGraph
 from nsbench.samplers.bernoulli import head_probability
-from nsbench.testing import assert_contract, check_sampler, toy
+from nsbench.testing.rules import assert_contract, check_sampler, toy
 
 TRIPLE = st.tuples(st.integers(0, 7), st.integers(0, 2), st.integers(0, 7))
 

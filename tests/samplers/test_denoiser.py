@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from nsbench.errors import Misuse
-from nsbench.kge import kernels
-from nsbench.samplers.denoiser import ROWS, denoiser, interleaved, pieces, sines_first
+from nsbench.kernels import operators as kernels
+from nsbench.samplers.parts.denoiser import ROWS, denoiser, interleaved, pieces, sines_first
 
 FORMS = ["paper", "released"]
 

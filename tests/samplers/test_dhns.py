@@ -12,17 +12,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nsbench import bench
-from nsbench.config import configure
+from nsbench.bench import speed as bench
+from nsbench.config.run import configure
 from nsbench.contracts import Negatives
+from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
-from nsbench.losses import block_loss
 from nsbench.registry import MODELS, SAMPLERS
 from nsbench.samplers.dhns import DHNS, LEVELS, levels, step_cost
-from nsbench.samplers.diffusion import Schedule, both_ends
-from nsbench.scoring import Scoring
-from nsbench.testing import Poor, assert_contract, registered, toy
-from nsbench.trainer import Trainer
+from nsbench.samplers.parts.chain import Schedule, both_ends
+from nsbench.testing.rules import Poor, assert_contract, registered, toy
+from nsbench.training.losses import block_loss
+from nsbench.training.trainer import Trainer
 
 KGES = ["transe", "distmult", "rotate"]
 VARIANTS = ["recommended", *DHNS.variants]
@@ -974,7 +974,7 @@ def test_levels_table_names_what_the_options_offer():
 @pytest.mark.parametrize("variant", ["recommended", "released"])
 @pytest.mark.parametrize("fusion", ["none", "adamf"])
 def test_a_run_to_the_end_on_planted(fusion, variant):
-    from nsbench.campaign import dataset_of
+    from nsbench.campaign.plan import dataset_of
 
     config = configure(
         "dhns",

@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from nsbench.config import configure
+from nsbench.config.run import configure
 from nsbench.contracts import Negatives
+from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
 from nsbench.registry import AUXILIARIES, MODELS
-from nsbench.samplers.diffusion import Diffusion, Ends, LatentScale, Schedule, both_ends
-from nsbench.scoring import Scoring
-from nsbench.testing import Poor, registered, toy
-from nsbench.trainer import Trainer
+from nsbench.samplers.parts.chain import Diffusion, Ends, LatentScale, Schedule, both_ends
+from nsbench.testing.rules import Poor, registered, toy
+from nsbench.training.trainer import Trainer
 
 STEPS = (20, 50, 70, 100)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nsbench.samplers.igan import Generator
-from nsbench.testing import assert_contract, toy
+from nsbench.testing.rules import assert_contract, toy
 
 TRIPLES = toy().train.tolist()
 

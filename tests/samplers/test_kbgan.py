@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from nsbench.campaign import dataset_of
-from nsbench.config import configure
-from nsbench.scoring import Scoring
-from nsbench.testing import assert_contract, toy
-from nsbench.trainer import Trainer
+from nsbench.campaign.plan import dataset_of
+from nsbench.config.run import configure
+from nsbench.contracts.scoring import Scoring
+from nsbench.testing.rules import assert_contract, toy
+from nsbench.training.trainer import Trainer
 
 SHORT = "sampler.pretrain_epochs=10"
 TRIPLES = toy().train.tolist()

@@ -6,17 +6,18 @@ import math
 import pytest
 import torch
 
-from nsbench import campaign, inspection
-from nsbench.config import check_features, configure
+from nsbench.campaign import plan as campaign
+from nsbench.config.run import check_features, configure
 from nsbench.contracts import Negatives
-from nsbench.diagnostics import Diagnosis
+from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
 from nsbench.registry import build_options
+from nsbench.runs import inspection
 from nsbench.samplers.bernoulli import head_probability
 from nsbench.samplers.mans import MANS, alike_classes, some_of, whole
-from nsbench.scoring import Scoring
-from nsbench.testing import Watch, assert_contract, toy
-from nsbench.trainer import Trainer
+from nsbench.testing.rules import Watch, assert_contract, toy
+from nsbench.training.diagnostics import Diagnosis
+from nsbench.training.trainer import Trainer
 
 LETTERS = ("V", "T", "H", "A")
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from scipy import stats
 
-from nsbench.config import configure
+from nsbench.config.run import configure
 from nsbench.contracts import Dataset, Need
+from nsbench.contracts.graph import TrainGraph
+from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
-from nsbench.graph import TrainGraph
 from nsbench.samplers import mmrns
 from nsbench.samplers.mmrns import (
     Answers,
@@ -28,9 +29,8 @@ from nsbench.samplers.mmrns import (
     per_row,
     pooled,
 )
-from nsbench.scoring import Scoring
-from nsbench.testing import assert_contract, toy
-from nsbench.trainer import Trainer
+from nsbench.testing.rules import assert_contract, toy
+from nsbench.training.trainer import Trainer
 
 SIZES = ("width=6", "batch=16", "negatives=3")
 

@@ -5,13 +5,13 @@ import itertools
 import pytest
 import torch
 
-from nsbench.config import configure
+from nsbench.config.run import configure
+from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
-from nsbench.kge.distmult import DistMult
+from nsbench.kge.models.distmult import DistMult
 from nsbench.registry import MODELS
 from nsbench.samplers.ns_kge import sum_of_squares
-from nsbench.scoring import Scoring
-from nsbench.testing import assert_contract, registered
+from nsbench.testing.rules import assert_contract, registered
 
 E, R, D = 12, 5, 7
 TRIPLES = [(0, 0, 1), (0, 0, 2), (0, 0, 3), (5, 1, 1), (11, 1, 0), (7, 2, 7), (3, 3, 4), (6, 3, 4)]

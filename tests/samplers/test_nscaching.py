@@ -7,7 +7,7 @@ import torch
 
 from nsbench.samplers.bernoulli import head_probability
 from nsbench.samplers.nscaching import distinct, last_occurrence, perturbed
-from nsbench.testing import assert_contract, toy
+from nsbench.testing.rules import assert_contract, toy
 
 WIDE = 200  # entities; the toy has fewer than N1, where rows cannot be distinct
 TRIPLES = [(h, 0, 150) for h in range(100)] + [(0, 0, t) for t in range(30, 60)] + [(7, 1, 7), (199, 1, 0)]

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from nsbench.contracts import Negatives
+from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
-from nsbench.losses import block_loss
-from nsbench.scoring import Scoring
-from nsbench.testing import assert_contract, check_sampler, toy
+from nsbench.testing.rules import assert_contract, check_sampler, toy
+from nsbench.training.losses import block_loss
 
 TRIPLES = [(0, 0, 1), (0, 0, 2), (0, 0, 3), (5, 0, 1), (11, 0, 0), (7, 1, 7), (3, 1, 4), (6, 1, 4)]  # 12 entities
 

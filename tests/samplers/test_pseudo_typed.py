@@ -5,7 +5,7 @@ import torch
 from scipy.stats import chisquare
 
 from nsbench.samplers.bernoulli import head_probability
-from nsbench.testing import assert_contract, toy
+from nsbench.testing.rules import assert_contract, toy
 
 TOY = toy().train.tolist()
 # Relation 0: H = {0, 1, 2, 3}, T = {4, 5, 6}. Relation 1: one head, two tails. Relation 2: one fact.
@@ -124,9 +124,9 @@ FACTS = {  # section 10: training slots with nothing left, tail and head; 0.2: k
 @pytest.mark.data
 @pytest.mark.parametrize("name", FACTS)
 def test_fallback_counts_of_the_real_datasets(name):
+    from nsbench.contracts.graph import TrainGraph
     from nsbench.datasets import places
     from nsbench.datasets.loading import load_dataset
-    from nsbench.graph import TrainGraph
     from nsbench.samplers.pseudo_typed import typed_sets
 
     if places.place(name).find(*places.TRIPLE_FILES) is None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nsbench.samplers.reinforce import Advantage, choose, on_side, reinforce_loss
+from nsbench.samplers.parts.reinforce import Advantage, choose, on_side, reinforce_loss
 
 LOGITS = [0.3, -1.0, 0.9, 0.0, -0.4]  # of 5 candidates
 REWARD = torch.tensor([2.0, -1.0, 0.5, 3.0, -2.5])

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from nsbench.graph import TrainGraph
+from nsbench.contracts.graph import TrainGraph
 from nsbench.samplers.sans import Adjacency, chained, k_hop
-from nsbench.testing import assert_contract
+from nsbench.testing.rules import assert_contract
 
 N = 9
 TRIPLES = st.lists(st.tuples(st.integers(0, N - 1), st.integers(0, 1), st.integers(0, N - 1)), min_size=1, max_size=14)

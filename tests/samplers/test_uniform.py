@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from nsbench.testing import assert_contract, toy
+from nsbench.testing.rules import assert_contract, toy
 
 TRIPLES = [(0, 0, 1), (0, 0, 2), (0, 0, 3), (5, 0, 1), (19, 0, 0), (7, 0, 19), (0, 1, 0)]  # 20 entities
 

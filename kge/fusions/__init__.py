@@ -1,0 +1,1 @@
+"""Fusions, one a file: how features enter an entity's vectors."""

@@ -1,0 +1,79 @@
+"""A knowledge graph with its split and features."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A knowledge graph with its split. Triples are int64 [n, 3] as (h, r, t), on the CPU."""
+
+    name: str
+    train: Tensor
+    valid: Tensor
+    test: Tensor
+    entities: list[str]
+    relations: list[str]
+    split: str = "released"
+    extra_known: Tensor | None = None  # [n, 3] more facts that the filter removes (DB15K: original train and valid)
+    features: Mapping[str, Tensor] = field(default_factory=dict)  # modality -> [N, F] or [N, tokens, F], float
+    present: Mapping[str, Tensor] = field(default_factory=dict)  # modality -> bool [N], False: the entity has none
+    feature_source: str = "none"  # official, names, planted or none
+    world: Tensor | None = None  # [n, 3] every true fact, where that is known (planted)
+
+    @property
+    def num_entities(self) -> int:
+        return len(self.entities)
+
+    @property
+    def num_relations(self) -> int:
+        return len(self.relations)
+
+    def untested(self) -> Dataset:
+        """The same without its test triples, which nothing then ranks and no filter knows."""
+        extra = self.extra_known
+        if extra is not None:
+            both, places = torch.cat([extra, self.test]).unique(dim=0, return_inverse=True)
+            tested = torch.zeros(len(both), dtype=torch.bool)
+            tested[places[len(extra) :]] = True
+            extra = extra[~tested[places[: len(extra)]]]
+        return replace(self, test=self.train[:0], extra_known=extra, world=None)
+
+    @cached_property
+    def known(self) -> Tensor:
+        """[n, 3] facts that the filtered ranking removes from the candidates: all splits and `extra_known`."""
+        parts = [self.train, self.valid, self.test]
+        return torch.cat(parts if self.extra_known is None else [*parts, self.extra_known]).unique(dim=0)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the sizes and the triples that training, selection, testing and filtering use."""
+        sizes = torch.tensor([self.num_entities, self.num_relations])
+        return _digest({"sizes": sizes, "train": self.train, "valid": self.valid, "test": self.test, "known": self.known})
+
+    @cached_property
+    def feature_fingerprint(self) -> str:
+        """The same over features and presence masks; apart, so that rows with and without features share a graph."""
+        if not self.features:
+            return ""
+        arrays = {f"feature {m}": x for m, x in self.features.items()}
+        return _digest(arrays | {f"present {m}": x for m, x in self.present.items()})
+
+
+def _digest(arrays: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {tuple(array.shape)} {array.dtype}".encode())
+        digest.update(array.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+DatasetLoader = Callable[..., Dataset]
+"""`load(argument, split=..., features=...)`, registered in DATASETS; `planted:small` calls planted with 'small'."""

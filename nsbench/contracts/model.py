@@ -1,0 +1,113 @@
+"""Scoring models, their similarities, and fusions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nsbench.contracts.graph import TrainGraph
+from nsbench.contracts.setting import Need, NoOptions, Setting
+
+
+class Similarity:
+    """How a query vector is compared with a candidate: one formula in three forms that agree (nsbench.kge.similarity)."""
+
+    def pairwise(self, q: Tensor, c: Tensor) -> Tensor:
+        """q and c [..., D], broadcast against each other -> [...]."""
+        raise NotImplementedError
+
+    def gathered(self, q: Tensor, table: Tensor, ids: Tensor) -> Tensor:
+        """q [B, D] against rows of table [N, D] named by ids [B, K] -> [B, K]; never builds [B, K, D] on a CPU."""
+        raise NotImplementedError
+
+    def all_pairs(self, q: Tensor, table: Tensor, scale: Tensor | None = None) -> Tensor:
+        """q [Q, D] against every row of table [N, D] (times scale [Q, D]) -> [Q, N]; never builds [Q, N, D]."""
+        raise NotImplementedError
+
+
+class KGE(nn.Module):
+    """A scoring model: score = similarity(query(kept end, relation, side), candidate)."""
+
+    Options: type = NoOptions
+    version: int = 1
+    provides: frozenset[Need] = frozenset({Need.QUERY})
+    similarity: Similarity
+
+    def __init__(
+        self, num_entities: int, num_relations: int, width: int, margin: float, options: Any, rng: torch.Generator
+    ) -> None:
+        """`width` is the model's dimension d; `rng` a CPU generator that all initial values come from."""
+        super().__init__()
+        self.width = width
+        self.margin = margin
+        self.options = options
+        bound = (margin + 2.0) / width  # the RotatE code base's range, for every model (specs/mmrns.md 6.4)
+        self.entity = nn.Parameter(uniform(num_entities, self.entity_width(width), bound, rng))
+        self.relation = nn.Parameter(uniform(num_relations, self.relation_width(width), bound, rng))
+
+    @staticmethod
+    def entity_width(width: int) -> int:
+        """D, stored numbers per entity."""
+        return width
+
+    @staticmethod
+    def relation_width(width: int) -> int:
+        return width
+
+    def query(self, e: Tensor, r: Tensor, side: Tensor) -> Tensor:
+        """The vector that a candidate is compared with: e [..., D] kept entity, r [..., Dr] relation, side [...]."""
+        raise NotImplementedError
+
+    def scale(self, r: Tensor, side: Tensor) -> Tensor | None:
+        """A relation-dependent factor [..., D] on candidates (PairRE), or None: candidates are compared as they are."""
+        return None
+
+    def encode(self, table: Tensor, graph: TrainGraph) -> Tensor:
+        """The entity table [N, D] that is scored, computed once per step (GC-OTE's neighbour context)."""
+        return table
+
+    def export(self) -> dict[str, Tensor]:
+        """`entity` and `relation` as `--save-model` writes them."""
+        return {"entity": self.entity.detach(), "relation": self.relation.detach()}
+
+    @torch.no_grad()
+    def restore(self, exported: Mapping[str, Tensor]) -> None:
+        """The inverse of `export`, up to rounding."""
+        self.entity.copy_(exported["entity"])
+        self.relation.copy_(exported["relation"])
+
+
+def uniform(rows: int, columns: int, bound: float, rng: torch.Generator) -> Tensor:
+    """[rows, columns] uniform in [-bound, bound)."""
+    return (torch.rand(rows, columns, generator=rng) * 2 - 1) * bound
+
+
+class Fusion(nn.Module):
+    """Turns entity ids into vectors. A factor of the experiment, independent of the sampler."""
+
+    Options: type = NoOptions
+    version: int = 1
+    provides: frozenset[Need] = frozenset()
+
+    def __init__(self, setting: Setting, options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def views(self, entity: Tensor) -> dict[str, Tensor]:
+        """view -> table [N, D], computed once per step; more than one: the score sums over all pairs of views."""
+        raise NotImplementedError
+
+    def slots(self, entity: Tensor, ids: Tensor) -> Tensor:
+        """[..., S, D] for ids [...]."""
+        raise NotImplementedError
+
+    def slot_mask(self, ids: Tensor) -> Tensor:
+        """bool [..., S]; False where the entity lacks the modality. Slot 0 is always there."""
+        raise NotImplementedError
+
+    def fuse(self, slots: Tensor, mask: Tensor) -> Tensor:
+        """[..., S, D] and bool [..., S] -> [..., D]."""
+        raise NotImplementedError

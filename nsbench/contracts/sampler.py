@@ -1,0 +1,121 @@
+"""Samplers, and what may stand beside or in place of one: auxiliary losses and objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from nsbench.contracts.batch import Negatives, Positives
+from nsbench.contracts.scoring import Scoring
+from nsbench.contracts.setting import Need, NoOptions, Setting
+from nsbench.contracts.view import View
+
+
+class Sampler(nn.Module):
+    """Draws negatives. A plugin writes `sample`; everything else has a default.
+
+    Caches are buffers and learnables are parameters, so devices and checkpoints take care of themselves; optimisers and
+    scalars of your own go through `get_extra_state` / `set_extra_state`. Random numbers come from `view.rng` alone.
+    """
+
+    Options: type = NoOptions
+    variants: Mapping[str, Mapping[str, Any]] = {}  # variant -> option values; "recommended" is the defaults
+    requires: frozenset[Need] = frozenset()
+    coupled: bool = False  # True: feedback joins the model's loss, one backward, all optimisers step
+    filtered: bool = True  # False: may return known training positives (paper variants say so)
+    reads_features: bool = False  # True: uses features where there are any; Need.FEATURES refuses to do without
+    version: int = 1  # raise it whenever behaviour changes; part of the run id
+
+    def __init__(self, setting: Setting, options: Any) -> None:
+        super().__init__()
+        self.k = setting.negatives
+        self.options = options
+
+    def sample(self, positives: Positives, view: View) -> Negatives | list[Negatives]:
+        """Negatives for the batch: one block or several. May step an optimiser of the sampler's own."""
+        raise NotImplementedError
+
+    def feedback(self, negatives: Negatives, s_pos: Tensor, s_neg: Tensor) -> Tensor | None:
+        """The sampler's own loss for one block; scores are detached, s_pos [B] (or [B, K]) and s_neg [B, K]."""
+        return None
+
+    def param_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Adam groups for the sampler's parameters; the trainer builds, steps and checkpoints that Adam."""
+        parameters = list(self.parameters())
+        return [{"params": parameters, "lr": learning_rate}] if parameters else []
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called before the first step of each pass over the training triples."""
+
+    def phase(self, view: View) -> Literal["both", "sampler", "model"]:
+        """Who learns in this step (IGAN alternates)."""
+        return "both"
+
+    def pretrain(self, view: View) -> None:
+        """Once before step 0; its time is charged to the sampler."""
+
+    def describe(self) -> dict[str, float]:
+        """What a reader of the result should know of the draws (row sizes, fallbacks); called once, after training."""
+        return {}
+
+    def work(self, batch: int, setting: Setting) -> dict[str, float] | None:
+        """Units of each kind of work (nsbench.bench.costs.KINDS) in a step, a mean over its phases; None: not stated.
+
+        They come on top of the model's own step on K negatives; below zero where the sampler spares the model some of it.
+        Counted for a side per row.
+        """
+        return None
+
+    def state_bytes(self, setting: Setting) -> int | None:
+        """The formula of the sampler's memory: buffers, parameters, and 8 bytes per parameter and 4 per tensor of Adam's.
+
+        Called after `pretrain`; None: not stated. `nsbench bench` shows it beside what is held.
+        """
+        return None
+
+
+class Objective(nn.Module):
+    """Replaces sampling: a loss of its own over the positives (NS-KGE, 1-vs-all). Chosen like a sampler."""
+
+    Options: type = NoOptions
+    variants: Mapping[str, Mapping[str, Any]] = {}
+    requires: frozenset[Need] = frozenset()
+    version: int = 1
+
+    def __init__(self, setting: Setting, options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def loss(self, positives: Positives, scoring: Scoring, view: View) -> Tensor:
+        """The step's loss, a scalar with gradients into the model."""
+        raise NotImplementedError
+
+    def work(self, batch: int, setting: Setting) -> dict[str, float] | None:
+        """As Sampler.work: beyond a model's step on K negatives, whose B (K + 1) `trained` candidates it spares."""
+        return None
+
+    def state_bytes(self, setting: Setting) -> int | None:
+        """As Sampler.state_bytes."""
+        return None
+
+
+class Auxiliary(nn.Module):
+    """An extra loss that can be added to any sampler: `--set aux.NAME=weight`."""
+
+    Options: type = NoOptions
+    requires: frozenset[Need] = frozenset({Need.LIVE})
+    version: int = 1
+
+    def __init__(self, setting: Setting, options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def loss(self, positives: Positives, view: View) -> Tensor:
+        """A scalar; the view is live, gradients reach the model and the auxiliary's own parameters."""
+        raise NotImplementedError
+
+    def param_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        parameters = list(self.parameters())
+        return [{"params": parameters, "lr": learning_rate}] if parameters else []

@@ -1,0 +1,148 @@
+"""From ids, or generated vectors, to scores: a model, a fusion, and the entity tables of one step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from nsbench.contracts.batch import Negatives, Positives
+from nsbench.contracts.graph import TrainGraph
+from nsbench.contracts.model import KGE, Fusion
+from nsbench.kernels.operators import rows, rows_and_table
+
+
+class Scoring:
+    """One state of the model. Make a new one after each optimiser step: the fused tables are computed here, once.
+
+    live=False takes every table out of the graph: nothing scored through it can reach the model's gradients.
+    """
+
+    def __init__(self, kge: KGE, fusion: Fusion, graph: TrainGraph, live: bool = True) -> None:
+        self.kge = kge
+        self.fusion = fusion
+        with torch.set_grad_enabled(live and torch.is_grad_enabled()):
+            self.tables = {name: kge.encode(table, graph) for name, table in fusion.views(kge.entity).items()}
+        self.entity: Tensor = kge.entity
+        self.relation: Tensor = kge.relation
+        self.live = live
+        if not live:
+            self._detach()
+
+    def detached(self) -> Scoring:
+        """The same state without gradients; shares the tables, computes nothing."""
+        other = copy.copy(self)
+        other._detach()
+        return other
+
+    def _detach(self) -> None:
+        self.live = False
+        self.tables = {name: table.detach() for name, table in self.tables.items()}
+        self.entity, self.relation = self.entity.detach(), self.relation.detach()
+
+    def block(self, positives: Positives, block: Negatives) -> tuple[Tensor, Tensor]:
+        """s_pos [B] and s_neg [B, K] for one block of negatives."""
+        side = block.side
+        if side.dim() == 2:  # a side per slot: the positive is scored as a tail query
+            tail = torch.zeros_like(side[:, 0])
+            s_pos = self.ids(positives.h, positives.r, tail, positives.t.unsqueeze(1)).squeeze(1)
+            return s_pos, torch.where(side, self._one_side(positives, block, ~tail), self._one_side(positives, block, tail))
+        given = block.view_ids if block.ids is None else dict.fromkeys(self.tables, block.ids)
+        if given is not None and block.delta is None:  # one kernel call for the positive and its negatives
+            answer = positives.answer(side).unsqueeze(1)
+            ids = {view: torch.cat([answer, others], dim=1) for view, others in given.items()}
+            scores = sum_of(self.view_pairs(positives.anchor(side), positives.r, side, ids))
+            return scores[:, 0], scores[:, 1:]
+        s_pos = self.ids(positives.anchor(side), positives.r, side, positives.answer(side).unsqueeze(1)).squeeze(1)
+        return s_pos, self._one_side(positives, block, side)
+
+    def ids(self, anchor: Tensor, relation: Tensor, side: Tensor, ids: Tensor) -> Tensor:
+        """Scores [B, M] of candidates ids [B, M] for queries (anchor, relation, side), each [B]."""
+        return sum_of(self.view_pairs(anchor, relation, side, dict.fromkeys(self.tables, ids)))
+
+    def view_pairs(
+        self, anchor: Tensor, relation: Tensor, side: Tensor, ids: Mapping[str, Tensor]
+    ) -> dict[tuple[str, str], Tensor]:
+        """[B, M] for each pair (view of the kept end, view of the candidate)."""
+        r = self.relations(relation)
+        scale = self.kge.scale(r, side)
+        pairs = {}
+        for kept, table in self.tables.items():
+            e, itself = rows_and_table(table, anchor)
+            q = self.kge.query(e, r, side)
+            for view, other in self.tables.items():
+                if scale is None:
+                    candidates = itself if view == kept else other
+                    pairs[kept, view] = self.kge.similarity.gathered(q, candidates, ids[view])
+                else:
+                    c = rows(other, ids[view]) * scale.unsqueeze(1)
+                    pairs[kept, view] = self.kge.similarity.pairwise(q.unsqueeze(1), c)
+        return pairs
+
+    def all(self, anchor: Tensor, relation: Tensor, side: Tensor) -> Tensor:
+        """Scores [Q, N] of every entity for queries (anchor, relation, side), each [Q]."""
+        r = self.relations(relation)
+        scale = self.kge.scale(r, side)
+        pairs = {}
+        for kept, table in self.tables.items():
+            q = self.kge.query(rows(table, anchor), r, side)
+            for view, candidates in self.tables.items():
+                pairs[kept, view] = self.kge.similarity.all_pairs(q, candidates, scale)
+        return sum_of(pairs)
+
+    def vectors(self, ids: Tensor) -> Tensor:
+        """[..., D], of the first view."""
+        return rows(next(iter(self.tables.values())), ids)
+
+    def relations(self, ids: Tensor) -> Tensor:
+        """[..., Dr]."""
+        return rows(self.relation, ids)
+
+    def slots(self, ids: Tensor) -> Tensor:
+        """[..., S, D]."""
+        with torch.set_grad_enabled(self.live and torch.is_grad_enabled()):
+            return self.fusion.slots(self.entity, ids)
+
+    def _one_side(self, positives: Positives, block: Negatives, side: Tensor) -> Tensor:
+        """s_neg [B, K] as if every negative of a row replaced the end that side [B] names."""
+        anchor = positives.anchor(side)
+        if block.view_ids is not None:
+            return sum_of(self.view_pairs(anchor, positives.r, side, block.view_ids))
+        if block.ids is not None and block.delta is None:
+            return self.ids(anchor, positives.r, side, block.ids)
+        if len(self.tables) > 1:
+            raise ValueError("vectors and delta are defined for fusions with one view of an entity")
+        if block.ids is not None and block.delta is not None:
+            candidates = self.vectors(block.ids) + block.delta
+        else:
+            assert block.vectors is not None
+            candidates = block.vectors
+        kept = block.anchors if block.anchors is not None else None
+        if candidates.dim() == 4 and block.joint == "score":
+            kept = self.vectors(anchor)[:, None, None] if kept is None else kept  # as the model itself scores that end
+            per_slot = self._against(kept, positives, side, candidates)  # [B, K, S]
+            present = block.slot_mask.unsqueeze(1).to(per_slot.dtype)  # type: ignore[union-attr]
+            return (per_slot * present).sum(2) / present.sum(2)
+        if candidates.dim() == 4:
+            mask = block.slot_mask.unsqueeze(1).expand(candidates.shape[:3])  # type: ignore[union-attr]
+            candidates = self.fusion.fuse(candidates, mask)
+            kept = None if kept is None else self.fusion.fuse(kept, mask)
+        kept = self.vectors(anchor).unsqueeze(1) if kept is None else kept
+        return self._against(kept, positives, side, candidates)
+
+    def _against(self, kept: Tensor, positives: Positives, side: Tensor, candidates: Tensor) -> Tensor:
+        """Similarity [B, K] or [B, K, S] of candidates [B, K, (S,) D] to the queries of kept [B, K or 1, (S,) D]."""
+        lead = [len(side)] + [1] * (kept.dim() - 2)
+        r = self.relations(positives.r).view(*lead, -1)
+        q = self.kge.query(kept, r, side.view(lead))
+        scale = self.kge.scale(r, side.view(lead))
+        return self.kge.similarity.pairwise(q, candidates if scale is None else candidates * scale)
+
+
+def sum_of(pairs: Mapping[tuple[str, str], Tensor]) -> Tensor:
+    first, *others = pairs.values()
+    for other in others:
+        first = first + other
+    return first

@@ -1,0 +1,344 @@
+// Scores of query vectors against rows of an entity table, on a CPU, without ever building [B, K, D] or [Q, N, D]; and what
+// stands between the matrix products of DHNS's chain (nsbench.samplers.parts.denoiser).
+// Plain C entry points over float32 and int64 arrays, row after row; kernels.py compiles and calls them.
+//
+// Every sum runs in an order that depends on the shapes alone, never on the number of threads: a thread owns whole rows
+// of the result. NaN and infinities are carried through (the build never uses -ffinite-math-only).
+
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int AHEAD = 2;  // how many rows before its use a row is asked for
+
+enum Kind { DOT, L1, L2, MODULI };  // the order of KINDS in kernels.py; moduli: [real half | imaginary half]
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+typedef float Vec __attribute__((vector_size(LANES * sizeof(float))));
+typedef int32_t Bits __attribute__((vector_size(LANES * sizeof(float))));
+
+Vec magnitude(Vec x) { return (Vec)((Bits)x & 0x7fffffff); }
+
+// Modulus and its inverse. TINY under the root makes a modulus of zero 1e-15, with gradient zero.
+// With AVX-512: an approximation to 14 bits and one Newton step, in half the time of a square root and a division.
+constexpr float TINY = 1e-30f;
+Vec inverse_modulus(Vec re, Vec im) {
+    Vec x = re * re + (im * im + TINY);
+#if defined(__AVX512F__)
+    const Vec y = _mm512_rsqrt14_ps(x);
+    return y * (1.5f - 0.5f * (x * y) * y);
+#else
+    for (int i = 0; i < LANES; i++) x[i] = 1.0f / std::sqrt(x[i]);
+    return x;
+#endif
+}
+Vec modulus(Vec re, Vec im) {
+    Vec x = re * re + (im * im + TINY);
+#if defined(__AVX512F__)
+    const Vec y = _mm512_rsqrt14_ps(x), root = x * y;
+    return root * (1.5f - 0.5f * root * y);
+#else
+    for (int i = 0; i < LANES; i++) x[i] = std::sqrt(x[i]);
+    return x;
+#endif
+}
+
+// The first n lanes from memory (all, if n is larger), zero in the others; and back.
+Vec load(const float* p, int64_t n) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_loadu_ps(n < LANES ? (1 << n) - 1 : 0xffff, p);
+#else
+    Vec x = {};
+    if (n >= LANES) std::memcpy(&x, p, sizeof x);
+    else for (int64_t i = 0; i < n; i++) x[i] = p[i];
+    return x;
+#endif
+}
+void store(float* p, Vec x, int64_t n) {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(p, n < LANES ? (1 << n) - 1 : 0xffff, x);
+#else
+    if (n >= LANES) std::memcpy(p, &x, sizeof x);
+    else for (int64_t i = 0; i < n; i++) p[i] = x[i];
+#endif
+}
+
+// The sum behind one score: the dot product, or what a distance is made of (L2: its square).
+template <Kind kind>
+float total(const float* a, const float* b, int64_t d) {
+    float sum = 0;
+    if constexpr (kind == MODULI) {
+        Vec lanes = {};
+        const int64_t half = d / 2;
+        for (int64_t i = 0; i < half; i += LANES) {
+            const Vec re = load(a + i, half - i) - load(b + i, half - i);
+            const Vec im = load(a + half + i, half - i) - load(b + half + i, half - i);
+            lanes += modulus(re, im);
+        }
+        for (int i = 0; i < LANES; i++) sum += lanes[i];
+    } else {
+        for (int64_t i = 0; i < d; i++) {
+            const float x = a[i] - b[i];
+            sum += kind == DOT ? a[i] * b[i] : kind == L1 ? std::fabs(x) : x * x;
+        }
+    }
+    return sum;
+}
+
+template <Kind kind>
+float score(float total, float margin) {
+    return kind == DOT ? total : margin - (kind == L2 ? std::sqrt(total) : total);
+}
+
+// out += g * (gradient of score(a, b) with respect to a). The kinds are symmetric: swap a and b for the other one.
+template <Kind kind>
+void add_gradient(float g, const float* __restrict a, const float* __restrict b, float* __restrict out, int64_t d) {
+    if constexpr (kind == DOT) {
+        for (int64_t i = 0; i < d; i++) out[i] += g * b[i];
+    } else if constexpr (kind == L1) {
+        for (int64_t i = 0; i < d; i++) {
+            const float x = b[i] - a[i];
+            out[i] += x == 0 ? 0 : std::copysign(1.0f, x) * g;
+        }
+    } else if constexpr (kind == L2) {
+        const float square = total<L2>(a, b, d);
+        const float w = square == 0 ? 0 : g / std::sqrt(square);
+        for (int64_t i = 0; i < d; i++) out[i] += w * (b[i] - a[i]);
+    } else {
+        const int64_t half = d / 2;
+        for (int64_t i = 0; i < half; i += LANES) {
+            const int64_t n = half - i;
+            const Vec re = load(b + i, n) - load(a + i, n), im = load(b + half + i, n) - load(a + half + i, n);
+            const Vec w = g * inverse_modulus(re, im);
+            store(out + i, load(out + i, n) + w * re, n);
+            store(out + half + i, load(out + half + i, n) + w * im, n);
+        }
+    }
+}
+
+// Asks for a row of the table a few rows before it is read: where ids lead, the processor cannot guess.
+void prefetch(const float* row, int64_t d) {
+    for (int64_t i = 0; i < d; i += 16) __builtin_prefetch(row + i);
+}
+
+template <Kind kind>
+void forward(const float* q, const float* table, const int64_t* ids, float* out, int64_t rows, int64_t k, int64_t d,
+             float margin, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t b = 0; b < rows; b++)
+        for (int64_t i = b * k; i < (b + 1) * k; i++) {
+            prefetch(table + ids[std::min(i + AHEAD, rows * k - 1)] * d, d);
+            out[i] = score<kind>(total<kind>(q + b * d, table + ids[i] * d, d), margin);
+        }
+}
+
+template <Kind kind>
+void query_gradient(const float* q, const float* table, const int64_t* ids, const float* grad, float* dq, int64_t rows,
+                    int64_t k, int64_t d, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t b = 0; b < rows; b++) {
+        std::fill_n(dq + b * d, d, 0.0f);
+        for (int64_t i = b * k; i < (b + 1) * k; i++) {
+            prefetch(table + ids[std::min(i + AHEAD, rows * k - 1)] * d, d);
+            add_gradient<kind>(grad[i], q + b * d, table + ids[i] * d, dq + b * d, d);
+        }
+    }
+}
+
+// Groups the positions of `ids` by entity (counting sort), so that one thread writes each row of the result, in order.
+template <Kind kind>
+void table_gradient(const float* q, const float* table, const int64_t* ids, const float* grad, float* dtable,
+                    int64_t rows, int64_t k, int64_t n, int64_t d, int threads) {
+    std::vector<int64_t> end(n + 1, 0), position(rows * k);
+    for (int64_t i = 0; i < rows * k; i++) end[ids[i] + 1]++;
+    for (int64_t e = 0; e < n; e++) end[e + 1] += end[e];
+    for (int64_t i = 0; i < rows * k; i++) position[end[ids[i]]++] = i;  // end[e] moves from the start of e to its end
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 128)
+    for (int64_t e = 0; e < n; e++) {
+        float* out = dtable + e * d;
+        std::fill_n(out, d, 0.0f);
+        if (kind != DOT) prefetch(table + std::min(e + AHEAD, n - 1) * d, d);
+        for (int64_t p = e ? end[e - 1] : 0; p < end[e]; p++)
+            add_gradient<kind>(grad[position[p]], table + e * d, q + position[p] / k * d, out, d);
+    }
+}
+
+// A tile is DOWN queries against PANEL table rows; its sums fill half of the vector registers.
+constexpr int DOWN = 4, ACROSS = LANES == 16 ? 4 : 2, PANEL = LANES * ACROSS;
+
+// One tile; `panel` holds PANEL table rows as [D, PANEL], so a lane is an entity and no sum crosses lanes.
+template <Kind kind, bool scaled>
+void tile(const float* const q[DOWN], const float* const scale[DOWN], const float* panel, Vec sum[DOWN][ACROSS],
+          int64_t d) {
+    constexpr int parts = kind == MODULI ? 2 : 1;
+    const int64_t width = d / parts;
+    Vec acc[DOWN][ACROSS] = {};
+    for (int64_t i = 0; i < width; i++) {
+        Vec c[parts][ACROSS];
+        for (int p = 0; p < parts; p++)
+            for (int j = 0; j < ACROSS; j++) c[p][j] = *(const Vec*)(panel + (i + p * width) * PANEL + j * LANES);
+        for (int r = 0; r < DOWN; r++)
+            for (int j = 0; j < ACROSS; j++) {
+                Vec x[parts];
+                for (int p = 0; p < parts; p++) {
+                    const int64_t at = i + p * width;
+                    x[p] = scaled ? q[r][at] - c[p][j] * scale[r][at] : q[r][at] - c[p][j];
+                }
+                if constexpr (kind == DOT) acc[r][j] += q[r][i] * (scaled ? c[0][j] * scale[r][i] : c[0][j]);
+                else if constexpr (kind == L1) acc[r][j] += magnitude(x[0]);
+                else if constexpr (kind == L2) acc[r][j] += x[0] * x[0];
+                else acc[r][j] += modulus(x[0], x[1]);
+            }
+    }
+    for (int r = 0; r < DOWN; r++)
+        for (int j = 0; j < ACROSS; j++) sum[r][j] = acc[r][j];
+}
+
+template <Kind kind, bool scaled>
+void pairs(const float* q, const float* table, const float* scale, float* out, int64_t rows, int64_t n, int64_t d,
+           float margin, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<float> memory(d * PANEL + LANES, 0.0f);
+        float* panel = memory.data();
+        while ((uintptr_t)panel % sizeof(Vec)) panel++;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t first = 0; first < n; first += PANEL) {
+            const int64_t count = std::min<int64_t>(PANEL, n - first);
+            for (int64_t e = 0; e < count; e++)
+                for (int64_t i = 0; i < d; i++) panel[i * PANEL + e] = table[(first + e) * d + i];
+            for (int64_t b = 0; b < rows; b += DOWN) {
+                const float *left[DOWN], *factor[DOWN];
+                for (int r = 0; r < DOWN; r++) {  // past the last query: score it again, and throw that away
+                    left[r] = q + std::min(b + r, rows - 1) * d;
+                    factor[r] = scaled ? scale + std::min(b + r, rows - 1) * d : nullptr;
+                }
+                alignas(64) Vec sum[DOWN][ACROSS];
+                tile<kind, scaled>(left, factor, panel, sum, d);
+                for (int64_t r = 0; r < std::min<int64_t>(DOWN, rows - b); r++)
+                    for (int64_t e = 0; e < count; e++)
+                        out[(b + r) * n + first + e] = score<kind>(sum[r][e / LANES][e % LANES], margin);
+            }
+        }
+    }
+}
+
+bool within(const int64_t* ids, int64_t count, int64_t n) {
+    bool good = true;
+    for (int64_t i = 0; i < count; i++) good &= (uint64_t)ids[i] < (uint64_t)n;
+    return good;
+}
+
+}  // namespace
+
+#define BY_KIND(kind, call)                                     \
+    switch (kind) {                                             \
+        case DOT: { constexpr Kind K = DOT; call; break; }      \
+        case L1: { constexpr Kind K = L1; call; break; }        \
+        case L2: { constexpr Kind K = L2; call; break; }        \
+        default: { constexpr Kind K = MODULI; call; }           \
+    }
+
+extern "C" {
+
+// q [B, D], table [N, D], ids [B, K] -> out [B, K]. Returns 0, or 1 when an id is not in 0..N-1 (nothing is written).
+int gathered(int kind, const float* q, const float* table, const int64_t* ids, float* out, int64_t rows, int64_t k,
+             int64_t n, int64_t d, float margin, int threads) {
+    if (!within(ids, rows * k, n)) return 1;
+    BY_KIND(kind, forward<K>(q, table, ids, out, rows, k, d, margin, threads))
+    return 0;
+}
+
+// grad [B, K] -> dq [B, D] and dtable [N, D]; a null pointer leaves one out. The ids were checked by `gathered`.
+void gathered_backward(int kind, const float* q, const float* table, const int64_t* ids, const float* grad, float* dq,
+                       float* dtable, int64_t rows, int64_t k, int64_t n, int64_t d, int threads) {
+    if (dq) BY_KIND(kind, query_gradient<K>(q, table, ids, grad, dq, rows, k, d, threads))
+    if (dtable) BY_KIND(kind, table_gradient<K>(q, table, ids, grad, dtable, rows, k, n, d, threads))
+}
+
+// table[ids[i]] += rows[i] for rows [M, D]. A thread owns a stripe of columns, so the order of the sum is that of ids.
+void add_rows(const float* rows, const int64_t* ids, float* table, int64_t count, int64_t d, int threads) {
+    constexpr int64_t STRIPE = 64;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t first = 0; first < d; first += STRIPE) {
+        const int64_t width = std::min(STRIPE, d - first);
+        for (int64_t i = 0; i < count; i++) {
+            float* out = table + ids[i] * d + first;
+            const float* row = rows + i * d + first;
+            for (int64_t j = 0; j < width; j++) out[j] += row[j];
+        }
+    }
+}
+
+// q [Q, D], table [N, D], scale [Q, D] (a factor on the table's rows) or null -> out [Q, N].
+void all_pairs(int kind, const float* q, const float* table, const float* scale, float* out, int64_t rows, int64_t n,
+               int64_t d, float margin, int threads) {
+    if (scale) BY_KIND(kind, (pairs<K, true>(q, table, scale, out, rows, n, d, margin, threads)))
+    else BY_KIND(kind, (pairs<K, false>(q, table, scale, out, rows, n, d, margin, threads)))
+}
+
+// scores [Q, N], row [T], answer [T] -> how many of scores[row[t]] are above, and how many equal, scores[row[t], answer[t]].
+// Returns 0; 1 when a row or an answer is out of range; 2 when a score that was read is not finite.
+int rank_counts(const float* scores, const int64_t* row, const int64_t* answer, int64_t* greater, int64_t* equal,
+                int64_t rows, int64_t n, int64_t count, int threads) {
+    if (!within(row, count, rows) || !within(answer, count, n)) return 1;
+    int infinite = 0;
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(| : infinite)
+    for (int64_t t = 0; t < count; t++) {
+        const float* s = scores + row[t] * n;
+        const float own = s[answer[t]];
+        int32_t above = 0, same = 0, bad = 0;
+        for (int64_t e = 0; e < n; e++) {
+            above += s[e] > own;
+            same += s[e] == own;
+            bad |= !(std::fabs(s[e]) <= FLT_MAX);
+        }
+        greater[t] = above;
+        equal[t] = same;
+        infinite |= bad;
+    }
+    return infinite ? 2 : 0;
+}
+
+// On one thread: it stands between matrix products whose threads, of another pool, still spin.
+// hidden [n, H] becomes relu(hidden + base + time + sd bias), and factor [n] one over the standard deviation of its rows.
+// sd [n] is that of [x; p; c] as long as three x, given the sums over p (*time_sum), over c (sum [n]), and of squares.
+void hidden_layer(float* hidden, const float* base, const float* time, const float* bias, const float* x, const float* sum,
+                  const float* square, const float* time_sum, const float* time_square, float* factor, int64_t n, int64_t h,
+                  int64_t d, float eps) {
+    for (int64_t i = 0; i < n; i++) {
+        const float *row = x + i * d, *before = base + i * h;
+        float total = 0, squares = 0;
+        for (int64_t j = 0; j < d; j++) {
+            total += row[j];
+            squares += row[j] * row[j];
+        }
+        const float mean = (total + *time_sum + sum[i]) / (3 * d);
+        const float variance = (squares + *time_square + square[i]) / (3 * d) - mean * mean + eps, sd = std::sqrt(variance);
+        float* out = hidden + i * h;
+        total = squares = 0;
+        for (int64_t j = 0; j < h; j++) {
+            const float value = out[j] + before[j] + time[j] + sd * bias[j];
+            out[j] = value < 0 ? 0 : value;  // nan stays nan
+            total += out[j];
+            squares += out[j] * out[j];
+        }
+        const float middle = total / h;
+        factor[i] = 1 / std::sqrt(squares / h - middle * middle + eps * variance);
+    }
+}
+}

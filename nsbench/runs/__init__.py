@@ -1,0 +1,1 @@
+"""One run: its folder, the claim on it, checkpoints, and the way from configuration to result.json."""

@@ -1,0 +1,543 @@
+"""One run from configuration to result.json: train, select on validation, rank the test triples, write; or resume."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import nsbench
+from nsbench.config.run import Config, chosen_by
+from nsbench.contracts import Dataset, Sampler, Scoring
+from nsbench.errors import FailedBefore, Misuse
+from nsbench.kernels import operators as kernels
+from nsbench.metrics import breakdown, metrics
+from nsbench.registry import SAMPLERS
+from nsbench.runs.folder import RunFolder
+from nsbench.training.diagnostics import Diagnosis
+from nsbench.training.evaluation import Ranking, labels
+from nsbench.training.trainer import Trainer
+
+Notify = Callable[[dict[str, Any]], None]
+"""Hears of every stage: set-up, training, validation, diagnosis, checkpoint, ranking, writing; {"stage": ..., ...}."""
+
+FORMAT = 2  # of the checkpoint; another one is not read
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a run has been through, beside the trainer's own state; goes into the checkpoint."""
+
+    events: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    best: dict[str, Any] | None = None  # {"step", "metrics", "state"} of the best validation
+    stale: int = 0  # validations since then
+    train_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    diagnosis_seconds: float = 0.0  # in neither of the two above
+    measured: dict[str, Any] = dataclasses.field(default_factory=dict)  # start, middle, end: what Diagnosis found
+    marked_step: int = 0  # the step of the last event ...
+    marked_loss: float = 0.0  # ... and the sum of losses then
+    finished: bool = False  # training is over
+
+
+class Interrupted(Exception):
+    """The user asked to stop; the checkpoint is written."""
+
+
+def execute(
+    config: Config,
+    dataset: Dataset,
+    store: Path,
+    *,
+    device: str = "auto",
+    notify: Notify = lambda event: None,
+    checkpoint_seconds: float = 60.0,
+    save_model: bool = False,
+    diagnose: bool = True,
+    retry: bool = True,
+    stopping: Callable[[], bool] = lambda: False,
+) -> RunFolder:
+    """Carry out one run, or what is missing of it, and return its folder. A complete run is left as it is.
+
+    Without `retry`, FailedBefore for one that has failed, perhaps in another process just now. `diagnose` measures the
+    sampler's draws on the way (nsbench.training.diagnostics); no other figure depends on it.
+    """
+    record = config.record(dataset)
+    folder = RunFolder(store / f"{config.cell}-{record['id']}")
+    check_sizes(config, dataset)
+    target = pick_device(device)
+    if folder.complete:
+        return _as_it_is(folder, save_model)
+    with folder.claimed():
+        if folder.complete:  # by a process that has just let go of the folder
+            return _as_it_is(folder, save_model)
+        if not retry and (reason := folder.failure()) is not None:
+            raise FailedBefore(reason)
+        with _trained(config, dataset, folder, record, target, notify, checkpoint_seconds, diagnose, stopping) as run:
+            run.conclude(record, save_model)
+    return folder
+
+
+def select(
+    config: Config,
+    dataset: Dataset,
+    folder: RunFolder,
+    *,
+    device: str = "auto",
+    notify: Notify = lambda event: None,
+    checkpoint_seconds: float = 60.0,
+    stopping: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Train and validate as `execute` does, or go on from the checkpoint, without a test: {"valid", "selected_at", ...}.
+
+    For a trial (nsbench.tuning.tune). The dataset needs no test triples; the caller holds the claim on the folder.
+    """
+    check_sizes(config, dataset, tested=False)
+    target, record = pick_device(device), config.record(dataset)
+    with _trained(config, dataset, folder, record, target, notify, checkpoint_seconds, False, stopping) as run:
+        best = run.progress.best
+        assert best is not None
+        seconds = run.progress.train_seconds + run.progress.evaluation_seconds
+        return {
+            "valid": best["metrics"],
+            "selected_at": best["step"],
+            "steps": run.trainer.step_count,
+            "seconds": seconds,
+            "env": environment(target),
+        }
+
+
+@contextlib.contextmanager
+def _trained(
+    config: Config,
+    dataset: Dataset,
+    folder: RunFolder,
+    record: dict[str, Any],
+    target: torch.device,
+    notify: Notify,
+    checkpoint_seconds: float,
+    diagnose: bool,
+    stopping: Callable[[], bool],
+) -> Iterator[_Run]:
+    """A run at the end of its training, begun or resumed in a folder that is claimed."""
+
+    def hear(event: dict[str, Any]) -> None:
+        folder.note(event)
+        notify(event)
+
+    saved = resumable(folder, target)
+    hear({"stage": "set-up", "folder": str(folder.path)})
+    folder.write_json("config.json", record)
+    folder.remove("failed.json")  # of an earlier attempt
+    with _machine_of(saved):
+        run = _Run(config, dataset, folder, target, hear, checkpoint_seconds, diagnose, stopping)
+        if saved is not None:
+            run.restore(saved)
+        run.train()
+        yield run
+
+
+@contextlib.contextmanager
+def _machine_of(saved: dict[str, Any] | None) -> Iterator[None]:
+    """Thread count and kernels of the checkpoint, which bit-identical ranks need, for the time of its run."""
+    if saved is None:
+        yield
+        return
+    threads, chosen = torch.get_num_threads(), kernels.chosen()
+    torch.set_num_threads(saved["threads"])
+    kernels.use(saved["kernels"])
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        kernels.use(chosen)
+
+
+def _as_it_is(folder: RunFolder, save_model: bool) -> RunFolder:
+    if save_model and not (folder.path / "model.safetensors").exists():
+        raise Misuse(f"{folder.path} is complete and its model was not kept; delete the folder and repeat the command")
+    folder.tidy()
+    return folder
+
+
+class _Run:
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        folder: RunFolder,
+        device: torch.device,
+        notify: Notify,
+        checkpoint_seconds: float,
+        diagnose: bool,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self.config, self.dataset, self.folder, self.device = config, dataset, folder, device
+        self.notify, self.stopping = notify, stopping
+        self.checkpoint_seconds = checkpoint_seconds
+        self.progress = Progress()
+        self.resumed_at: int | None = None
+        reset_peak_memory(device)
+        self.trainer = Trainer(config, dataset, device)
+        sampled = isinstance(self.trainer.sampler, Sampler)
+        self.diagnosis = Diagnosis(self.trainer, dataset) if diagnose and sampled else None
+        self.valid = self._ranking(dataset.valid)
+        self.last_checkpoint = time.monotonic()
+
+    def _ranking(self, triples: Tensor) -> Ranking:
+        dataset = self.dataset
+        return Ranking(triples, dataset.known, dataset.num_entities, dataset.num_relations, self.device)
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.trainer.load_state_dict(saved["trainer"])
+        self.progress = Progress(**saved["progress"])
+        self.resumed_at = self.trainer.step_count
+        self.folder.write_events(self.progress.events)
+
+    def train(self) -> None:
+        """Step by step to the protocol's end, validating on the way; leaves the best model in the trainer."""
+        protocol, trainer = self.config.protocol, self.trainer
+        mark = time.monotonic()
+        if self.resumed_at is None:
+            trainer.pretrain()
+            trainer.sampler_clock.seconds()  # waits for a GPU, so that the time below is all of it
+            self.folder.write_events([])
+            self.progress.train_seconds += time.monotonic() - mark
+            self._diagnose("start")
+            mark = time.monotonic()
+        ends = collections.deque([time.monotonic()], maxlen=1 + protocol.validate_every)  # of the last steps
+        spoken = ends[0]
+        while trainer.step_count < protocol.steps and not self.progress.finished:
+            trainer.step()
+            step, now = trainer.step_count, time.monotonic()
+            ends.append(now)
+            due = step % protocol.validate_every == 0 or step == protocol.steps
+            if due or now - spoken > 0.5:
+                spoken = now
+                left = (now - ends[0]) / (len(ends) - 1) * (protocol.steps - step)  # early steps may be cheaper (dhns)
+                self.notify(
+                    {
+                        "stage": "training",
+                        "step": step,
+                        "steps": protocol.steps,
+                        "seconds_left": left,
+                        "loss": self._mean_loss(),
+                        "valid_mrr": self._best_mrr(),
+                    }
+                )
+            if due:
+                loss = self._mean_loss()
+                self.progress.train_seconds += time.monotonic() - mark
+                self._validate(loss)
+                mark = time.monotonic()
+            if step == protocol.steps // 2:
+                self.progress.train_seconds += time.monotonic() - mark
+                self._diagnose("middle")
+                mark = time.monotonic()
+            if self.stopping() or now - self.last_checkpoint > self.checkpoint_seconds:
+                self.progress.train_seconds += time.monotonic() - mark
+                self._checkpoint()
+                mark = time.monotonic()
+                if self.stopping():
+                    raise Interrupted(str(self.folder.path))
+        self.progress.finished = True
+        self._diagnose("end")
+        assert self.progress.best is not None
+        trainer.load_model_state(self.progress.best["state"])
+
+    def _validate(self, loss: float) -> None:
+        trainer, progress, protocol = self.trainer, self.progress, self.config.protocol
+        self.notify({"stage": "validation", "step": trainer.step_count})
+        began = time.monotonic()
+        ranks, candidates = self.valid.ranks(trainer.scoring())
+        trainer.sampler_clock.seconds()  # the device has been waited for anyway, and its events would pile up
+        progress.evaluation_seconds += time.monotonic() - began
+        found = metrics(ranks.numpy(), candidates.numpy())
+        better = progress.best is None or found["mrr"] > progress.best["metrics"]["mrr"]
+        if better or protocol.selection == "last":
+            progress.best = {"step": trainer.step_count, "metrics": found, "state": trainer.model_state()}
+            progress.stale = 0
+        else:
+            progress.stale += 1
+        progress.finished = 0 < protocol.patience <= progress.stale
+        event = {
+            "step": trainer.step_count,
+            "loss": loss,
+            "valid": found,
+            "train_seconds": progress.train_seconds,
+            "evaluation_seconds": progress.evaluation_seconds,
+            "memory": peak_memory(self.device),
+        }
+        progress.events.append(event)
+        progress.marked_step, progress.marked_loss = trainer.step_count, trainer.loss_sum.item()
+        self.folder.append_event(event)
+
+    def _diagnose(self, moment: str) -> None:
+        """Once per moment, outside the clocks of training and sampler."""
+        if self.diagnosis is None or moment in self.progress.measured:
+            return
+        self.notify({"stage": "diagnosis", "step": self.trainer.step_count})
+        began = time.monotonic()
+        self.progress.measured[moment] = self.diagnosis.measure()
+        self.progress.diagnosis_seconds += time.monotonic() - began
+
+    def _diagnostics(self) -> dict[str, Any]:
+        """For result.json: the figures of each moment, the run that hardness refers to, and the sampler's own."""
+        sampler = self.trainer.sampler
+        if not isinstance(sampler, Sampler):
+            return {}
+        found: dict[str, Any] = {"sampler": sampler.describe()}
+        if self.diagnosis is None:
+            return found
+        yardstick = reference_of(self.config, self.dataset, self.folder.path.parent)
+        scoring = self._frozen(yardstick)
+        found["reference"] = None if scoring is None else yardstick.path.name
+        for moment, measured in self.progress.measured.items():
+            figures = {"step": measured["step"], **measured["figures"]}
+            hardness = None if scoring is None else self.diagnosis.hardness(measured, scoring)
+            found[moment] = figures if hardness is None else {**figures, "hardness": hardness}
+        return found
+
+    def _frozen(self, yardstick: RunFolder) -> Scoring | None:
+        """The reference's final model; None where that run is not there (yet)."""
+        scoring = self.trainer.scoring()
+        path = yardstick.path / "reference.safetensors"
+        if yardstick.path == self.folder.path:
+            tables = {f"table.{name}": table for name, table in scoring.tables.items()} | {"relation": scoring.relation}
+            self._save_tensors(path.name, tables)
+            return scoring
+        if not path.exists():
+            return None
+        from safetensors.torch import load_file
+
+        saved = load_file(path, device=str(self.device))
+        scoring.tables = {name: saved[f"table.{name}"] for name in scoring.tables}
+        scoring.relation = saved["relation"]
+        return scoring
+
+    def _mean_loss(self) -> float:
+        """Since the last event. Reading it is the only time that training makes the host wait for the device."""
+        progress = self.progress
+        return (self.trainer.loss_sum.item() - progress.marked_loss) / max(1, self.trainer.step_count - progress.marked_step)
+
+    def _best_mrr(self) -> float | None:
+        return None if self.progress.best is None else self.progress.best["metrics"]["mrr"]
+
+    def _checkpoint(self) -> None:
+        self.notify({"stage": "checkpoint", "step": self.trainer.step_count})
+        state = {
+            "format": FORMAT,
+            "threads": torch.get_num_threads(),
+            "kernels": kernels.name(),
+            "device": self.device.type,
+            "trainer": self.trainer.state_dict(),
+            "progress": vars(self.progress),
+        }
+        self.folder.write("checkpoint.pt", functools.partial(torch.save, state))
+        self.last_checkpoint = time.monotonic()
+
+    def conclude(self, record: dict[str, Any], save_model: bool) -> None:
+        """Rank the test triples with the selected model and write everything; result.json comes last."""
+        trainer, progress, dataset = self.trainer, self.progress, self.dataset
+        assert progress.best is not None
+        self.notify({"stage": "ranking", "done": 0, "total": 1})
+        began = time.monotonic()
+        ranks, candidates = self._ranking(dataset.test).ranks(
+            trainer.scoring(), lambda done, total: self.notify({"stage": "ranking", "done": done, "total": total})
+        )
+        progress.evaluation_seconds += time.monotonic() - began
+        r, c = ranks.numpy(), candidates.numpy()
+        self.notify({"stage": "writing"})
+        triples = dataset.test.numpy()
+        of_queries = labels(trainer.graph, dataset.test)
+        seen = np.array([both == "seen" for both, _ in of_queries["seen"]])  # [T]
+        save = functools.partial(np.savez_compressed, ranks=r, candidates=c, triples=triples, seen=seen)
+        self.folder.write("ranks.npz", save)
+        if save_model:
+            self._save_model()
+        steps, memory = trainer.step_count, peak_memory(self.device)
+        result = {
+            "config": record,
+            "test": metrics(r, c),
+            "valid": progress.best["metrics"],
+            "breakdown": {by: breakdown(r, c, np.array(of)) for by, of in of_queries.items()},
+            "cost": {
+                "seconds": progress.train_seconds + progress.evaluation_seconds,
+                "train_seconds": progress.train_seconds,
+                "sampler_seconds": trainer.sampler_clock.seconds(),
+                "evaluation_seconds": progress.evaluation_seconds,
+                "diagnosis_seconds": progress.diagnosis_seconds,  # outside of `seconds`
+                "peak_memory": memory,
+                "sampler_state": trainer.sampler_bytes(),
+                "steps": steps,
+            },
+            "diagnostics": self._diagnostics(),
+            "train_triples": len(dataset.train),
+            "selected_at": progress.best["step"],
+            # design.md section 3: where the best validation lies in the last tenth of the steps, more might have been better
+            "converged": max(progress.events, key=lambda e: e["valid"]["mrr"])["step"] <= 0.9 * steps,
+            "resumed_at": self.resumed_at,
+            "env": environment(self.device),
+            "code": _commit(),
+        }
+        self.folder.write_json("result.json", result)
+        self.folder.remove("checkpoint.pt")
+
+    def _save_model(self) -> None:
+        fusion = {f"fusion.{name}": x for name, x in self.trainer.fusion.state_dict().items() if isinstance(x, Tensor)}
+        self._save_tensors("model.safetensors", self.trainer.kge.export() | fusion)
+        state = {name: x for name, x in self.trainer.sampler.state_dict().items() if isinstance(x, Tensor)}
+        self._save_tensors("sampler.safetensors", state)
+
+    def _save_tensors(self, name: str, tensors: dict[str, Tensor]) -> None:
+        from safetensors.torch import save
+
+        plain = {key: x.detach().cpu().clone(memory_format=torch.contiguous_format) for key, x in tensors.items()}
+        self.folder.write(name, lambda file: file.write(save(plain)))
+
+
+def reference_of(config: Config, dataset: Dataset, store: Path) -> RunFolder:
+    """The run that `hardness` refers to: uniform, seed 0, of the same cell; it may not be there."""
+    backbone = {name.removeprefix("protocol."): value for name, value in chosen_by(config.uniform_tuning).items()}
+    protocol = dataclasses.replace(config.protocol, **{n: x for n, x in backbone.items() if n not in config.changed})
+    plain = dataclasses.replace(
+        config,
+        sampler="uniform",
+        variant="recommended",
+        seed=0,
+        aux={},
+        aux_options={},
+        sampler_options=SAMPLERS.get("uniform").Options(),
+        protocol=protocol,
+        tuning=config.uniform_tuning,
+    )
+    if not plain.wants_features:
+        dataset = dataclasses.replace(dataset, features={}, present={}, feature_source="none")
+    return RunFolder(store / f"{plain.cell}-{plain.record(dataset)['id']}")
+
+
+def check_sizes(config: Config, dataset: Dataset, tested: bool = True) -> None:
+    """Refuse what cannot be trained, selected or, where it will be, tested, before any work."""
+    if config.protocol.batch > len(dataset.train):
+        raise Misuse(
+            f"the batch of {config.protocol.batch} is larger than the {len(dataset.train)} training triples of "
+            f"{dataset.name}; use --set protocol.batch={max(1, len(dataset.train) // 4)}"
+        )
+    for name, triples in (("validation", dataset.valid), ("test", dataset.test)):
+        if len(triples) == 0 and (tested or name != "test"):
+            raise Misuse(f"{dataset.name} has no {name} triples; a run needs them to select and to report")
+
+
+def read_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
+    """The saved state of an unfinished run, or None."""
+    path = folder.path / "checkpoint.pt"
+    if not path.exists():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        known = saved["format"] == FORMAT
+    except Exception:
+        raise Misuse(f"{path} is damaged or of another version; delete it to start the run again") from None
+    if not known:
+        raise Misuse(f"{path} is of another version of nsbench; delete it to start the run again")
+    return saved
+
+
+def resumable(folder: RunFolder, target: torch.device) -> dict[str, Any] | None:
+    """As `read_checkpoint`; Misuse for one of another device, where its random numbers cannot be continued."""
+    saved = read_checkpoint(folder)
+    if saved is not None and saved["device"] != target.type:
+        raise Misuse(f"{folder.path} was begun on {saved['device']}; add --device {saved['device']}, or delete it")
+    return saved
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is a CUDA device when there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise Misuse(f"unknown device '{name}'; use auto, cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise Misuse(f"nsbench runs on cpu and cuda, not on '{name}'")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise Misuse("no CUDA device is available here; use --device cpu")
+    if device.index is not None and device.type == "cuda":
+        if device.index >= torch.cuda.device_count():
+            raise Misuse(f"there is no {name} here; the devices are cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+        torch.cuda.set_device(device)  # events and synchronisation go by the current device
+    return device
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a result may depend on beside its configuration."""
+    named = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return {
+        "nsbench": nsbench.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "device": f"{device.type} {named}",
+        "threads": torch.get_num_threads(),
+        "kernels": kernels.name() if device.type == "cpu" else "eager",
+    }
+
+
+@functools.cache
+def processor() -> str:
+    """Its model where the system tells it: seconds of two models must not share a column."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.partition(":")[2].split())
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit of the checkout that this code runs from, with `+` when it is changed; None for an installed copy."""
+    here = Path(__file__).resolve().parent
+    try:
+        git = functools.partial(subprocess.run, cwd=here, capture_output=True, text=True, timeout=10)
+        tracked = git(["git", "ls-files", "--error-unmatch", Path(__file__).name])
+        if tracked.returncode != 0:
+            return None
+        commit = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "") if commit else None
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the process on a CPU (the interpreter and torch included), allocated by torch on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "linux":
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,1 @@
+"""The battery that every sampler passes, built in or not."""

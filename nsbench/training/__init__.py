@@ -1,0 +1,1 @@
+"""From a configuration and data to a trained and ranked model: trainer, losses, evaluation, diagnostics."""

@@ -1,0 +1,1 @@
+"""Equal budgets for every sampler: searches for options by validation."""
