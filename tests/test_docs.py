@@ -1,0 +1,94 @@
+"""The documents are there, are cited by what they hold, and say what is true."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+import nsbench
+from nsbench.registry import AUXILIARIES
+from nsbench.testing.rules import assert_contract
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ("datasets", "samplers", "kge", "nsbench", "results", "tools", "tests")
+KINDS = (".py", ".toml", ".cpp", ".txt")
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "results").rglob("*.md")]
+CITED = re.compile(r"\b((?:docs/|notes/)[\w/]+\.md)(?:,? (?:sections? )?(\d+(?:\.\d+)*)(?:,? (?:and|to) (\d+(?:\.\d+)*))?)?")
+GONE = re.compile(r"\b(specs/\w+\.md|design\.md|house\.md|style\.md|data/README)")
+
+
+def read(file: Path) -> str:
+    """The text with line breaks inside comments and docstrings made spaces, so that a citation may be broken."""
+    return re.sub(r"\n[ #/]*", " ", file.read_text(encoding="utf-8"))
+
+
+def sections(page: Path) -> set[str]:
+    """The numbers of the page's headings, and of the items of its numbered lists."""
+    return set(re.findall(r"^(?:#+ )?(\d+(?:\.\d+)*)[. ]", page.read_text(encoding="utf-8"), flags=re.MULTILINE))
+
+
+CITING = [file for top in SOURCES for file in (ROOT / top).rglob("*") if file.suffix in KINDS and file != Path(__file__)]
+
+
+def citations() -> set[tuple[str, str]]:
+    found = set()
+    for file in (*CITING, *PAGES):
+        for name, *numbers in CITED.findall(read(file)):
+            found |= {(name, number) for number in (numbers if any(numbers) else [""]) if number or not any(numbers)}
+    return found
+
+
+@pytest.mark.parametrize(("name", "section"), sorted(citations()))
+def test_what_is_cited_is_there(name: str, section: str) -> None:
+    page = ROOT / (name if name.startswith("docs/") else f"docs/{name}")
+    assert page.is_file()
+    assert not section or section in sections(page)
+
+
+def test_there_are_citations_and_none_of_what_is_not_shipped() -> None:
+    assert len(citations()) > 40
+    assert [file for file in CITING if GONE.search(read(file))] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        assert link.startswith("http") or (page.parent / link).exists(), link
+
+
+def test_the_list_of_files_is_up_to_date() -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "architecture.py"))
+    assert tool["PAGE"].read_text(encoding="utf-8") == tool["page"](), "run python tools/architecture.py"
+
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "aux"),
+    [("kge", "Twice", {}), ("fusion", "Added", {}), ("kge", "", {"aux.short": 0.1}), ("dataset", "ring", {})],
+)
+def test_the_examples_run(kind: str, name: str, aux: dict, tmp_path: Path) -> None:
+    (source,) = [text for text in EXAMPLES if (name or "class Short") in text]
+    (tmp_path / "mine.py").write_text(source)
+    part = {kind: f"{tmp_path / 'mine.py'}:{name}"} if name else {}
+    if not name:
+        exec(source, {})
+    try:
+        options = {"protocol.steps": 20, "protocol.validate_every": 10, **aux}
+        result = nsbench.run(
+            **{"dataset": "planted:small", **part}, protocol="quick", options=options, runs=tmp_path / "runs"
+        )
+    finally:
+        AUXILIARIES._found.pop("short", None)
+    assert 0 < result.test["mrr"] < 1
+    assert len(EXAMPLES) == 4
+
+
+def test_the_fusion_of_the_examples_delivers_slots_to_samplers(tmp_path: Path) -> None:
+    (source,) = [text for text in EXAMPLES if "class Added" in text]
+    (tmp_path / "mine.py").write_text(source)
+    assert_contract("dhns", fusion=f"{tmp_path / 'mine.py'}:Added")
