@@ -1,4 +1,4 @@
-"""Remakes ranks.npz: `python tests/golden/make.py`, two minutes of one core; only when ranks or run ids were meant to change.
+"""Remakes ranks.npz, for when ranks or run ids were meant to change: `python tests/golden/make.py`, two minutes of one core.
 
 A run here is 50 steps on planted:small. Between them they cover every variant of every sampler with every fusion that the
 code accepts, and uniform with every model and auxiliary loss.
