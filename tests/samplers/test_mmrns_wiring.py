@@ -1,0 +1,212 @@
+"""MMRNS from `sample`, `feedback` and the trainer's steps inward: that each part gets what specs/mmrns.md says it gets.
+
+Expectations are the paper's formulas, written out here for structure alone, row by row.
+"""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from nsbench.config import configure
+from nsbench.contracts import Need
+from nsbench.samplers import mmrns
+from nsbench.samplers.mmrns import MMRNS
+from nsbench.scoring import Scoring
+from nsbench.testing import toy
+from nsbench.trainer import Trainer
+
+SHARP = ("sampler.candidates=40", "sampler.exploration=1e-3")
+
+
+def make(*settings, features=False, saturated=False, negatives=3):
+    values = [f"protocol.negatives={negatives}", "protocol.width=6", "protocol.batch=16", "sampler.candidates=8"]
+    config = configure("mmrns", "distmult", "toy", protocol="quick", settings=[*values, *settings])
+    made = Trainer(config, toy(features=features, saturated=saturated))
+    with torch.no_grad():
+        made.kge.entity.mul_(3)
+        made.kge.relation.mul_(3)
+    return made
+
+
+def sampled(made, rows):
+    positives = made.graph.positives(torch.tensor(list(rows)))
+    view = made._view(Scoring(made.kge, made.fusion, made.graph), live=Need.LIVE in made.sampler.requires)
+    return positives, made.sampler.sample(positives, view)
+
+
+def shuffled():
+    """The entities in the order that a test has `sample` draw them in."""
+    return torch.randperm(40, generator=torch.Generator().manual_seed(0))
+
+
+def queries(made, positives, side):
+    """Of each row: relation, replaced entity, and every entity that answers its query in train."""
+    facts = set(map(tuple, made.graph.triples.tolist()))
+    for (h, r, t), head in zip(positives.hrt.tolist(), side.tolist()):
+        yield r, (h if head else t), {e for e in range(40) if ((e, r, t) if head else (h, r, e)) in facts}
+
+
+def structure(made, r, entity):
+    """Eq. 7: z of entities [n] seen through relation r, [n, D]."""
+    first, e = made.sampler.structure.first, made.kge.entity.detach()[entity]
+    rho = made.kge.relation.detach()[r].expand(len(entity), -1)
+    return e * (torch.cat([rho, e], dim=1) @ first.weight.T + first.bias).sigmoid()
+
+
+def cosines(made, r, anchor, entity):
+    """Eq. 8: [n] of one entity to entities [n], both through relation r."""
+    return torch.cosine_similarity(structure(made, r, torch.tensor([anchor])), structure(made, r, entity))
+
+
+def test_the_nearest_to_the_replaced_entity_are_drawn():
+    """All entities are candidates and exploration is small: the K draws are the most similar of those that are no answer."""
+    made = make(*SHARP)
+    positives, block = sampled(made, range(0, 129, 2))
+    assert 10 < block.side.sum() < 55
+    for i, (r, replaced, known) in enumerate(queries(made, positives, block.side)):
+        near = cosines(made, r, replaced, torch.arange(40)).detach()
+        best = near[sorted(set(range(40)) - known)].topk(3).values
+        assert known.isdisjoint(block.ids[i].tolist())
+        torch.testing.assert_close(near[block.ids[i]].sort(descending=True).values, best, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("factor", [1, -1])
+def test_the_models_loss_reaches_the_sampler_as_if_negatives_were_mixtures_of_the_candidates(factor, monkeypatch):
+    """Eq. 13 with fixed noise: a negative is sum_c y_c e_c; `feedback` scales the gradient."""
+    made, chosen = make("sampler.candidates=12", f"sampler.feedback={factor}"), shuffled()
+    noise = torch.randn(3, 16, 12, generator=torch.Generator().manual_seed(1))
+
+    def draws(log_p, known, k, rng):
+        index = (torch.arange(16).unsqueeze(1) + torch.arange(k)) % 12
+        return index, (log_p + noise).softmax(2), torch.ones(16, k, dtype=torch.bool)
+
+    monkeypatch.setattr(mmrns, "gumbel_draws", draws)
+    monkeypatch.setattr(torch, "randperm", lambda n, **_: chosen)
+    positives, block = sampled(made, range(0, 128, 8))
+    candidates = chosen[:12]
+    expected_ids = [[candidates[(i + j) % 12].item() for j in range(3)] for i in range(16)]
+    assert block.ids.tolist() == expected_ids
+    assert not block.delta.any()
+    pull = torch.randn(block.delta.shape, generator=torch.Generator().manual_seed(2))
+    weight, bias = made.sampler.structure.first.weight, made.sampler.structure.first.bias
+    found = torch.autograd.grad((block.delta * pull).sum(), [weight, bias])
+
+    near = torch.stack([cosines(made, r, x, candidates) for r, x, _ in queries(made, positives, block.side)])
+    y = (near.log_softmax(1) + noise).softmax(2)  # [K, B, N]; eps is 1 in the first step
+    mixed = (y @ made.kge.entity.detach()[candidates]).transpose(0, 1)
+    expected = torch.autograd.grad(factor * (mixed * pull).sum(), [weight, bias])
+    assert expected[0].abs().max() > 1e-2
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_the_soft_rows_have_temperature_1():
+    """Of two candidates with probabilities p and 1 - p, P(y <= u) is sigmoid(logit(u) - logit(p)) under Gumbel noise."""
+    p = torch.tensor([0.7, 0.3]).log().expand(20_000, -1)
+    _, soft, _ = mmrns.gumbel_draws(p, torch.zeros(20_000, 2, dtype=torch.bool), 1, torch.Generator().manual_seed(0))
+    y = soft[0, :, 0].double()
+    assert stats.kstest((y.logit() - math.log(7 / 3)).sigmoid().numpy(), "uniform").pvalue > 1e-4
+
+
+def test_candidates_are_drawn_afresh_and_are_a_tenth_of_all():
+    made = make("sampler.candidates=0", "sampler.exploration=1e6", negatives=2)  # a tenth of 40 entities: 4, which is 2 K
+    seen = []
+    for _ in range(120):
+        _, block = sampled(made, range(90, 106))
+        seen.append(set(block.ids[block.valid].tolist()))
+        assert len(seen[-1]) <= 4
+    assert len(set().union(*seen)) > 35
+
+
+@pytest.mark.parametrize("rate", [1e-4, 3e-3])
+def test_adam_moves_the_sampler_at_its_own_rate(rate):
+    """The first step of Adam moves a parameter by its learning rate, whatever the gradient."""
+    made = make() if rate == 1e-4 else make(f"sampler.learning_rate={rate}")
+    before = [p.detach().clone() for p in made.sampler.parameters()]
+    made.step()
+    moved = max((p - old).abs().max().item() for p, old in zip(made.sampler.parameters(), before))
+    assert moved == pytest.approx(rate, rel=0.02)
+
+
+def contrast(made, positives, block, scores, candidates):
+    """Eqs. 9-11 by loops; who is no candidate is no negative, and `released` asks that of answers too."""
+    o, n = made.sampler.options, 1 / 40
+    sums = []
+    for i, (r, replaced, known) in enumerate(queries(made, positives, block.side)):
+        near = cosines(made, r, replaced, torch.arange(40)).exp()
+        drawn = {e: s for e, s, there in zip(*(x[i].tolist() for x in (block.ids, scores, block.valid))) if there}
+        total = sum(math.exp(0.5 * s) for s in drawn.values())
+        unit = n if o.weights == "paper" else 1 / len(candidates)
+        weight = dict.fromkeys(candidates, unit)
+        weight |= {e: math.exp(0.5 * s) / total * (1 if o.weights == "paper" else unit) for e, s in drawn.items()}
+        answers = known if o.positives else known & set(candidates)
+        sums.append((sum(unit * near[e].item() for e in answers),
+                     sum(weight[e] * near[e].item() for e in set(candidates) - known)))  # fmt: skip
+    if o.pool == "batch":
+        return -math.log(sum(a for a, _ in sums) / sum(b for _, b in sums))
+    return sum(-math.log(a / b) if a and b else 0 for a, b in sums) / len(sums)
+
+
+@pytest.mark.parametrize("settings", [
+    ("positives=40",), ("positives=40", "weights=product"), ("positives=40", "pool=batch"), ("positives=0",),
+    ("positives=0", "weights=product", "pool=batch"),  # as released
+])  # fmt: skip
+def test_the_contrast_is_equation_10_over_what_could_be_drawn(settings, monkeypatch):
+    """(3, 0, ?) has no negative at all here, and 20 candidates leave some rows of the hub fewer than K = 12."""
+    options = [f"sampler.{x}" for x in ("candidates=20", *settings)]
+    made, chosen = make(*options, saturated=True, negatives=12), shuffled()
+    monkeypatch.setattr(torch, "randperm", lambda n, **_: chosen)
+    positives, block = sampled(made, range(len(made.graph)))
+    share = block.valid.double().mean(1)
+    assert (share == 0).any()
+    assert ((share > 0) & (share < 1)).any()
+    scores = 2 * torch.randn(block.ids.shape, generator=torch.Generator().manual_seed(3))
+    found = made.sampler.feedback(block, torch.zeros(len(positives)), scores).item()
+    expected = made.sampler.options.beta * contrast(made, positives, block, scores, chosen[:20].tolist())
+    assert found == pytest.approx(expected, rel=1e-4)
+    elsewhere = torch.where(block.valid, scores, 30.0)
+    assert made.sampler.feedback(block, torch.zeros(len(positives)), elsewhere).item() == pytest.approx(found, rel=1e-5)
+
+
+def test_defaults_and_released_are_those_of_the_specification():
+    """Section 3, but for `detach_kge`, which the module says; the released code's are in 4.2."""
+    recommended = {
+        "candidates": 0, "exploration": 1.0, "beta": 0.005, "learning_rate": 1e-4, "feedback": 1, "detach_kge": True,
+        "attention": True, "relation": True, "pooled_tokens": 4, "missing": "mask", "positives": 16, "weights": "paper",
+        "pool": "row", "structure_layers": 1, "constant_norms": False, "bare_anchor": False,
+    }  # fmt: skip
+    released = {
+        "detach_kge": False, "candidates": 1500, "exploration": 10.0, "beta": 0.01, "structure_layers": 2,
+        "constant_norms": True, "bare_anchor": True, "weights": "product", "pool": "batch", "positives": 0,
+        "missing": "zero",
+    }  # fmt: skip
+    assert vars(MMRNS.Options()) == recommended
+    assert MMRNS.variants == {"paper": {"detach_kge": False}, "released": released}
+    assert (mmrns.ALPHA, mmrns.WIDTH, mmrns.HIDDEN, mmrns.SLOPE) == (0.5, 50, 100, 0.1)
+
+
+OTHER = {  # another value of each option
+    "candidates": 9, "exploration": 3.0, "beta": 0.1, "learning_rate": 1e-3, "feedback": -1, "detach_kge": False,
+    "attention": False, "relation": False, "pooled_tokens": 2, "missing": "zero", "positives": 0, "weights": "product",
+    "pool": "batch", "structure_layers": 2, "constant_norms": True, "bare_anchor": True,
+}  # fmt: skip
+
+
+def after_steps(*settings):
+    made = make("sampler.learning_rate=1e-4", *settings, features=True)
+    for _ in range(3):
+        made.step()
+    return torch.cat([made.kge.entity.flatten(), *(p.flatten() for p in made.sampler.parameters())]).detach()
+
+
+@pytest.fixture(scope="module")
+def by_default():
+    return after_steps()
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(MMRNS.Options)])
+def test_every_option_changes_what_is_learnt(name, by_default):
+    changed = after_steps(f"sampler.{name}={OTHER[name]}")
+    assert not torch.equal(changed, by_default)
