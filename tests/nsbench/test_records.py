@@ -12,7 +12,8 @@ def test_a_setting_beats_the_protocols_sizes_and_those_beat_the_variant(tmp_path
     (tmp_path / "mine.toml").write_text('extends = "quick"\n[sampler.nscaching]\ncache = 7\n')
 
     def options(*settings):
-        return configure("nscaching", "transe", "toy", protocol=str(tmp_path / "mine.toml"), settings=settings).sampler_options
+        made = configure("nscaching", "transe", "toy", protocol=str(tmp_path / "mine.toml"), settings=settings)
+        return made.sampler_options
 
     assert (options().cache, options().candidates) == (7, 50)
     released = options("sampler.variant=released")
@@ -20,7 +21,9 @@ def test_a_setting_beats_the_protocols_sizes_and_those_beat_the_variant(tmp_path
     assert options("sampler.variant=released", "sampler.cache=3").cache == 3
 
 
-@pytest.mark.parametrize("settings", [(), ("aux.mat=0.3", "aux.mat.temperature=2"), ("protocol.margin=4", "sampler.cache=9")])
+@pytest.mark.parametrize(
+    "settings", [(), ("aux.mat=0.3", "aux.mat.temperature=2"), ("protocol.margin=4", "sampler.cache=9")]
+)
 def test_a_configuration_comes_back_from_its_record(settings):
     made = configure("nscaching", "rotate", "toy", protocol="quick", seed=3, fusion="adamf", settings=settings)
     record = made.record(toy(features=True))
