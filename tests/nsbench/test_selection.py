@@ -44,9 +44,9 @@ def test_training_ends_after_so_many_validations_in_a_row_without_a_better_mrr(r
     assert done.record["cost"]["steps"] == steps
 
 
-@pytest.mark.parametrize(("best", "converged"), [(9, True), (10, False)])
+@pytest.mark.parametrize(("best", "converged"), [(18, True), (19, False), (20, False)])
 def test_a_run_has_converged_if_its_best_validation_is_not_in_the_last_tenth_whichever_is_tested(run_by, best, converged):
-    mrrs = [0.1] * 10
+    mrrs = [0.1] * 20
     mrrs[best - 1] = 0.2
     done = run_by(mrrs, "protocol.selection=last")
-    assert (done.record["converged"], done.record["selected_at"]) == (converged, 20)
+    assert (done.record["converged"], done.record["selected_at"]) == (converged, 40)
