@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nsbench.campaign import carry_out, folder_of
-from nsbench.config import Config, configure
+from nsbench.campaign.plan import carry_out, folder_of
+from nsbench.config.run import Config, configure
 from nsbench.errors import Misuse
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS, Registry
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nsbench.kge.two_view import TwoView
-from nsbench.testing import toy
+from nsbench.kge.fusions.two_view import TwoView
+from nsbench.testing.rules import toy
 from tests.kge.fusions import made, with_features
 
 

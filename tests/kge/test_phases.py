@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nsbench.kge.rotate import RotatE
+from nsbench.kge.models.rotate import RotatE
 from nsbench.registry import build_options
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nsbench.graph import NonPositives
-from nsbench.kge.kernels import gathered, rows
+from nsbench.contracts.graph import NonPositives
+from nsbench.kernels.operators import gathered, rows
 from nsbench.kge.similarity import L1, L2, Dot, Moduli
 
 

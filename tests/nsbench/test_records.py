@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from nsbench.config import configure, from_record
-from nsbench.testing import toy
+from nsbench.config.run import configure, from_record
+from nsbench.testing.rules import toy
 
 
 def test_a_setting_beats_the_protocols_sizes_and_those_beat_the_variant(tmp_path):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nsbench import campaign, runner
+from nsbench.campaign import plan as campaign
+from nsbench.runs import runner
 
 
 @pytest.fixture

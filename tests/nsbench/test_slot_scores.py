@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from nsbench.config import configure
+from nsbench.config.run import configure
 from nsbench.contracts import Negatives
-from nsbench.scoring import Scoring
-from nsbench.testing import toy
-from nsbench.trainer import Trainer
+from nsbench.contracts.scoring import Scoring
+from nsbench.testing.rules import toy
+from nsbench.training.trainer import Trainer
 
 B, K, S, D = 8, 3, 3, 4
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from nsbench.config import configure
-from nsbench.testing import toy
-from nsbench.trainer import Trainer
+from nsbench.config.run import configure
+from nsbench.testing.rules import toy
+from nsbench.training.trainer import Trainer
 
 
 def test_the_loss_of_a_step_is_the_mean_by_the_weights_of_the_batchs_own_triples():

@@ -7,14 +7,14 @@ import warnings
 import pytest
 import torch
 
-from nsbench.config import configure
-from nsbench.samplers import diffusion
-from nsbench.samplers.denoiser import HIDDEN
+from nsbench.config.run import configure
+from nsbench.contracts.scoring import Scoring
 from nsbench.samplers.dhns import DHNS, LEVELS
-from nsbench.samplers.diffusion import both_ends
-from nsbench.scoring import Scoring
-from nsbench.testing import toy
-from nsbench.trainer import Trainer
+from nsbench.samplers.parts import chain as diffusion
+from nsbench.samplers.parts.chain import both_ends
+from nsbench.samplers.parts.denoiser import HIDDEN
+from nsbench.testing.rules import toy
+from nsbench.training.trainer import Trainer
 
 
 def make(kge="distmult", *settings, fusion="none", batch=16):

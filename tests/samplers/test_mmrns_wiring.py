@@ -10,13 +10,13 @@ import pytest
 import torch
 from scipy import stats
 
-from nsbench.config import configure
+from nsbench.config.run import configure
 from nsbench.contracts import Need
+from nsbench.contracts.scoring import Scoring
 from nsbench.samplers import mmrns
 from nsbench.samplers.mmrns import MMRNS
-from nsbench.scoring import Scoring
-from nsbench.testing import toy
-from nsbench.trainer import Trainer
+from nsbench.testing.rules import toy
+from nsbench.training.trainer import Trainer
 
 SHARP = ("sampler.candidates=40", "sampler.exploration=1e-3")
 

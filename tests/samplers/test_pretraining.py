@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nsbench.testing import toy
+from nsbench.testing.rules import toy
 
 TRIPLES = toy().train.tolist()
 

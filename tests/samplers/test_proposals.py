@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nsbench.samplers.igan import Generator
-from nsbench.samplers.reinforce import Advantage
+from nsbench.samplers.parts.reinforce import Advantage
 
 
 @pytest.mark.parametrize("head", [True, False])
