@@ -23,7 +23,8 @@ from nsbench.errors import Misuse
 from nsbench.registry import suggest
 from nsbench.runs.folder import RunFolder
 from nsbench.training.diagnostics import nearest
-from nsbench.training.trainer import Trainer, generator
+from nsbench.training.seeds import generator
+from nsbench.training.trainer import Trainer
 
 TOP = 10  # of the two lists that --overlap compares
 

@@ -38,7 +38,8 @@ from nsbench.kge.models.transe import TransE
 from nsbench.registry import MODELS, SAMPLERS, Registry, build_options
 from nsbench.runs.runner import pick_device
 from nsbench.training.evaluation import Ranking
-from nsbench.training.trainer import Trainer, generator, place_of
+from nsbench.training.seeds import generator
+from nsbench.training.trainer import Trainer, place_of
 
 STEPS = 80  # of the long run; the others take ten
 SIZES = ("width=8", "batch=16", "negatives=4", f"steps={STEPS}", "learning_rate=0.02")

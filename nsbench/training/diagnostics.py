@@ -36,7 +36,8 @@ from torch import Tensor
 
 from nsbench.contracts import Dataset, Negatives, Positives, Sampler, Scoring, TrainGraph, find
 from nsbench.training.losses import block_loss
-from nsbench.training.trainer import Trainer, generator
+from nsbench.training.seeds import generator
+from nsbench.training.trainer import Trainer
 
 PROBED = 2048  # training triples that are asked about, in batches of the protocol's size
 RANKED = 512  # of them, whose negatives are ranked among all entities

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import sys
-import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,8 +35,9 @@ from nsbench.contracts import (
 )
 from nsbench.errors import Misuse, RunFailed
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS
-from nsbench.training.losses import block_loss, importance_of
-from nsbench.training.regularizers import add_gradient
+from nsbench.training.clock import Stopwatch
+from nsbench.training.losses import add_penalty_gradient, block_loss, importance_of
+from nsbench.training.seeds import generator, global_seed
 
 FEW = 16  # positives that by chance may all have no valid negative
 
@@ -72,7 +71,7 @@ class Trainer:
             features=features,
             present=present,
         )
-        with _global_seed(config.seed, "modules"):  # torch.nn layers draw their initial values from the global generator
+        with global_seed(config.seed, "modules"):  # torch.nn layers draw their initial values from the global generator
             self.fusion = FUSIONS.get(config.fusion)(self.setting, config.fusion_options).to(self.device)
             self.auxiliaries = nn.ModuleDict(
                 {name: AUXILIARIES.get(name)(self.setting, config.aux_options[name]) for name in config.aux}
@@ -235,7 +234,7 @@ class Trainer:
         loss.backward()
         if self.protocol.regularizer > 0:
             for table in (self.kge.entity, self.kge.relation):
-                add_gradient(table, self.protocol.regularizer, self.protocol.regularizer_power)
+                add_penalty_gradient(table, self.protocol.regularizer, self.protocol.regularizer_power)
         self.model_adam.step()
         self.model_adam.zero_grad(set_to_none=True)
 
@@ -347,51 +346,6 @@ def _floats(state: Any) -> list[Tensor]:
     return [x for part in inside for x in _floats(part)]
 
 
-class Stopwatch:
-    """Seconds spent inside `with`. On a GPU events are recorded, and read only when `seconds` is called."""
-
-    def __init__(self, device: torch.device, already: float = 0.0) -> None:
-        self._cuda = device.type == "cuda"
-        self._seconds = already
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-
-    def __enter__(self) -> None:
-        if self._cuda:
-            self._events.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
-            self._events[-1][0].record()
-        else:
-            self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        if self._cuda:
-            self._events[-1][1].record()
-        else:
-            self._seconds += time.perf_counter() - self._start
-
-    def seconds(self) -> float:
-        if self._events:
-            torch.cuda.synchronize()
-            self._seconds += sum(start.elapsed_time(end) for start, end in self._events) / 1000
-            self._events.clear()
-        return self._seconds
-
-
 def adam(groups: list[dict[str, Any]]) -> torch.optim.Adam:
     """Adam with the defaults of the field; the fused kernel is a third of the time of the next best on a CPU."""
     return torch.optim.Adam(groups, fused=True)
-
-
-def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """An independent stream of random numbers for each purpose of a run."""
-    return torch.Generator(device=device).manual_seed(_derived(seed, purpose))
-
-
-@contextlib.contextmanager
-def _global_seed(seed: int, purpose: str) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):  # initial values are all drawn on the CPU
-        torch.manual_seed(_derived(seed, purpose))
-        yield
-
-
-def _derived(seed: int, purpose: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:7])

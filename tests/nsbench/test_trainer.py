@@ -11,7 +11,8 @@ from nsbench.contracts import Negatives, Sampler
 from nsbench.kernels import operators as kernels
 from nsbench.registry import SAMPLERS
 from nsbench.testing.rules import registered, toy
-from nsbench.training.trainer import Trainer, generator
+from nsbench.training.seeds import generator
+from nsbench.training.trainer import Trainer
 
 
 def make(sampler="uniform", *settings, kge="transe", seed=0):
