@@ -50,7 +50,7 @@ from nsbench.kge.models.transe import TransE
 from nsbench.kge.similarity import Distance
 from nsbench.registry import SAMPLERS, option
 from nsbench.samplers.parts.chain import PRECISIONS, QUARTERS, Diffusion, Ends, both_ends
-from nsbench.samplers.parts.denoiser import ROWS, Folded, pieces
+from nsbench.samplers.parts.denoiser import Folded, pieces
 
 
 @dataclass(frozen=True)
@@ -371,28 +371,6 @@ class DHNS(Sampler):
         self.adam.load_state_dict(state["adam"])
         self.rng.set_state(state["rng"].cpu())
 
-    def work(self, batch: int, setting: Setting) -> dict[str, float] | None:
-        """The base's; the products of `step_cost`, the denoiser's parameters, generated vectors scored and learnt from."""
-        units = self.base.work(batch, setting)
-        if units is None or not self.learns:
-            return units
-        cost = step_cost(self.options, setting.entity_width, batch, self.slots)
-        scored = batch * self.slots * len(self.levels) * (3 if self.options.heads == "leaf" else 2)
-        more = {
-            "products": (cost["learn_flop"] + cost["chain_flop"]) / 2,
-            "trained": scored,
-            "parameters": sum(p.numel() for p in self.diffusion.parameters()),
-        }
-        return {kind: units.get(kind, 0) + more.get(kind, 0) for kind in {**units, **more}}
-
-    def state_bytes(self, setting: Setting) -> int | None:
-        """The base's; 12 bytes per parameter of the denoiser, 4 per tensor of them, Adam's included; the buffers."""
-        base = self.base.state_bytes(setting)
-        parameters = list(self.diffusion.parameters())
-        buffers = [*self.buffers(recurse=False), *self.diffusion.buffers(), *self.statistics.buffers()]
-        own = sum(12 * p.numel() + 4 for p in parameters) + sum(x.numel() * x.element_size() for x in buffers)
-        return None if base is None else base + own
-
     def describe(self) -> dict[str, float]:
         """The base's, the latent scales, and means over the run (see `Statistics`), by corruption and state of the level."""
         scale = self.diffusion.scale
@@ -480,37 +458,6 @@ class Statistics(nn.Module):
                 labels = [f"{name}_{corruption}_{i}_state{k}" for corruption in CORRUPTIONS for i, k in enumerate(states)]
             found |= {label: x for label, x in zip(labels, mean.flatten().tolist()) if x == x}  # nan: never counted
         return found
-
-
-def step_cost(options: DHNS.Options, width: int, batch: int, slots: int) -> dict[str, int]:
-    """What a step's generated negatives cost beside the base's, for D = `width`.
-
-    evaluations   of the denoiser per slot and row of the batch
-    flop          learn: 12 D^2 multiply-adds forward on each of N = 2 B S rows; backward 12 for the weights, 4 for the
-                  hidden layer, with `leak` 8 for the vectors. chain: 8 D^2 per evaluation, 4 D^2 for each condition.
-                  Folding: 4 T D^2, the released form 2 T D^2 + 4 D^3 more; with its backward pass two or three times that
-    peak_bytes    that `sample` holds at its fullest, parameters and Adam's moments apart: in numbers per row and D, 3 for
-                  slots and conditions, and either 12 for what the backward pass keeps (hidden layer 4, latents and noised
-                  ones 4, errors 4) or 2 L + 2 for the states, before and after scaling; the hidden layer of a piece; the
-                  weights' gradients, of the released form also folded weights and theirs
-    """
-    deepest = min(level.state for level in levels(options.levels, options.timesteps))
-    count, per_slot = len(LEVELS[options.levels]), batch * slots
-    steps = (options.timesteps - deepest) * (count if options.levels == "one_x4" else 1)
-    evaluations = steps + count if options.heads == "leaf" else 2 * steps
-    released = options.denoiser == "released"
-    weights = (19 if released else 16) * width**2
-    fold = 4 * options.timesteps * width**2 + ((2 * options.timesteps + 4 * width) * width**2 if released else 0)
-    learn = (36 if options.leak else 28) * width**2 * 2 * per_slot + (3 if released else 2) * fold
-    chain = (8 * evaluations + 4 * 2) * width**2 * per_slot + fold
-    held = 3 + max(12, 2 * count + 2)
-    matrices = (3 if released else 1) * weights
-    return {
-        "evaluations": evaluations,
-        "learn_flop": 2 * learn,
-        "chain_flop": 2 * chain,
-        "peak_bytes": 4 * (2 * per_slot * width * held + 4 * width * min(ROWS, 2 * per_slot) + matrices),
-    }
 
 
 def base_sampler(name: str, setting: Setting) -> Sampler:

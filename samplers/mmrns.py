@@ -213,23 +213,6 @@ class MMRNS(Sampler):
         steps = self.steps.clamp(min=1)
         return {name: (getattr(self, name) / steps).item() for name in ("entropy", "invalid", "empty")}
 
-    def state_bytes(self, setting: Setting) -> int:
-        """12 bytes per parameter, 4 per tensor of them, Adam's included: 8 and 4 of it for those that learn. 16 per fact,
-        32 for `describe`, and the masks of padding.
-        """
-        options: Any = self.options
-        learning = list(self.parameters()) if options.feedback or options.beta > 0 else []
-        if not (self.attention.names and options.attention):  # nothing is normalised
-            learning = [p for p in learning if all(p is not q for q in self.attention.norm.parameters())]
-        masks = [x for name, x in self.named_buffers() if name.startswith("valid_")]
-        return (
-            sum(4 * p.numel() for p in self.parameters())
-            + sum(8 * p.numel() + 4 for p in learning)
-            + 16 * len(setting.graph.codes)
-            + 32
-            + sum(x.numel() for x in masks)
-        )
-
     def _tokens(self, m: str, ids: Tensor, view: View) -> Tokens:
         features, present = (table[m].index_select(0, ids) for table in (view.features, view.present))
         valid = getattr(self, f"valid_{m}", None)

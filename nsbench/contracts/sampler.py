@@ -60,21 +60,6 @@ class Sampler(nn.Module):
         """What a reader of the result should know of the draws (row sizes, fallbacks); called once, after training."""
         return {}
 
-    def work(self, batch: int, setting: Setting) -> dict[str, float] | None:
-        """Units of each kind of work (nsbench.bench.costs.KINDS) in a step, a mean over its phases; None: not stated.
-
-        They come on top of the model's own step on K negatives; below zero where the sampler spares the model some of it.
-        Counted for a side per row.
-        """
-        return None
-
-    def state_bytes(self, setting: Setting) -> int | None:
-        """The formula of the sampler's memory: buffers, parameters, and 8 bytes per parameter and 4 per tensor of Adam's.
-
-        Called after `pretrain`; None: not stated. `nsbench bench` shows it beside what is held.
-        """
-        return None
-
 
 class Objective(nn.Module):
     """Replaces sampling: a loss of its own over the positives (NS-KGE, 1-vs-all). Chosen like a sampler."""
@@ -91,14 +76,6 @@ class Objective(nn.Module):
     def loss(self, positives: Positives, scoring: Scoring, view: View) -> Tensor:
         """The step's loss, a scalar with gradients into the model."""
         raise NotImplementedError
-
-    def work(self, batch: int, setting: Setting) -> dict[str, float] | None:
-        """As Sampler.work: beyond a model's step on K negatives, whose B (K + 1) `trained` candidates it spares."""
-        return None
-
-    def state_bytes(self, setting: Setting) -> int | None:
-        """As Sampler.state_bytes."""
-        return None
 
 
 class Auxiliary(nn.Module):

@@ -3,7 +3,6 @@ in test_denoiser.py. 36 and 37 are the evaluation's, 38 the dataset's."""
 
 import dataclasses
 import math
-import re
 import warnings
 import weakref
 
@@ -12,13 +11,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nsbench.bench import speed as bench
 from nsbench.config.run import configure
 from nsbench.contracts import Negatives
 from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
 from nsbench.registry import MODELS, SAMPLERS
-from nsbench.samplers.dhns import DHNS, LEVELS, levels, step_cost
+from nsbench.samplers.dhns import DHNS, LEVELS, levels
 from nsbench.samplers.parts.chain import Schedule, both_ends
 from nsbench.testing.rules import Poor, assert_contract, registered, toy
 from nsbench.training.losses import block_loss
@@ -281,19 +279,6 @@ class Peak(TorchDispatchMode):
         self.live -= self.known.pop(key)
 
 
-class Products(TorchDispatchMode):
-    """Floating-point operations of the matrix products inside."""
-
-    operations = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        if name in ("mm", "addmm", "addmm_"):
-            a, b = args[-2:]
-            self.operations += 2 * a.shape[0] * a.shape[1] * b.shape[1]
-        return function(*args, **(kwargs or {}))
-
-
 def test_chain_leaves_no_graph_and_its_memory_does_not_grow_with_t():
     peaks = []
     for steps in (20, 80):
@@ -305,61 +290,6 @@ def test_chain_leaves_no_graph_and_its_memory_does_not_grow_with_t():
         peaks.append(peak.peak)
     # T rows of the time embedding differ, and nothing else
     assert peaks[1] - peaks[0] <= 4 * (80 - 20) * 8 * 4 * 2
-
-
-def test_stated_work_and_state_are_the_bases_and_the_denoisers():
-    made, alone = make("transe"), make("transe", sampler="uniform")
-    stated, base = (m.sampler.work(16, m.setting) for m in (made, alone))
-    cost = step_cost(made.sampler.options, 8, 16, 3)
-    numbers = sum(p.numel() for p in made.sampler.parameters())
-    assert stated == {
-        **base,
-        "products": (cost["learn_flop"] + cost["chain_flop"]) / 2,
-        "parameters": numbers,
-        "trained": 16 * 3 * 4 * 2,
-    }
-    made.step()
-    adam = [x for state in made.sampler.adam.state.values() for x in state.values()]
-    held = [*made.sampler.parameters(), *made.sampler.buffers(), *adam]
-    assert made.sampler.state_bytes(made.setting) == sum(x.numel() * x.element_size() for x in held)
-    assert make("transe", "sampler.weight=0").sampler.work(16, made.setting) == base
-
-
-@pytest.mark.parametrize(("width", "batch", "fusion"), [(64, 512, "adamf"), (96, 400, "none")])
-@pytest.mark.parametrize("variant", ["recommended", "released", "paper"])
-def test_work_is_predicted(variant, width, batch, fusion):
-    """Floating-point operations within 3 %, peak memory within 20 %."""
-    made = make("distmult", f"sampler.variant={variant}", "sampler.timesteps=50", fusion=fusion, batch=batch, width=width)
-    made.step()  # Adam's moments exist
-    expected = step_cost(made.sampler.options, width, batch, made.sampler.slots)
-    positives = made.graph.positives(torch.arange(batch) % len(made.graph))
-    view = made._view(Scoring(made.kge, made.fusion, made.graph), live=made.sampler.options.leak)
-    with Products() as flop:
-        made.sampler._learn(both_ends(positives, view, slots=made.sampler.slots))
-    assert flop.operations == pytest.approx(expected["learn_flop"], rel=0.03)
-    with Products() as flop:
-        made.sampler._generate(both_ends(positives, view, slots=made.sampler.slots))
-    assert flop.operations == pytest.approx(expected["chain_flop"], rel=0.03)
-    with Peak() as peak:
-        made.sampler.sample(positives, view)
-    assert peak.peak == pytest.approx(expected["peak_bytes"], rel=0.2)
-
-
-def test_bench_tells_how_much_of_a_step_the_products_are(monkeypatch):
-    monkeypatch.setattr(bench, "LARGE", 64)
-    made = make("distmult", "sampler.variant=released", "sampler.timesteps=40", width=16)
-    cost = step_cost(made.sampler.options, 16, 16, 3)
-    told = bench.of_peak(made)
-    assert re.fullmatch(r"([\d.]+) GFLOP in a step, \d+% of it at the \d+ GFLOP/s of \[64, 64\]", told), told
-    assert float(told.split()[0]) == pytest.approx((cost["learn_flop"] + cost["chain_flop"]) / 1e9, rel=5e-3)
-    assert bench.of_peak(make("transe", sampler="uniform")) == "none stated"
-
-
-def test_work_of_the_issues_setting():
-    options = DHNS.Options(**DHNS.variants["released"])
-    found = step_cost(options, 200, 1024, 3)
-    assert found["evaluations"] == 49
-    assert 110e9 < found["learn_flop"] + found["chain_flop"] < 126e9
 
 
 # --- gradients: property 22, one test per row of the table ---
