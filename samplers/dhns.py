@@ -44,7 +44,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nsbench.contracts import Need, Negatives, Objective, Positives, Sampler, Setting, View
+from nsbench.contracts import Generated, Need, Negatives, Objective, Positives, Sampler, Setting, View
 from nsbench.errors import Misuse
 from nsbench.kge.models.transe import TransE
 from nsbench.kge.similarity import Distance
@@ -169,14 +169,12 @@ class DHNS(Sampler):
         super().__init__(setting, options)
         self.base = base_sampler(options.base, setting)
         self.filtered = self.base.filtered
-        if options.leak:  # the model's part of the diffusion loss is `feedback`
-            if type(self.base).phase is not Sampler.phase:  # which is not asked for in phases of the model alone
-                raise Misuse(
-                    f"dhns with sampler.leak cannot be put on top of '{options.base}', which learns in turns with "
-                    "the model; set sampler.leak=false or another sampler.base"
-                )
-            self.requires = self.requires | {Need.LIVE}
-            self.coupled = True
+        # With `leak` the model's part of the diffusion loss is `feedback`, which phases of the model alone do not ask for.
+        if options.leak and type(self.base).phase is not Sampler.phase:
+            raise Misuse(
+                f"dhns with sampler.leak cannot be put on top of '{options.base}', which learns in turns with "
+                "the model; set sampler.leak=false or another sampler.base"
+            )
         self.levels = levels(options.levels, options.timesteps)
         weight = torch.tensor([level.weight for level in self.levels])
         for name, values in (
@@ -205,14 +203,18 @@ class DHNS(Sampler):
         self.statistics = Statistics(len(self.levels))
         self.leaked: Tensor | None = None
 
+    @classmethod
+    def needs(cls, options: Options) -> frozenset[Need]:
+        """Its own, the base's, and with `leak` gradients into the model."""
+        base = SAMPLERS.get(options.base)
+        return cls.requires | base.needs(base.Options()) | ({Need.LIVE} if options.leak else set())
+
     @property
     def learns(self) -> bool:
         """Whether anything uses the denoiser."""
         return self.options.leak or (self.options.weight > 0 and self.options.chain != "forward")
 
     def pretrain(self, view: View) -> None:
-        if Need.SIDE in self.base.requires and view.sides == "alternate":
-            raise Misuse(f"'{self.options.base}' chooses the side, which the protocol fixes; set protocol.sides=per_row")
         seed = torch.randint(2**62, (), generator=view.rng.clone_state(), device=view.device)
         self.rng.manual_seed(int(seed))
         self.base.pretrain(view)
@@ -236,7 +238,7 @@ class DHNS(Sampler):
     def feedback(self, negatives: Negatives, s_pos: Tensor, s_neg: Tensor) -> Tensor | None:
         """The base's own loss; with `leak`, once per step, the diffusion loss with its gradient on the model."""
         self.statistics.scored(negatives, s_pos, s_neg)
-        if isinstance(negatives.tape, Generated):
+        if isinstance(negatives.tape, Corruption):
             return None
         own, leaked, self.leaked = self.base.feedback(negatives, s_pos, s_neg), self.leaked, None
         return own if leaked is None else leaked if own is None else own + leaked
@@ -335,23 +337,19 @@ class DHNS(Sampler):
         corruptions = 3 if self.options.heads == "leaf" else 2
         block = Negatives(
             side=torch.full((batch,), corruption == "head", device=vectors.device),
-            vectors=vectors,
-            anchors=anchors,
-            slot_mask=mask,
+            generated=Generated(vectors, mask, anchors, self.options.joint),
             weight=self.level_weight.expand(batch, -1),
             margin_shift=((self.level_margin - 1) * gamma).expand(batch, -1) if self.options.hal == "on" else None,
-            joint="fuse" if self.options.joint == "fuse" else "score",
             reduce="weighted",
             positive="once" if self.options.positive == "once" or self.options.hal != "on" else "per_negative",
             coef=self.options.weight * mean_weight / corruptions,
-            tape=Generated(corruption),
+            tape=Corruption(corruption),
         )
         if self.options.hal == "off":  # every slot is a negative of its own, and those that exist share a level's weight
             share = mask * (slots / mask.sum(1, keepdim=True))
             block.weight = share.unsqueeze(1).expand(-1, count, -1).flatten(1)
         if self.options.hal == "off" or self.options.slots == "structure":
-            block.vectors, block.slot_mask = vectors.flatten(1, 2), None
-            block.anchors = None if anchors is None else anchors.flatten(1, 2)
+            block.generated = Generated(vectors.flatten(1, 2), anchors=None if anchors is None else anchors.flatten(1, 2))
         return block
 
     def param_groups(self, learning_rate: float) -> list[dict[str, Any]]:
@@ -381,10 +379,10 @@ class DHNS(Sampler):
 
 
 @dataclass(frozen=True)
-class Generated:
-    """Marks a generated block in its tape."""
+class Corruption:
+    """Marks a generated block in its tape: which ends of the positive it replaces."""
 
-    corruption: str
+    ends: str
 
 
 CORRUPTIONS = ("head", "tail", "both")
@@ -423,12 +421,12 @@ class Statistics(nn.Module):
 
     def scored(self, negatives: Negatives, s_pos: Tensor, s_neg: Tensor) -> None:
         """One block's scores, s_neg [B, K], K being L or L * S."""
-        if not isinstance(negatives.tape, Generated):
+        if not isinstance(negatives.tape, Corruption):
             self.add("score_positive", s_pos.mean())
             self.add("score_base", s_neg.mean())
             return
         assert negatives.weight is not None
-        place = CORRUPTIONS.index(negatives.tape.corruption)
+        place = CORRUPTIONS.index(negatives.tape.ends)
         logit = s_neg if negatives.margin_shift is None else s_neg + negatives.margin_shift
         for name, x in (("score", s_neg), ("gradient", logit.sigmoid())):
             by_level = (x * (negatives.weight > 0)).unflatten(1, (self.count, -1)).sum((0, 2))
@@ -463,6 +461,7 @@ class Statistics(nn.Module):
 def base_sampler(name: str, setting: Setting) -> Sampler:
     """The sampler `name` with its default options; one that needs nothing of the experiment but the choice of the side."""
     component = SAMPLERS.get(name)
-    if issubclass(component, Objective) or component.coupled or component.requires - {Need.SIDE}:
+    options = component.Options()
+    if issubclass(component, Objective) or component.coupled or component.needs(options) - {Need.SIDE}:
         raise Misuse(f"dhns cannot be put on top of '{name}'; set sampler.base to uniform, bernoulli, nscaching or the like")
-    return component(setting, component.Options())
+    return component(setting, options)

@@ -106,7 +106,6 @@ class MMRNS(Sampler):
 
     def __init__(self, setting: Setting, options: Options) -> None:
         super().__init__(setting, options)
-        self.requires = self.requires if options.detach_kge else self.requires | {Need.LIVE}
         self.num_entities = n = setting.graph.num_entities
         self.candidates = min(n, options.candidates or max(-(-n // 10), 2 * self.k))
         if self.candidates < self.k:
@@ -137,6 +136,10 @@ class MMRNS(Sampler):
         self.entropy: Tensor
         self.invalid: Tensor
         self.empty: Tensor
+
+    @classmethod
+    def needs(cls, options: Options) -> frozenset[Need]:
+        return cls.requires if options.detach_kge else cls.requires | {Need.LIVE}
 
     def param_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         return [{"params": list(self.parameters()), "lr": self.options.learning_rate}]

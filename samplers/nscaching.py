@@ -4,8 +4,8 @@ Every query (h, r, ?) and (?, r, t) of train owns N1 entities. Negatives are dra
 the batch's queries are renewed: N1 of the row and of N2 fresh entities together, without replacement, with probability
 softmax(score / tau); adding Gumbel noise to the scores and keeping the N1 largest draws exactly that.
 
-The first fill of a row is stratified: its query's candidates, sorted by id, are cut into N1 strata of equal size and one is
-drawn from each. So no entity stands twice in a row, each is as likely as with plain draws, and neighbours in id are not.
+The first fill of a row is stratified: its query's candidates, ordered by id, are cut into N1 pieces of nearly equal size
+and one entity is drawn from each. So no entity stands in a row twice, but neighbours in id seldom stand there together.
 
 Departures from the paper, in `recommended` (specs/classic_samplers.md section 4):
 - Known positives never enter a row; the paper has no filter (variant `paper`).

@@ -5,6 +5,7 @@ S slots of an entity (slot 0 structural, one more per feature modality). Higher 
 bool tensor: True where the head is replaced.
 """
 
+from nsbench.contracts.batch import Generated as Generated
 from nsbench.contracts.batch import Negatives as Negatives
 from nsbench.contracts.batch import Positives as Positives
 from nsbench.contracts.batch import blocks_of as blocks_of

@@ -23,7 +23,7 @@ class Sampler(nn.Module):
     Options: type = NoOptions
     variants: Mapping[str, Mapping[str, Any]] = {}  # variant -> option values; "recommended" is the defaults
     requires: frozenset[Need] = frozenset()
-    coupled: bool = False  # True: feedback joins the model's loss, one backward, all optimisers step
+    coupled: bool = False  # True, or Need.LIVE: feedback joins the model's loss, one backward, all optimisers step
     filtered: bool = True  # False: may return known training positives (paper variants say so)
     reads_features: bool = False  # True: uses features where there are any; Need.FEATURES refuses to do without
     version: int = 1  # raise it whenever behaviour changes; part of the run id
@@ -32,6 +32,11 @@ class Sampler(nn.Module):
         super().__init__()
         self.k = setting.negatives
         self.options = options
+
+    @classmethod
+    def needs(cls, options: Any) -> frozenset[Need]:
+        """What a sampler with these options requires of the experiment."""
+        return cls.requires
 
     def sample(self, positives: Positives, view: View) -> Negatives | list[Negatives]:
         """Negatives for the batch: one block or several. May step an optimiser of the sampler's own."""
@@ -73,6 +78,11 @@ class Objective(nn.Module):
         super().__init__()
         self.options = options
 
+    @classmethod
+    def needs(cls, options: Any) -> frozenset[Need]:
+        """What an objective with these options requires of the experiment."""
+        return cls.requires
+
     def loss(self, positives: Positives, scoring: Scoring, view: View) -> Tensor:
         """The step's loss, a scalar with gradients into the model."""
         raise NotImplementedError
@@ -88,6 +98,11 @@ class Auxiliary(nn.Module):
     def __init__(self, setting: Setting, options: Any) -> None:
         super().__init__()
         self.options = options
+
+    @classmethod
+    def needs(cls, options: Any) -> frozenset[Need]:
+        """What an auxiliary loss with these options requires of the experiment."""
+        return cls.requires
 
     def loss(self, positives: Positives, view: View) -> Tensor:
         """A scalar; the view is live, gradients reach the model and the auxiliary's own parameters."""

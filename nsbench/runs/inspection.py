@@ -72,9 +72,9 @@ def inspect(folder: Path, *, head: str | None, relation: str, tail: str | None, 
         counted = torch.ones(block.shape, dtype=torch.bool) if block.valid is None else block.valid
         if block.weight is not None:
             counted = counted & (block.weight > 0)
-        if block.vectors is not None:
+        if block.generated is not None:
             generated = True
-            drawn = [(nearest(scoring, block, slice(None)), counted)]
+            drawn = [(nearest(scoring, block.generated, slice(None)), counted)]
         else:
             drawn = [(ids, here & counted) for ids, here in block.replacements(positives)]
         for ids, here in drawn:

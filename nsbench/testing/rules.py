@@ -22,7 +22,7 @@ import math
 import pickle
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -204,6 +204,10 @@ class Case:
     def component(self) -> Any:
         return SAMPLERS.get(self.sampler)
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.component.needs(self.config().sampler_options)
+
     def config(self, *changes: str) -> Config:
         """`changes` are protocol values, such as batch=1."""
         settings = [*(f"protocol.{x}" for x in SIZES), *self.settings, *(f"protocol.{x}" for x in changes)]
@@ -308,7 +312,7 @@ class Watch:
         self.trainer = trainer
         self.steps: list[Step] = []
         self.faults: dict[str, str] = {}  # rule -> what is wrong, the first time
-        self.live = Need.LIVE in trainer.sampler.requires
+        self.live = trainer.live
         self.parameters = {
             **{f"kge.{name}": p for name, p in trainer.kge.named_parameters()},
             **{f"fusion.{name}": p for name, p in trainer.fusion.named_parameters()},
@@ -485,7 +489,7 @@ def declared(case: Case, report: Report) -> None:
         raise Broken("declared", f"requires names {unknown[0]!r}; the needs are {', '.join(Need)}")
     for name, values in component.variants.items():
         build_options(component.Options, values, f"variant '{name}', sampler")
-    for need in component.requires:
+    for need in case.needs:
         _refused(case, need)
 
 
@@ -564,12 +568,12 @@ def _probe(trainer: Trainer) -> float:
 
 
 def fixed_side(case: Case, report: Report) -> None:
-    if Need.SIDE in case.component.requires:
+    if Need.SIDE in case.needs:
         raise NotChecked("not checked: the sampler declares Need.SIDE, so protocols that fix the side refuse it")
     for step in case.watch("sides=alternate").run(4).steps:
         assert step.positives.side is not None
         for block in step.blocks:
-            if block.vectors is not None:
+            if block.generated is not None:
                 continue  # what is generated may be so for both ends at once, beside the negatives that the rule is about
             fixed = step.positives.side if block.side.dim() == 1 else step.positives.side.unsqueeze(1)
             if (block.side != fixed).any():
@@ -751,8 +755,9 @@ OBJECTIVE_CHECKS: list[tuple[Callable[[Case, Report], None], tuple[str, ...]]] =
 
 def _tensors(block: Negatives) -> dict[str, Tensor]:
     """The block's tensors by name, without the private tape."""
-    named = {f.name: getattr(block, f.name) for f in dataclasses.fields(block) if f.name not in ("tape", "view_ids")}
+    named = {name: value for name, value in vars(block).items() if name != "tape"}
     named |= {f"view_ids {view}": ids for view, ids in (block.view_ids or {}).items()}
+    named |= {} if block.generated is None else vars(block.generated)
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
@@ -762,11 +767,14 @@ def _ids(block: Negatives) -> list[Tensor]:
 
 def _copy(record: Any) -> Any:
     """A Positives or Negatives with tensors of its own, out of the graph and safe from later changes."""
-    values = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name != "tape"}
-    values = {name: x.detach().clone() if isinstance(x, Tensor) else x for name, x in values.items()}
-    if values.get("view_ids"):
-        values["view_ids"] = {view: ids.clone() for view, ids in values["view_ids"].items()}
-    return type(record)(**values)
+    if isinstance(record, Tensor):
+        return record.detach().clone()
+    if isinstance(record, Mapping):
+        return {name: _copy(x) for name, x in record.items()}
+    if dataclasses.is_dataclass(record):
+        values = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name != "tape"}
+        return type(record)(**_copy(values))  # type: ignore[operator]
+    return record
 
 
 def _different(before: dict[str, Any], after: dict[str, Any]) -> str | None:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nsbench.config.run import configure
-from nsbench.contracts import Negatives
+from nsbench.contracts import Generated, Negatives
 from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
 from nsbench.registry import MODELS, SAMPLERS
@@ -232,7 +232,7 @@ def test_precision_is_the_denoisers_alone():
         assert math.isfinite(trainer.loss_sum.item())
     assert all(p.dtype == torch.float32 for p in made.sampler.parameters())
     _, _, blocks = drawn(made)
-    assert blocks[1].vectors.dtype == torch.float32
+    assert blocks[1].generated.vectors.dtype == torch.float32
     assert not torch.equal(made.kge.entity, exact.kge.entity)
 
 
@@ -321,7 +321,7 @@ def one_triple(made):
 def generated(made, positives):
     scoring = Scoring(made.kge, made.fusion, made.graph)
     view = made._view(scoring, live=made.sampler.options.leak)
-    blocks = [block for block in made.sampler.sample(positives, view) if block.vectors is not None]
+    blocks = [block for block in made.sampler.sample(positives, view) if block.generated is not None]
     return scoring, blocks
 
 
@@ -366,15 +366,15 @@ def test_gradient_of_generated_negatives(fusion, variant):
     positives = one_triple(made)
     scoring, blocks = generated(made, positives)
     kept = {"head": {positives.t.item()}, "tail": {positives.h.item()}, "both": set()}
-    assert [block.tape.corruption for block in blocks] == list(kept)[: len(blocks)]
+    assert [block.tape.ends for block in blocks] == list(kept)[: len(blocks)]
     for block in blocks:
         _, s_neg = scoring.block(positives, block)
         (s_neg * block.weight).sum().backward(retain_graph=True)
-        reached = {"relation"} if block.anchors is not None else {"entity", "relation"}
+        reached = {"relation"} if block.generated.anchors is not None else {"entity", "relation"}
         if fusion == "adamf":  # the kept end is fused; so, in `released`, is what was generated
-            reached |= {"attention"} if block.anchors is not None else {"attention", "projections"}
-        assert pulled(made) == reached, block.tape.corruption
-        assert rows_pulled(made) == kept[block.tape.corruption]
+            reached |= {"attention"} if block.generated.anchors is not None else {"attention", "projections"}
+        assert pulled(made) == reached, block.tape.ends
+        assert rows_pulled(made) == kept[block.tape.ends]
         for module in (made.kge, made.fusion):
             module.zero_grad(set_to_none=True)
 
@@ -520,22 +520,29 @@ def test_released_distmult_has_no_margins_in_effect():
     assert all((block.margin_shift == 0).all() for block in blocks[1:])
 
 
+def in_order(block, order):
+    """The same block with its slots in another order."""
+    made = block.generated
+    turned = Generated(made.vectors[:, :, order], made.slot_mask[:, order], joint=made.joint)
+    return dataclasses.replace(block, generated=turned)
+
+
 def test_joint_mean_does_not_depend_on_the_order_of_slots_and_is_the_score_for_one():
     made = make()
     positives, _, blocks = drawn(made)
     scoring, block = made.scoring(), blocks[2]
-    assert block.joint == "score"
+    assert block.generated.joint == "score"
     order = torch.tensor([2, 0, 1])
-    turned = dataclasses.replace(block, vectors=block.vectors[:, :, order], slot_mask=block.slot_mask[:, order])
+    turned = in_order(block, order)
     expected = scoring.block(positives, block)[1]
     assert torch.allclose(scoring.block(positives, turned)[1], expected, atol=1e-5)
     kept = scoring.vectors(positives.h) * made.kge.relation[positives.r]  # DistMult's query of the fused head
-    by_hand = torch.einsum("bd,blsd->bls", kept, block.vectors) * block.slot_mask.unsqueeze(1)
-    assert torch.allclose(expected, by_hand.sum(2) / block.slot_mask.sum(1, keepdim=True), atol=1e-5)
+    by_hand = torch.einsum("bd,blsd->bls", kept, block.generated.vectors) * block.generated.slot_mask.unsqueeze(1)
+    assert torch.allclose(expected, by_hand.sum(2) / block.generated.slot_mask.sum(1, keepdim=True), atol=1e-5)
     alone = make(fusion="none")
     positives, _, blocks = drawn(alone)
-    assert blocks[2].vectors.shape == (16, 4, 1, 8)
-    structural = Negatives(blocks[2].side, vectors=blocks[2].vectors.squeeze(2))
+    assert blocks[2].generated.vectors.shape == (16, 4, 1, 8)
+    structural = Negatives(blocks[2].side, generated=Generated(blocks[2].generated.vectors.squeeze(2)))
     scoring = alone.scoring()
     assert torch.allclose(scoring.block(positives, blocks[2])[1], scoring.block(positives, structural)[1])
 
@@ -544,8 +551,8 @@ def test_fused_joint_does_not_depend_on_the_order_of_slots():
     made = make("distmult", "sampler.variant=released")
     positives, _, blocks = drawn(made)
     block, order = blocks[2], torch.tensor([2, 0, 1])
-    assert block.joint == "fuse"
-    turned = dataclasses.replace(block, vectors=block.vectors[:, :, order], slot_mask=block.slot_mask[:, order])
+    assert block.generated.joint == "fuse"
+    turned = in_order(block, order)
     scoring = made.scoring()
     assert torch.allclose(scoring.block(positives, block)[1], scoring.block(positives, turned)[1], atol=1e-5)
 
@@ -574,12 +581,12 @@ def test_both_ends_count_the_slots_that_both_have():
     made = make("distmult", "sampler.variant=released", "sampler.missing=mask")
     positives, _, blocks = drawn(made, 43)
     mask = {ids: made.fusion.slot_mask(getattr(positives, ids)) for ids in "ht"}
-    assert torch.equal(blocks[1].slot_mask, mask["t"])  # a head is generated from the tail's slots
-    assert torch.equal(blocks[2].slot_mask, mask["h"])
-    assert torch.equal(blocks[3].slot_mask, mask["h"] & mask["t"])
-    assert (blocks[3].slot_mask != mask["h"]).any()
-    assert blocks[3].anchors.data_ptr() == blocks[1].vectors.data_ptr()
-    assert blocks[3].vectors.data_ptr() == blocks[2].vectors.data_ptr()
+    assert torch.equal(blocks[1].generated.slot_mask, mask["t"])  # a head is generated from the tail's slots
+    assert torch.equal(blocks[2].generated.slot_mask, mask["h"])
+    assert torch.equal(blocks[3].generated.slot_mask, mask["h"] & mask["t"])
+    assert (blocks[3].generated.slot_mask != mask["h"]).any()
+    assert blocks[3].generated.anchors.data_ptr() == blocks[1].generated.vectors.data_ptr()
+    assert blocks[3].generated.vectors.data_ptr() == blocks[2].generated.vectors.data_ptr()
 
 
 def test_without_any_feature_the_result_is_that_of_structure_alone():
@@ -587,8 +594,8 @@ def test_without_any_feature_the_result_is_that_of_structure_alone():
     bare = dataclasses.replace(data, present={name: torch.zeros_like(x) for name, x in data.present.items()})
     made = make("distmult", dataset=bare)
     positives, _, blocks = drawn(made)
-    assert blocks[2].slot_mask.sum(1).eq(1).all()
-    structural = Negatives(blocks[2].side, vectors=blocks[2].vectors[:, :, 0])
+    assert blocks[2].generated.slot_mask.sum(1).eq(1).all()
+    structural = Negatives(blocks[2].side, generated=Generated(blocks[2].generated.vectors[:, :, 0]))
     scoring = made.scoring()
     assert torch.allclose(scoring.block(positives, blocks[2])[1], scoring.block(positives, structural)[1], atol=1e-6)
 
@@ -622,7 +629,7 @@ def test_a_number_of_logits_for_each_ablation():
 def test_wo_mmc_is_the_structural_slot_alone():
     made = make("distmult", "sampler.variant=wo_mmc")
     _, _, blocks = drawn(made)
-    assert blocks[1].vectors.shape == (16, 4, 8)
+    assert blocks[1].generated.vectors.shape == (16, 4, 8)
     assert made.sampler.diffusion.scale.target.shape == (1,)
 
 
@@ -630,7 +637,7 @@ def test_mhld_same_count_draws_four_chains_to_one_state():
     made = make("distmult", "sampler.variant=mhld_same_count")
     _, _, blocks = drawn(made)
     assert {level.state for level in made.sampler.levels} == {2}
-    vectors = blocks[1].vectors
+    vectors = blocks[1].generated.vectors
     assert all(not torch.allclose(vectors[:, i], vectors[:, j]) for i in range(4) for j in range(i))
 
 
@@ -668,7 +675,7 @@ def test_forward_noises_the_true_entity_and_trains_nothing():
     assert all(torch.equal(a, b) for a, b in zip(before, made.sampler.diffusion.parameters()))
     truth = made.kge.entity[positives.t[0]].detach()
     c = made.sampler.diffusion.scale.target.item()
-    distances = (blocks[2].vectors[:, :, 0] - truth).square().sum(2)
+    distances = (blocks[2].generated.vectors[:, :, 0] - truth).square().sum(2)
     kept = Schedule("cosine", 50).kept
     for place, k in enumerate((2, 5, 10, 25)):
         expected = (1 - math.sqrt(kept[k])) ** 2 * truth.square().sum().item() + (1 - kept[k]) * 8 * c**2
@@ -888,7 +895,7 @@ def test_statistics_by_hand():
     statistics, block = made.sampler.statistics, blocks[2]
     to_true = statistics.to_true[1] / statistics.to_true_steps[1]
     t = made.kge.entity[positives.t].detach()
-    expected = [((block.vectors[:, i, 0] - t).norm(dim=1) / t.norm(dim=1)).mean().item() for i in range(4)]
+    expected = [((block.generated.vectors[:, i, 0] - t).norm(dim=1) / t.norm(dim=1)).mean().item() for i in range(4)]
     assert to_true.tolist() == pytest.approx(expected, rel=1e-4)
     s_pos, s_neg = made.scoring().block(positives, block)
     made.sampler.feedback(block, s_pos, s_neg)

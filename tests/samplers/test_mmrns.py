@@ -65,7 +65,7 @@ def on_toy():
 def step_of(trainer, rows=range(16)):
     """Scoring, view, positives, block, and scores of one step."""
     scoring = Scoring(trainer.kge, trainer.fusion, trainer.graph)
-    view = trainer._view(scoring, live=Need.LIVE in trainer.sampler.requires)
+    view = trainer._view(scoring, live=trainer.live)
     positives = trainer.graph.positives(torch.tensor(list(rows)))
     block = trainer.sampler.sample(positives, view)
     return scoring, view, positives, block, scoring.block(positives, block)
@@ -369,9 +369,9 @@ def test_detached_the_contrast_leaves_the_model_alone_14(on_toy):
     assert touched["false"]
 
 
-def test_what_the_trainer_is_asked_for_follows_the_option(on_toy):
-    assert on_toy().sampler.requires == {Need.ONE_VIEW}
-    assert on_toy("sampler.variant=paper").sampler.requires == {Need.LIVE, Need.ONE_VIEW}
+def test_what_the_trainer_is_asked_for_follows_the_option():
+    assert mmrns.MMRNS.needs(mmrns.MMRNS.Options()) == {Need.ONE_VIEW}
+    assert mmrns.MMRNS.needs(mmrns.MMRNS.Options(detach_kge=False)) == {Need.LIVE, Need.ONE_VIEW}
 
 
 # --- similarity: properties 15, 16 ---
