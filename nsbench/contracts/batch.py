@@ -113,7 +113,7 @@ class Negatives:
             raise ValueError("weight and reduce='weighted' belong together")
         if self.weight is not None and self.weight.requires_grad:
             raise ValueError("weight must be constant; detach it")
-        for ids in [self.ids] if self.ids is not None else list((self.view_ids or {}).values()):
+        for ids in self.all_ids:
             if ids.dtype != torch.int64:
                 raise ValueError(f"ids must be int64, not {ids.dtype}")
         if self.generated is not None:
@@ -123,9 +123,14 @@ class Negatives:
 
     def check_range(self, entities: int) -> None:
         """ValueError where an id is none of the entities'. Reads values, which waits for the device."""
-        for ids in [self.ids] if self.ids is not None else list((self.view_ids or {}).values()):
+        for ids in self.all_ids:
             if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < entities:
                 raise ValueError(f"ids reach from {int(ids.min())} to {int(ids.max())}, entities from 0 to {entities - 1}")
+
+    @property
+    def all_ids(self) -> list[Tensor]:
+        """The entities of the block, int64 [B, K] once for each view; none where vectors are generated."""
+        return [self.ids] if self.ids is not None else list((self.view_ids or {}).values())
 
     @property
     def shape(self) -> tuple[int, ...]:
