@@ -36,8 +36,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nsbench.contracts import Need, Negatives, Positives, Sampler, Setting, View
-from nsbench.kge.fusions.adamf import pooled
+from nsbench.contracts import Need, Negatives, Positives, Sampler, Setting, View, pooled
 from nsbench.registry import SAMPLERS, option
 from nsbench.samplers.bernoulli import head_probability
 
