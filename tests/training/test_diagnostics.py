@@ -17,7 +17,7 @@ from nsbench.runs.runner import Interrupted, execute
 from nsbench.testing.rules import registered, toy
 from nsbench.training.diagnostics import Diagnosis, _Tally, percentile
 from nsbench.training.trainer import Trainer
-from tests.contracts import fakes
+from tests.testing import fakes
 
 SHORT = ["protocol.steps=20", "protocol.validate_every=10", "protocol.width=8", "protocol.batch=32", "protocol.negatives=4"]
 SAMPLING = [name for name in SAMPLERS.names() if not issubclass(SAMPLERS.get(name), Objective)]
