@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from nsbench.contracts import TrainGraph
 from nsbench.datasets import places
 from nsbench.datasets.features import gather
 from nsbench.datasets.fetch import ensure
 from nsbench.datasets.reading import SPLITS, Graph, read_graph
-
-MANY = 1.5  # average answers per query from which a side of a relation counts as "n"
 
 
 @dataclass(frozen=True)
@@ -131,17 +131,12 @@ def _distinct(graph: Graph) -> np.ndarray:
 
 def _categories(graph: Graph) -> Iterable[Finding]:
     """Relations and test triples by cardinality, from averages over the distinct training triples."""
-    size, n = len(graph.relations), len(graph.entities)
-    h, r, t = _distinct(graph).T
-    triples = np.bincount(r, minlength=size)
-    tail_queries = np.bincount(np.unique(r * n + h) // n, minlength=size)  # [R] distinct (h, r, ?)
-    head_queries = np.bincount(np.unique(r * n + t) // n, minlength=size)  # [R] distinct (?, r, t)
-    many_tails = triples >= MANY * tail_queries
-    many_heads = triples >= MANY * head_queries
-    trained = triples > 0
+    train = graph.triples["train"]
+    category = np.array(TrainGraph(torch.from_numpy(train), len(graph.entities), len(graph.relations)).categories())
+    trained = np.bincount(train[:, 1], minlength=len(graph.relations)) > 0
     tested = graph.triples["test"][:, 1]
-    for key, heads, tails in (("1-1", False, False), ("1-n", False, True), ("n-1", True, False), ("n-n", True, True)):
-        members = trained & (many_heads == heads) & (many_tails == tails)
+    for key in ("1-1", "1-n", "n-1", "n-n"):
+        members = trained & (category == key)
         yield Finding(f"relations_{key}", f"{key} relations", int(members.sum()), int(trained.sum()))
         yield Finding(f"test_{key}", f"test triples of {key} relations", int(members[tested].sum()), len(tested))
 

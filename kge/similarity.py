@@ -16,7 +16,6 @@ class Kernelled(Similarity):
     """A similarity whose table forms go through `nsbench.kernels.operators`; a subclass writes `pairwise`."""
 
     kind: str | None = None  # one of kernels.KINDS where a native kernel exists
-    margin: float = 0.0
 
     def gathered(self, q: Tensor, table: Tensor, ids: Tensor) -> Tensor:
         return kernels.gathered(self, q, table, ids)
@@ -36,6 +35,8 @@ class Dot(Kernelled):
 
 class Distance(Kernelled):
     """gamma minus a distance."""
+
+    margin: float
 
     def __init__(self, margin: float) -> None:
         self.margin = float(margin)

@@ -36,10 +36,3 @@ class Bernoulli(Sampler):
         side = view.draw_side(positives, self.p_head[positives.r])
         key = positives.key(side)
         return Negatives(side=side, ids=view.graph.draw(key, self.k, view.rng), valid=view.graph.drawable(key, self.k))
-
-    def work(self, batch: int, setting: Setting) -> dict[str, float]:
-        return {"draws": batch * self.k}
-
-    def state_bytes(self, setting: Setting) -> int:
-        """4 R: a probability per relation."""
-        return 4 * setting.graph.num_relations

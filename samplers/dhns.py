@@ -42,15 +42,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nsbench.contracts import Need, Negatives, Objective, Positives, Sampler, Setting, View
+from nsbench.contracts import Generated, Need, Negatives, Objective, Positives, Sampler, Setting, View
 from nsbench.errors import Misuse
-from nsbench.kge.models.transe import TransE
-from nsbench.kge.similarity import Distance
 from nsbench.registry import SAMPLERS, option
 from nsbench.samplers.parts.chain import PRECISIONS, QUARTERS, Diffusion, Ends, both_ends
-from nsbench.samplers.parts.denoiser import ROWS, Folded, pieces
+from nsbench.samplers.parts.denoiser import Folded, pieces
+from nsbench.samplers.parts.tallies import Corruption, Statistics
 
 
 @dataclass(frozen=True)
@@ -169,14 +168,12 @@ class DHNS(Sampler):
         super().__init__(setting, options)
         self.base = base_sampler(options.base, setting)
         self.filtered = self.base.filtered
-        if options.leak:  # the model's part of the diffusion loss is `feedback`
-            if type(self.base).phase is not Sampler.phase:  # which is not asked for in phases of the model alone
-                raise Misuse(
-                    f"dhns with sampler.leak cannot be put on top of '{options.base}', which learns in turns with "
-                    "the model; set sampler.leak=false or another sampler.base"
-                )
-            self.requires = self.requires | {Need.LIVE}
-            self.coupled = True
+        # With `leak` the model's part of the diffusion loss is `feedback`, which phases of the model alone do not ask for.
+        if options.leak and type(self.base).phase is not Sampler.phase:
+            raise Misuse(
+                f"dhns with sampler.leak cannot be put on top of '{options.base}', which learns in turns with "
+                "the model; set sampler.leak=false or another sampler.base"
+            )
         self.levels = levels(options.levels, options.timesteps)
         weight = torch.tensor([level.weight for level in self.levels])
         for name, values in (
@@ -205,14 +202,18 @@ class DHNS(Sampler):
         self.statistics = Statistics(len(self.levels))
         self.leaked: Tensor | None = None
 
+    @classmethod
+    def needs(cls, options: Options) -> frozenset[Need]:
+        """Its own, the base's, and with `leak` gradients into the model."""
+        base = SAMPLERS.get(options.base)
+        return cls.requires | base.needs(base.Options()) | ({Need.LIVE} if options.leak else set())
+
     @property
     def learns(self) -> bool:
         """Whether anything uses the denoiser."""
         return self.options.leak or (self.options.weight > 0 and self.options.chain != "forward")
 
     def pretrain(self, view: View) -> None:
-        if Need.SIDE in self.base.requires and view.sides == "alternate":
-            raise Misuse(f"'{self.options.base}' chooses the side, which the protocol fixes; set protocol.sides=per_row")
         seed = torch.randint(2**62, (), generator=view.rng.clone_state(), device=view.device)
         self.rng.manual_seed(int(seed))
         self.base.pretrain(view)
@@ -225,7 +226,7 @@ class DHNS(Sampler):
         counts = self.options.weight > 0 and view.epoch >= self.options.warmup
         if not (self.learns or counts):
             return blocks
-        swapped = self.options.condition == "released" and isinstance(view.scoring.kge, TransE)
+        swapped = self.options.condition == "released" and view.scoring.kge.translates
         ends = both_ends(positives, view, self.options.missing == "mask", self.slots, swapped)
         if self.learns:
             self._learn(ends)
@@ -236,7 +237,7 @@ class DHNS(Sampler):
     def feedback(self, negatives: Negatives, s_pos: Tensor, s_neg: Tensor) -> Tensor | None:
         """The base's own loss; with `leak`, once per step, the diffusion loss with its gradient on the model."""
         self.statistics.scored(negatives, s_pos, s_neg)
-        if isinstance(negatives.tape, Generated):
+        if isinstance(negatives.tape, Corruption):
             return None
         own, leaked, self.leaked = self.base.feedback(negatives, s_pos, s_neg), self.leaked, None
         return own if leaked is None else leaked if own is None else own + leaked
@@ -320,8 +321,8 @@ class DHNS(Sampler):
         """A block per corruption of generated [2, B, L, S, D]."""
         heads, tails = generated.unbind(0)
         head_mask, tail_mask = (ends.target_mask if self.options.chain == "forward" else ends.condition_mask).unbind(0)
-        similarity = view.scoring.kge.similarity
-        gamma = similarity.margin if isinstance(similarity, Distance) else self.options.gamma0
+        margin = view.scoring.kge.similarity.margin
+        gamma = self.options.gamma0 if margin is None else margin
         self.statistics.placed(generated[:, :, :, 0], ends.target[:, :, 0])
         blocks = [self._block("head", heads, None, head_mask, gamma), self._block("tail", tails, None, tail_mask, gamma)]
         if self.options.heads == "leaf":
@@ -335,23 +336,19 @@ class DHNS(Sampler):
         corruptions = 3 if self.options.heads == "leaf" else 2
         block = Negatives(
             side=torch.full((batch,), corruption == "head", device=vectors.device),
-            vectors=vectors,
-            anchors=anchors,
-            slot_mask=mask,
+            generated=Generated(vectors, mask, anchors, self.options.joint),
             weight=self.level_weight.expand(batch, -1),
             margin_shift=((self.level_margin - 1) * gamma).expand(batch, -1) if self.options.hal == "on" else None,
-            joint="fuse" if self.options.joint == "fuse" else "score",
             reduce="weighted",
             positive="once" if self.options.positive == "once" or self.options.hal != "on" else "per_negative",
             coef=self.options.weight * mean_weight / corruptions,
-            tape=Generated(corruption),
+            tape=Corruption(corruption),
         )
         if self.options.hal == "off":  # every slot is a negative of its own, and those that exist share a level's weight
             share = mask * (slots / mask.sum(1, keepdim=True))
             block.weight = share.unsqueeze(1).expand(-1, count, -1).flatten(1)
         if self.options.hal == "off" or self.options.slots == "structure":
-            block.vectors, block.slot_mask = vectors.flatten(1, 2), None
-            block.anchors = None if anchors is None else anchors.flatten(1, 2)
+            block.generated = Generated(vectors.flatten(1, 2), anchors=None if anchors is None else anchors.flatten(1, 2))
         return block
 
     def param_groups(self, learning_rate: float) -> list[dict[str, Any]]:
@@ -371,28 +368,6 @@ class DHNS(Sampler):
         self.adam.load_state_dict(state["adam"])
         self.rng.set_state(state["rng"].cpu())
 
-    def work(self, batch: int, setting: Setting) -> dict[str, float] | None:
-        """The base's; the products of `step_cost`, the denoiser's parameters, generated vectors scored and learnt from."""
-        units = self.base.work(batch, setting)
-        if units is None or not self.learns:
-            return units
-        cost = step_cost(self.options, setting.entity_width, batch, self.slots)
-        scored = batch * self.slots * len(self.levels) * (3 if self.options.heads == "leaf" else 2)
-        more = {
-            "products": (cost["learn_flop"] + cost["chain_flop"]) / 2,
-            "trained": scored,
-            "parameters": sum(p.numel() for p in self.diffusion.parameters()),
-        }
-        return {kind: units.get(kind, 0) + more.get(kind, 0) for kind in {**units, **more}}
-
-    def state_bytes(self, setting: Setting) -> int | None:
-        """The base's; 12 bytes per parameter of the denoiser, 4 per tensor of them, Adam's included; the buffers."""
-        base = self.base.state_bytes(setting)
-        parameters = list(self.diffusion.parameters())
-        buffers = [*self.buffers(recurse=False), *self.diffusion.buffers(), *self.statistics.buffers()]
-        own = sum(12 * p.numel() + 4 for p in parameters) + sum(x.numel() * x.element_size() for x in buffers)
-        return None if base is None else base + own
-
     def describe(self) -> dict[str, float]:
         """The base's, the latent scales, and means over the run (see `Statistics`), by corruption and state of the level."""
         scale = self.diffusion.scale
@@ -402,120 +377,10 @@ class DHNS(Sampler):
         return found | self.statistics.means([level.state for level in self.levels])
 
 
-@dataclass(frozen=True)
-class Generated:
-    """Marks a generated block in its tape."""
-
-    corruption: str
-
-
-CORRUPTIONS = ("head", "tail", "both")
-
-
-class Statistics(nn.Module):
-    """Running sums on the device; nothing is read before the run has ended.
-
-    score, gradient [3, L]      generated negatives' score and sigmoid(logit), their share of the largest gradient
-    score_positive, score_base  of positives, of the base's negatives
-    to_true, to_other [3, L]    distance of slot 0 to the replaced entity, and to another one, over the replaced one's norm
-    noise_loss [QUARTERS]       of the denoiser in each quarter of 1..T; what always predicts 0 has 1 (l1: 0.798)
-    """
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.count = count
-        by_level = (len(CORRUPTIONS), count)
-        shapes = {
-            "score": by_level,
-            "gradient": by_level,
-            "to_true": by_level,
-            "to_other": by_level,
-            "noise_loss": (QUARTERS,),
-            "score_positive": (),
-            "score_base": (),
-        }
-        for name, shape in shapes.items():
-            self.register_buffer(name, torch.zeros(shape))
-            self.register_buffer(f"{name}_steps", torch.zeros(shape))
-
-    @torch.no_grad()  # with `leak` what is counted hangs on the model's graph, which a running sum would keep for good
-    def add(self, name: str, value: Tensor, place: Any = ...) -> None:
-        getattr(self, name)[place] += value
-        getattr(self, f"{name}_steps")[place] += 1
-
-    def scored(self, negatives: Negatives, s_pos: Tensor, s_neg: Tensor) -> None:
-        """One block's scores, s_neg [B, K], K being L or L * S."""
-        if not isinstance(negatives.tape, Generated):
-            self.add("score_positive", s_pos.mean())
-            self.add("score_base", s_neg.mean())
-            return
-        assert negatives.weight is not None
-        place = CORRUPTIONS.index(negatives.tape.corruption)
-        logit = s_neg if negatives.margin_shift is None else s_neg + negatives.margin_shift
-        for name, x in (("score", s_neg), ("gradient", logit.sigmoid())):
-            by_level = (x * (negatives.weight > 0)).unflatten(1, (self.count, -1)).sum((0, 2))
-            counted = (negatives.weight > 0).unflatten(1, (self.count, -1)).sum((0, 2))
-            self.add(name, by_level / counted.clamp(min=1), place)
-
-    @torch.no_grad()
-    def placed(self, generated: Tensor, truth: Tensor) -> None:
-        """Slot 0 of generated vectors [2, B, L, D] and of the entities [2, B, D] that they replace."""
-        norm = torch.linalg.vector_norm(truth, dim=2, keepdim=True).clamp_min(1e-12)
-        for name, entity in (("to_true", truth), ("to_other", truth.roll(1, dims=1))):
-            distance = torch.linalg.vector_norm(generated - entity.unsqueeze(2), dim=3)
-            self.add(name, (distance / norm).mean(1), slice(2))
-
-    def means(self, states: list[int]) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for name, steps in self.named_buffers():
-            if not name.endswith("_steps"):
-                continue
-            name = name.removesuffix("_steps")
-            mean = getattr(self, name) / steps
-            if mean.dim() == 0:
-                labels = [name]
-            elif mean.dim() == 1:
-                labels = [f"{name}_quarter{i + 1}" for i in range(QUARTERS)]
-            else:
-                labels = [f"{name}_{corruption}_{i}_state{k}" for corruption in CORRUPTIONS for i, k in enumerate(states)]
-            found |= {label: x for label, x in zip(labels, mean.flatten().tolist()) if x == x}  # nan: never counted
-        return found
-
-
-def step_cost(options: DHNS.Options, width: int, batch: int, slots: int) -> dict[str, int]:
-    """What a step's generated negatives cost beside the base's, for D = `width`.
-
-    evaluations   of the denoiser per slot and row of the batch
-    flop          learn: 12 D^2 multiply-adds forward on each of N = 2 B S rows; backward 12 for the weights, 4 for the
-                  hidden layer, with `leak` 8 for the vectors. chain: 8 D^2 per evaluation, 4 D^2 for each condition.
-                  Folding: 4 T D^2, the released form 2 T D^2 + 4 D^3 more; with its backward pass two or three times that
-    peak_bytes    that `sample` holds at its fullest, parameters and Adam's moments apart: in numbers per row and D, 3 for
-                  slots and conditions, and either 12 for what the backward pass keeps (hidden layer 4, latents and noised
-                  ones 4, errors 4) or 2 L + 2 for the states, before and after scaling; the hidden layer of a piece; the
-                  weights' gradients, of the released form also folded weights and theirs
-    """
-    deepest = min(level.state for level in levels(options.levels, options.timesteps))
-    count, per_slot = len(LEVELS[options.levels]), batch * slots
-    steps = (options.timesteps - deepest) * (count if options.levels == "one_x4" else 1)
-    evaluations = steps + count if options.heads == "leaf" else 2 * steps
-    released = options.denoiser == "released"
-    weights = (19 if released else 16) * width**2
-    fold = 4 * options.timesteps * width**2 + ((2 * options.timesteps + 4 * width) * width**2 if released else 0)
-    learn = (36 if options.leak else 28) * width**2 * 2 * per_slot + (3 if released else 2) * fold
-    chain = (8 * evaluations + 4 * 2) * width**2 * per_slot + fold
-    held = 3 + max(12, 2 * count + 2)
-    matrices = (3 if released else 1) * weights
-    return {
-        "evaluations": evaluations,
-        "learn_flop": 2 * learn,
-        "chain_flop": 2 * chain,
-        "peak_bytes": 4 * (2 * per_slot * width * held + 4 * width * min(ROWS, 2 * per_slot) + matrices),
-    }
-
-
 def base_sampler(name: str, setting: Setting) -> Sampler:
     """The sampler `name` with its default options; one that needs nothing of the experiment but the choice of the side."""
     component = SAMPLERS.get(name)
-    if issubclass(component, Objective) or component.coupled or component.requires - {Need.SIDE}:
+    options = component.Options()
+    if issubclass(component, Objective) or component.coupled or component.needs(options) - {Need.SIDE}:
         raise Misuse(f"dhns cannot be put on top of '{name}'; set sampler.base to uniform, bernoulli, nscaching or the like")
-    return component(setting, component.Options())
+    return component(setting, options)

@@ -103,28 +103,6 @@ class IGAN(Sampler):
         reward = torch.tanh(s_neg - s_pos.view(len(s_neg), -1) + self.options.margin)
         return reinforce_loss(self.advantage(reward, negatives.valid), negatives.log_q, negatives.valid)
 
-    def work(self, batch: int, setting: Setting) -> dict[str, float]:
-        """Logits of all entities in every step. The generator learns in a share of them, the model in another.
-
-        Backward, a product takes twice what it takes forward, and a softmax as much. Where the model does not learn, the
-        negatives are scored all the same.
-        """
-        n, width = setting.graph.num_entities, self.options.width
-        learns = 1.0 if self.options.turns == "none" else 0.5  # share of the steps; the model's is the same
-        rests, trained = 1 - learns, batch * (self.k + 1)
-        model = n * setting.entity_width + setting.graph.num_relations * setting.relation_width
-        return {
-            "products": batch * width * (n + 2 * width) * (1 + 2 * learns),
-            "logits": batch * n * (1 + learns) / 2,
-            "parameters": learns * self._size(setting) - rests * model,
-            "trained": -rests * trained,
-            "scores": rests * trained,
-        }
-
-    def state_bytes(self, setting: Setting) -> int:
-        """12 bytes per parameter, Adam's included; 24 for the steps of its six tensors, 25 for the baseline."""
-        return 12 * self._size(setting) + 24 + 25
-
     def _size(self, setting: Setting) -> int:
         """N d + 2 R d + (2d + 1) d + (d + 1) N."""
         n, d = setting.graph.num_entities, self.options.width

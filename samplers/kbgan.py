@@ -112,20 +112,6 @@ class KBGAN(Sampler):
                 break
         self.generator.load_state_dict(kept)
 
-    def work(self, batch: int, setting: Setting) -> dict[str, float]:
-        """N_s draws per positive, each scored and learnt by the generator, which steps; K chosen among them."""
-        candidates, width = batch * self.candidates, MODELS.get(self.options.generator).entity_width(self.options.width)
-        return {
-            "draws": candidates,
-            "trained": candidates * width / setting.entity_width,
-            "choices": candidates,
-            "parameters": self._size(setting),
-        }
-
-    def state_bytes(self, setting: Setting) -> int:
-        """12 bytes per parameter of the generator, Adam's included; 8 for its steps, 25 for the baseline."""
-        return 12 * self._size(setting) + 8 + 25
-
     def _size(self, setting: Setting) -> int:
         """Parameters of the generator."""
         graph, model, width = setting.graph, MODELS.get(self.options.generator), self.options.width

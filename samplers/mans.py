@@ -36,8 +36,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nsbench.contracts import Need, Negatives, Positives, Sampler, Setting, View
-from nsbench.kge.fusions.adamf import pooled
+from nsbench.contracts import Need, Negatives, Positives, Sampler, Setting, View, pooled
 from nsbench.registry import SAMPLERS, option
 from nsbench.samplers.bernoulli import head_probability
 
@@ -98,18 +97,6 @@ class MANS(Sampler):
 
     def describe(self) -> dict[str, float]:
         return {"visual_share": int(self.visual) / max(int(self.drawn), 1)}
-
-    def work(self, batch: int, setting: Setting) -> dict[str, float]:
-        """K draws; A scores them once more, without gradient; H and A by count shuffle them."""
-        draws = batch * self.k
-        adaptive = self.options.strategy == "A"
-        shuffled = self.options.strategy == "H" or (adaptive and self.options.adapt == "count")
-        return {"draws": draws, "scores": draws * adaptive, "choices": draws * shuffled}
-
-    def state_bytes(self, setting: Setting) -> int:
-        """4 R for the sides, 4 N per modality for the features that are alike, 16 for the counts."""
-        classes = len(setting.features) if self.options.distinct else 0
-        return 4 * setting.graph.num_relations + 4 * classes * setting.graph.num_entities + 16
 
     def _able(self, answer: Tensor, ids: Tensor, modality: str) -> Tensor:
         """bool [B, K]: which negatives can be visual."""

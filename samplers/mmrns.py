@@ -45,10 +45,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nsbench.contracts import Need, Negatives, Positives, Sampler, Setting, TrainGraph, View
+from nsbench.contracts import Need, Negatives, Positives, Sampler, Setting, View
 from nsbench.errors import Misuse
 from nsbench.registry import SAMPLERS, option
 from nsbench.samplers.parts.attention import NEVER, SLOPE, CrossModalAttention, Tokens
+from nsbench.samplers.parts.contrast import Answers, Component, Others, Tape, contrast, per_row, pooled, size_of
 
 ALPHA = 0.5  # of eq. 9
 WIDTH = 50  # of a token and of z, as released
@@ -106,7 +107,6 @@ class MMRNS(Sampler):
 
     def __init__(self, setting: Setting, options: Options) -> None:
         super().__init__(setting, options)
-        self.requires = self.requires if options.detach_kge else self.requires | {Need.LIVE}
         self.num_entities = n = setting.graph.num_entities
         self.candidates = min(n, options.candidates or max(-(-n // 10), 2 * self.k))
         if self.candidates < self.k:
@@ -137,6 +137,10 @@ class MMRNS(Sampler):
         self.entropy: Tensor
         self.invalid: Tensor
         self.empty: Tensor
+
+    @classmethod
+    def needs(cls, options: Options) -> frozenset[Need]:
+        return cls.requires if options.detach_kge else cls.requires | {Need.LIVE}
 
     def param_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         return [{"params": list(self.parameters()), "lr": self.options.learning_rate}]
@@ -213,23 +217,6 @@ class MMRNS(Sampler):
         steps = self.steps.clamp(min=1)
         return {name: (getattr(self, name) / steps).item() for name in ("entropy", "invalid", "empty")}
 
-    def state_bytes(self, setting: Setting) -> int:
-        """12 bytes per parameter, 4 per tensor of them, Adam's included: 8 and 4 of it for those that learn. 16 per fact,
-        32 for `describe`, and the masks of padding.
-        """
-        options: Any = self.options
-        learning = list(self.parameters()) if options.feedback or options.beta > 0 else []
-        if not (self.attention.names and options.attention):  # nothing is normalised
-            learning = [p for p in learning if all(p is not q for q in self.attention.norm.parameters())]
-        masks = [x for name, x in self.named_buffers() if name.startswith("valid_")]
-        return (
-            sum(4 * p.numel() for p in self.parameters())
-            + sum(8 * p.numel() + 4 for p in learning)
-            + 16 * len(setting.graph.codes)
-            + 32
-            + sum(x.numel() for x in masks)
-        )
-
     def _tokens(self, m: str, ids: Tensor, view: View) -> Tokens:
         features, present = (table[m].index_select(0, ids) for table in (view.features, view.present))
         valid = getattr(self, f"valid_{m}", None)
@@ -266,35 +253,6 @@ class Structure(nn.Module):
         if self.second is not None:
             x = self.second(F.leaky_relu(x, SLOPE))
         return e * x.sigmoid()
-
-
-@dataclass(eq=False)
-class Component:
-    """Cosines of each row's true answer, and who has the modality (None: everybody)."""
-
-    near: Tensor  # [B, N] to the candidates
-    own: Tensor  # [B] to itself
-    other: Tensor  # [M] to other answers of its row
-    has_candidate: Tensor | None = None  # bool [N]
-    has_anchor: Tensor | None = None  # bool [B]
-    has_other: Tensor | None = None  # bool [M]
-
-
-@dataclass(eq=False)
-class Others:
-    """Known answers of the batch's queries beside the true ones, listed."""
-
-    row: Tensor  # int64 [M] of the batch
-    entity: Tensor  # int64 [M]
-    live: Tensor  # bool [M]; False: filled up
-
-
-@dataclass(eq=False)
-class Tape:
-    components: list[Component]
-    known: Tensor  # bool [B, N]
-    index: Tensor  # int64 [B, K] of the candidates
-    others: Others
 
 
 def exploration(start: float, step: int) -> float:
@@ -355,89 +313,6 @@ class StraightThrough(torch.autograd.Function):
         return ctx.factor * to_log_p, None, None, None
 
 
-def contrast(tape: Tape, drawn: Tensor, unit: float, listed: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Eq. 10's two sums per component: of answers and of negatives, [B] each, and whether the row has the component.
-
-    drawn [B, K] are the weights of the drawn negatives, `unit` everyone else's. The answers are the listed ones, or those
-    among the candidates.
-    """
-    known, index, others = tape.known, tape.index, tape.others
-    rest = ~known.scatter(1, index, True)
-    found = []
-    for c in tape.components:
-        e = c.near.exp() if c.has_candidate is None else c.near.exp() * c.has_candidate
-        negative = unit * (e * rest).sum(1) + (drawn * e.gather(1, index)).sum(1)
-        if listed:
-            other = c.other.exp() * (others.live if c.has_other is None else others.live & c.has_other)
-            answer = unit * c.own.exp().index_add(0, others.row, other)
-        else:
-            answer = unit * (e * known).sum(1)
-        found.append((answer, negative, torch.ones_like(known[:, 0]) if c.has_anchor is None else c.has_anchor))
-    return found
-
-
-def per_row(sums: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Eqs. 10 and 11 with the mean over rows, each the mean over its components; and the share of empty sums."""
-    loss, kept, empty = [], [], []
-    for answer, negative, has in sums:
-        there = (answer > 0) & (negative > 0)
-        kept.append(has & there)
-        empty.append((has & ~there).double().mean())
-        loss.append(_log_ratio(answer, negative, kept[-1]))
-    count = torch.stack(kept).sum(0)
-    return (torch.stack(loss).sum(0) / count.clamp(min=1)).mean(), torch.stack(empty).mean()
-
-
-def pooled(sums: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """The same with one logarithm per component, of sums over the batch, as released; an empty sum gives 0."""
-    loss, empty = [], []
-    for answer, negative, has in sums:
-        a, b = (answer * has).sum(), (negative * has).sum()
-        there = (a > 0) & (b > 0)
-        empty.append((~there).double())
-        loss.append(_log_ratio(a, b, there))
-    return torch.stack(loss).mean(), torch.stack(empty).mean()
-
-
-def _log_ratio(answer: Tensor, negative: Tensor, there: Tensor) -> Tensor:
-    """-log(answer / negative) where both are there, else 0, without nan in the gradient."""
-    return negative.where(there, 1.0).log() - answer.where(there, 1.0).log()
-
-
-class Answers(nn.Module):
-    """The training answers of every query, to be listed."""
-
-    def __init__(self, graph: TrainGraph) -> None:
-        super().__init__()
-        key, entity = graph.answered()
-        self.n = graph.num_entities
-        self.register_buffer("codes", (key * self.n + entity).sort().values, persistent=False)  # [P]
-        self.codes: Tensor
-        self.of_key = graph.non_positives  # where the answers of a key begin, and how many entities are none
-
-    def others(self, key: Tensor, entity: Tensor, most: int, rng: torch.Generator) -> Others:
-        """At most `most` answers of each query key [B] other than entity [B], uniform without replacement (Floyd, 1987)."""
-        free = self.n - self.of_key.free[key] - 1
-        u = torch.rand(most, len(key), generator=rng, device=key.device, dtype=torch.float64)
-        picks = torch.full((most, len(key)), -1, device=key.device)
-        for i in range(most):
-            last = free - most + i  # of the ranks open to this draw; a row with few answers takes them all in order
-            at = (u[i] * (last + 1)).long()
-            at = last.where((picks == at).any(0), at)
-            picks[i] = at.where(free > most, i)
-        live = torch.arange(most, device=key.device).unsqueeze(1) < free
-        first = self.of_key.first[key]
-        own = torch.searchsorted(self.codes, key * self.n + entity) - first
-        place = (first + picks + (picks >= own)).clamp_(min=0, max=len(self.codes) - 1)
-        row = torch.arange(len(key), device=key.device).expand(most, -1)
-
-        total = live.sum()
-        size = _size(total, live.numel())
-        slot = (live.flatten().cumsum(0) - 1).where(live.flatten(), size)
-        place, row = (key.new_zeros(size + 1).scatter_(0, slot, x.flatten())[:size] for x in (place, row))
-        return Others(row, self.codes[place] % self.n, torch.arange(size, device=key.device) < total)
-
-
 class Groups:
     """The rows of a batch by relation, in tiles of at most TILE rows of one relation, so that a product with what that
     relation sees serves them all; no shape depends on how unevenly relations occur.
@@ -447,14 +322,14 @@ class Groups:
         rows = torch.arange(len(r), device=r.device)
         count = torch.zeros(num_relations, dtype=torch.int64, device=r.device).index_add_(0, r, torch.ones_like(r))
         number = (count > 0).cumsum(0)  # [R]
-        size = _size(number[-1], min(num_relations, len(r)))
+        size = size_of(number[-1], min(num_relations, len(r)))
         slot = (number - 1).where(count > 0, size)  # absent relations share a place beyond the end
         self.relation = r.new_zeros(size + 1).scatter_(0, slot, torch.arange(num_relations, device=r.device))[:size]  # [Q]
         count = r.new_zeros(size + 1).scatter_(0, slot, count)[:size]
         tiles = (count + TILE - 1) // TILE
         end = tiles.cumsum(0)
         self.of_tile = torch.searchsorted(  # which relation of the Q each tile is for
-            end, torch.arange(_size(end[-1], size + (len(r) - size) // TILE), device=r.device), right=True
+            end, torch.arange(size_of(end[-1], size + (len(r) - size) // TILE), device=r.device), right=True
         ).clamp_(max=size - 1)
         group, order = (number - 1)[r].sort(stable=True)
         rank = rows - (count.cumsum(0) - count)[group]
@@ -468,9 +343,3 @@ class Groups:
     def rows(self, x: Tensor) -> Tensor:
         """x [tiles, TILE, N] -> [B, N]."""
         return x.flatten(0, 1).index_select(0, self._slot)
-
-
-def _size(count: Tensor, bound: int) -> int:
-    """How many places to provide for `count` things: on a CPU as many; a GPU must not be asked, so the most there can be."""
-    # numpy, because on a CPU this waits for nothing, but int(count) looks like a wait to nsbench.testing.rules.SyncWatch
-    return int(count.numpy()) if count.device.type == "cpu" else bound

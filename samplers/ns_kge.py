@@ -65,15 +65,6 @@ class NSKGE(Objective):
         entity = sum(others, first)  # a score adds up over pairs of views, and a bilinear one is the score of their sums
         return known.mean() + self.c_negative / len(view.graph) * sum_of_squares(entity, scoring.relation)
 
-    def work(self, batch: int, setting: Setting) -> dict[str, float]:
-        """The Gram matrices, and twice as much for their gradients; of the K + 1 candidates, the positive alone."""
-        rows = setting.graph.num_entities + setting.graph.num_relations
-        return {"products": 3 * rows * setting.entity_width**2, "trained": -batch * setting.negatives}
-
-    def state_bytes(self, setting: Setting) -> int:
-        """8 n: how often each triple occurs."""
-        return 8 * len(setting.graph)
-
 
 def sum_of_squares(entity: Tensor, relation: Tensor) -> Tensor:
     """Sum of f^2 over all (h, r, t), f = sum_i h_i r_i t_i, for entity [N, d] and relation [R, d]."""

@@ -2,8 +2,10 @@
 
 Every query (h, r, ?) and (?, r, t) of train owns N1 entities. Negatives are drawn from them uniformly. Then the rows of
 the batch's queries are renewed: N1 of the row and of N2 fresh entities together, without replacement, with probability
-softmax(score / tau); adding Gumbel noise to the scores and keeping the N1 largest draws exactly that. State: one int32
-[queries + 1, N1], 4 N1 (queries + 1) bytes. Cost per step: 2 B (N1 + N2) scores (half with update=drawn).
+softmax(score / tau); adding Gumbel noise to the scores and keeping the N1 largest draws exactly that.
+
+The first fill of a row is stratified: its query's candidates, ordered by id, are cut into N1 pieces of nearly equal size
+and one entity is drawn from each. So no entity stands in a row twice, but neighbours in id seldom stand there together.
 
 Departures from the paper, in `recommended` (specs/classic_samplers.md section 4):
 - Known positives never enter a row; the paper has no filter (variant `paper`).
@@ -86,18 +88,6 @@ class NSCaching(Sampler):
             for renewed in (head, ~head) if both else (side,):
                 self.renew(positives, renewed, view)
         return Negatives(side, ids=ids, valid=view.graph.drawable(key, self.k) if self.filtered else None)
-
-    def work(self, batch: int, setting: Setting) -> dict[str, float]:
-        """K draws from a row; per renewed row N2 fresh ones, N1 + N2 scores and as many that compete for N1 places."""
-        options = self.options
-        rows = batch * (2 if options.update == "both" else 1) / (options.lazy + 1)
-        union = rows * (options.cache + options.candidates)
-        return {"draws": batch * self.k + rows * options.candidates, "scores": union, "choices": union}
-
-    def state_bytes(self, setting: Setting) -> int:
-        """4 N1 (queries + 1) + 4 R; unfiltered, the pool's 16 per query too."""
-        rows = setting.graph.num_keys + 1
-        return 4 * self.options.cache * rows + 4 * setting.graph.num_relations + (0 if self.filtered else 16 * rows)
 
     def renew(self, positives: Positives, side: Tensor, view: View) -> None:
         """Algorithm 3 for the queries that side [B] names. No gradient: the view is detached."""

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nsbench.contracts import Objective, Positives, Scoring, Setting, View
+from nsbench.contracts import Objective, Positives, Scoring, View
 from nsbench.registry import SAMPLERS, option
 
 
@@ -37,14 +37,6 @@ class OneVsAll(Objective):
         """Mean over the batch and both sides."""
         head = torch.ones_like(positives.h, dtype=torch.bool)
         return (self._one_side(positives, head, scoring, view) + self._one_side(positives, ~head, scoring, view)) / 2
-
-    def work(self, batch: int, setting: Setting) -> dict[str, float]:
-        """Two queries per positive against all entities, in place of its K + 1 candidates."""
-        pairs = 2 * batch * setting.graph.num_entities
-        return {"pairs": pairs, "logits": pairs, "trained": -batch * (setting.negatives + 1)}
-
-    def state_bytes(self, setting: Setting) -> int:
-        return 0
 
     def _one_side(self, positives: Positives, side: Tensor, scoring: Scoring, view: View) -> Tensor:
         score = scoring.all(positives.anchor(side), positives.r, side)  # [B, N]

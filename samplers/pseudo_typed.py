@@ -23,7 +23,7 @@ from torch import Tensor
 from nsbench.contracts import Need, Negatives, Positives, Sampler, Setting, TrainGraph, View
 from nsbench.registry import SAMPLERS, option
 from nsbench.samplers.bernoulli import head_probability
-from nsbench.samplers.parts.allowed import AllowedSets, list_buffers, sets_bytes
+from nsbench.samplers.parts.allowed import AllowedSets, list_buffers
 
 
 def typed_sets(graph: TrainGraph, filtered: bool) -> AllowedSets:
@@ -75,15 +75,6 @@ class PseudoTyped(Sampler):
         self.uniform += empty[key].sum()
         valid = view.graph.drawable(key, self.k) if self.filtered else None
         return Negatives(side=side, ids=self.allowed.draw(key, self.k, view.rng), valid=valid)
-
-    def work(self, batch: int, setting: Setting) -> dict[str, float]:
-        return {"draws": batch * self.k}
-
-    def state_bytes(self, setting: Setting) -> int:
-        """The sets hold as many entities as there are queries, each answer is removed; 4 R + 16 for sides and counts."""
-        graph = setting.graph
-        removed = 2 * len(graph.codes) if self.filtered else 0
-        return sets_bytes(graph, graph.num_keys, removed) + 4 * graph.num_relations + 16
 
     def describe(self) -> dict[str, float]:
         """Row sizes over all training slots, both sides, and how often a row fell back so far."""

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from nsbench.contracts import Negatives, Positives, Sampler, Setting, TrainGraph, View
 from nsbench.registry import SAMPLERS, option
-from nsbench.samplers.parts.allowed import AllowedSets, list_buffers, sets_bytes
+from nsbench.samplers.parts.allowed import AllowedSets, list_buffers
 
 
 class Adjacency:
@@ -170,20 +170,6 @@ class SANS(Sampler):
         in_turn = torch.arange(self.k, device=view.device) % usable.clamp(min=1).unsqueeze(1)
         first_usable = lost.byte().argsort(dim=1, stable=True)
         return ends.gather(1, first_usable.gather(1, in_turn)), usable == 0
-
-    def work(self, batch: int, setting: Setting) -> dict[str, float]:
-        """A draw per negative; of a walk, k steps, a test of its end, a uniform draw in case, and its place in a sort."""
-        if self.options.mode != "rw":
-            return {"draws": batch * self.k}
-        return {"draws": batch * self.k * (self.options.hops + 2), "choices": batch * self.k}
-
-    def state_bytes(self, setting: Setting) -> int:
-        """All neighbourhoods, what is removed from them, and 8 N for their sizes; of walks, A and its rows in int64."""
-        graph = setting.graph
-        if self.options.mode == "rw":
-            return 8 * (len(self.adjacency.neighbours) + 2 * graph.num_entities) + 8
-        removed = len(self.allowed.survivors_before)
-        return sets_bytes(graph, int(self.row_size.sum()), removed) + 8 * graph.num_entities + 8
 
     def describe(self) -> dict[str, float]:
         """Row sizes over entities, candidates left over all training slots, and how many rows fell back so far."""

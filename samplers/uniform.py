@@ -6,7 +6,7 @@ The draw is exact: no rejection, no false positive from train (specs/classic_sam
 
 from __future__ import annotations
 
-from nsbench.contracts import Negatives, Positives, Sampler, Setting, View
+from nsbench.contracts import Negatives, Positives, Sampler, View
 from nsbench.registry import SAMPLERS
 
 
@@ -17,10 +17,3 @@ class Uniform(Sampler):
         side = view.draw_side(positives)
         key = positives.key(side)
         return Negatives(side=side, ids=view.graph.draw(key, self.k, view.rng), valid=view.graph.drawable(key, self.k))
-
-    def work(self, batch: int, setting: Setting) -> dict[str, float]:
-        return {"draws": batch * self.k}
-
-    def state_bytes(self, setting: Setting) -> int:
-        """None of its own: the kernel's rows are the graph's, shared by all."""
-        return 0

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nsbench.contracts import Fusion, Need, Setting
+from nsbench.contracts import Fusion, Need, Setting, pooled
 from nsbench.kernels.operators import rows
 from nsbench.registry import FUSIONS, option
 
@@ -84,14 +84,6 @@ class AdaMF(Fusion):
     def _projected(self, phi: list[Tensor]) -> list[Tensor]:
         """[n, D] for each modality's raw vectors [n, F]."""
         return [project(x) for project, x in zip(self.project, phi)]
-
-
-def pooled(features: Tensor, present: Tensor) -> Tensor:
-    """[N, F] from [N, F] or [N, tokens, F]: the mean of the tokens that are not all zeros; zeros where absent."""
-    if features.dim() == 3:
-        tokens = features.any(dim=2).sum(1, keepdim=True)
-        features = features.sum(1) / tokens.clamp(min=1)
-    return features.masked_fill(~present.unsqueeze(1), 0.0)
 
 
 class _Attention(torch.autograd.Function):

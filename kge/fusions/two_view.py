@@ -19,9 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nsbench.contracts import Fusion, Need, Setting
+from nsbench.contracts import Fusion, Need, Setting, pooled
 from nsbench.errors import Misuse
-from nsbench.kge.fusions.adamf import pooled
 from nsbench.registry import FUSIONS, option, suggest
 
 

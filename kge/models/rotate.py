@@ -2,6 +2,9 @@
 
 score(h, r, t) = gamma - sum_i | h_i exp(i phi_i) - t_i |, with h, t in C^d and phi in R^d. Because a rotation keeps
 moduli, the query of a replaced head is t rotated by -phi. Vectors are stored as [real half | imaginary half], D = 2 d.
+
+The distance is the sum of the d moduli, as in the authors' code. PyKEEN's RotatE takes the root of the sum of their squares:
+weights trained there rank differently here.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from nsbench.registry import MODELS, option
 @MODELS.register("transe")
 class TransE(KGE):
     version = 1
+    translates = True
 
     @dataclass(frozen=True)
     class Options:

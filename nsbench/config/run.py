@@ -92,9 +92,9 @@ class Config:
     @property
     def wants_features(self) -> bool:
         """Whether any component reads features; if not, none are loaded and the run says `none`."""
-        needs = set(SAMPLERS.get(self.sampler).requires)
+        needs = set(SAMPLERS.get(self.sampler).needs(self.sampler_options))
         for name in self.aux:
-            needs |= AUXILIARIES.get(name).requires
+            needs |= AUXILIARIES.get(name).needs(self.aux_options[name])
         reads = getattr(SAMPLERS.get(self.sampler), "reads_features", False)
         return reads or self.fusion != "none" or Need.FEATURES in needs
 
@@ -259,12 +259,11 @@ def _check_needs(config: Config, dataset: Dataset | None = None) -> None:
         provided.add(Need.ONE_VIEW)
     if dataset is None or dataset.features:
         provided.add(Need.FEATURES)
-    sampler = SAMPLERS.get(config.sampler)
-    if Need.LIVE in sampler.requires and not getattr(sampler, "coupled", True):
-        raise Misuse(f"sampler '{config.sampler}' declares Need.LIVE, so its feedback joins the loss: set coupled = True")
-    components = [("sampler", config.sampler, SAMPLERS)] + [("auxiliary loss", name, AUXILIARIES) for name in config.aux]
-    for kind, name, registry in components:
-        for need in missing_needs(registry.get(name).requires, provided):
+    components = [("sampler", config.sampler, SAMPLERS.get(config.sampler).needs(config.sampler_options))]
+    for name, options in config.aux_options.items():
+        components.append(("auxiliary loss", name, AUXILIARIES.get(name).needs(options)))
+    for kind, name, needs in components:
+        for need in missing_needs(needs, provided):
             raise Misuse(f"{kind} '{name}' {_WHY[need].format(**dataclasses.asdict(config), p=config.protocol.name)}")
 
 

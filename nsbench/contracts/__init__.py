@@ -5,11 +5,13 @@ S slots of an entity (slot 0 structural, one more per feature modality). Higher 
 bool tensor: True where the head is replaced.
 """
 
+from nsbench.contracts.batch import Generated as Generated
 from nsbench.contracts.batch import Negatives as Negatives
 from nsbench.contracts.batch import Positives as Positives
 from nsbench.contracts.batch import blocks_of as blocks_of
 from nsbench.contracts.dataset import Dataset as Dataset
 from nsbench.contracts.dataset import DatasetLoader as DatasetLoader
+from nsbench.contracts.dataset import pooled as pooled
 from nsbench.contracts.graph import NonPositives as NonPositives
 from nsbench.contracts.graph import TrainGraph as TrainGraph
 from nsbench.contracts.graph import find as find

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -53,31 +53,51 @@ def _like(column: Tensor, side: Tensor) -> Tensor:
 
 
 @dataclass(eq=False)
+class Generated:
+    """Vectors that take the place of entities, and how they are scored."""
+
+    vectors: Tensor  # [B, K, D] or [B, K, S, D]
+    slot_mask: Tensor | None = None  # bool [B, S] with vectors [B, K, S, D]
+    anchors: Tensor | None = None  # shape of `vectors`: replaces the kept end too
+    joint: Literal["score", "fuse"] = "score"  # slots: mean of the slots' scores, or score of the fused vector
+
+    def check(self) -> None:
+        """As Negatives.check."""
+        if self.anchors is not None and self.anchors.shape != self.vectors.shape:
+            raise ValueError(f"anchors must have the shape of vectors, {list(self.vectors.shape)}")
+        if (self.slot_mask is not None) != (self.vectors.dim() == 4):
+            raise ValueError("vectors [B, K, S, D] come with slot_mask [B, S], and only those")
+
+
+@dataclass(eq=False)
 class Negatives:
-    """One block of negatives for a batch. Exactly one of `ids`, `view_ids`, `vectors` is set."""
+    """One block of negatives for a batch. Exactly one of `ids`, `view_ids`, `generated` is set."""
 
     side: Tensor  # bool [B] or [B, K]
     ids: Tensor | None = None  # int64 [B, K]
     view_ids: Mapping[str, Tensor] | None = None  # view -> int64 [B, K]: another entity per view (MANS)
-    vectors: Tensor | None = None  # [B, K, D] or [B, K, S, D], generated
-    slot_mask: Tensor | None = None  # bool [B, S] with vectors [B, K, S, D]
-    anchors: Tensor | None = None  # shape of `vectors`: replaces the kept end too
+    generated: Generated | None = None  # vectors instead of entities (DHNS)
     delta: Tensor | None = None  # [B, K, D], value 0: added to the scored vectors, carries a straight-through gradient
     valid: Tensor | None = None  # bool [B, K]; None: all
     weight: Tensor | None = None  # [B, K], constant, >= 0; with reduce="weighted"
     margin_shift: Tensor | None = None  # [B, K], added to the logit
     log_q: Tensor | None = None  # [B, K] log-probability under the proposal; may carry the sampler's own graph
-    joint: Literal["score", "fuse"] = "score"  # slots: mean of the slots' scores, or score of the fused vector
     reduce: Literal["loss", "weighted"] = "loss"  # the experiment's reduction, or sum of weight x term / K
     positive: Literal["once", "per_negative", "none"] = "once"  # per_negative: with each one's shift, never weighted
     coef: float = 1.0
     tape: Any = None  # private, handed back to `feedback`
 
+    def __new__(cls, *_: Any, **given: Any) -> Negatives:
+        for field in fields(Generated):  # they stood here once
+            if field.name in given:
+                raise TypeError(f"Negatives has no {field.name}; write generated=Generated({field.name}=...)")
+        return super().__new__(cls)
+
     def check(self, batch: int) -> None:
         """Raise ValueError, in plain words, where the block breaks the contract. Reads shapes only, never values."""
-        given = [name for name in ("ids", "view_ids", "vectors") if getattr(self, name) is not None]
+        given = [name for name in ("ids", "view_ids", "generated") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"a block sets exactly one of ids, view_ids, vectors; this one sets {given or 'none'}")
+            raise ValueError(f"a block sets exactly one of ids, view_ids, generated; this one sets {given or 'none'}")
         shape = self.shape
         if len(shape) != 2 or shape[0] != batch:
             raise ValueError(f"negatives must be [B, K] with B = {batch}, not {list(shape)}")
@@ -93,32 +113,32 @@ class Negatives:
             raise ValueError("weight and reduce='weighted' belong together")
         if self.weight is not None and self.weight.requires_grad:
             raise ValueError("weight must be constant; detach it")
-        for ids in [self.ids] if self.ids is not None else list((self.view_ids or {}).values()):
+        for ids in self.all_ids:
             if ids.dtype != torch.int64:
                 raise ValueError(f"ids must be int64, not {ids.dtype}")
-        if self.vectors is None and (self.anchors is not None or self.slot_mask is not None):
-            raise ValueError("anchors and slot_mask belong to vectors")
-        if self.vectors is not None:
-            if self.anchors is not None and self.anchors.shape != self.vectors.shape:
-                raise ValueError(f"anchors must have the shape of vectors, {list(self.vectors.shape)}")
-            if (self.slot_mask is not None) != (self.vectors.dim() == 4):
-                raise ValueError("vectors [B, K, S, D] come with slot_mask [B, S], and only those")
+        if self.generated is not None:
+            self.generated.check()
         if self.delta is not None and self.ids is None:
             raise ValueError("delta belongs to ids")
 
     def check_range(self, entities: int) -> None:
         """ValueError where an id is none of the entities'. Reads values, which waits for the device."""
-        for ids in [self.ids] if self.ids is not None else list((self.view_ids or {}).values()):
+        for ids in self.all_ids:
             if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < entities:
                 raise ValueError(f"ids reach from {int(ids.min())} to {int(ids.max())}, entities from 0 to {entities - 1}")
+
+    @property
+    def all_ids(self) -> list[Tensor]:
+        """The entities of the block, int64 [B, K] once for each view; none where vectors are generated."""
+        return [self.ids] if self.ids is not None else list((self.view_ids or {}).values())
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(B, K)."""
         if self.ids is not None:
             return tuple(self.ids.shape)
-        if self.vectors is not None:
-            return tuple(self.vectors.shape[:2])
+        if self.generated is not None:
+            return tuple(self.generated.vectors.shape[:2])
         return tuple(next(iter((self.view_ids or {}).values())).shape)
 
     def replacements(self, positives: Positives) -> list[tuple[Tensor, Tensor]]:

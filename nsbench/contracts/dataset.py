@@ -67,6 +67,14 @@ class Dataset:
         return _digest(arrays | {f"present {m}": x for m, x in self.present.items()})
 
 
+def pooled(features: Tensor, present: Tensor) -> Tensor:
+    """[N, F] from [N, F] or [N, tokens, F]: the mean of the tokens that are not all zeros; zeros where absent."""
+    if features.dim() == 3:
+        tokens = features.any(dim=2).sum(1, keepdim=True)
+        features = features.sum(1) / tokens.clamp(min=1)
+    return features.masked_fill(~present.unsqueeze(1), 0.0)
+
+
 def _digest(arrays: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):

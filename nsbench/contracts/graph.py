@@ -11,6 +11,8 @@ from torch import Tensor
 
 from nsbench.contracts.batch import Positives
 
+MANY = 1.5  # mean answers per query from which an end of a relation counts as `n`
+
 
 class NonPositives:
     """Uniform draws from an allowed set per key, minus the known positives of the key: exact, in one pass, no rejection.
@@ -101,6 +103,19 @@ class TrainGraph:
     def answered(self) -> tuple[Tensor, Tensor]:
         """Keys and entities, [P] each: every query with each of its training answers, once."""
         return self._answered, self._answer
+
+    def categories(self) -> list[str]:
+        """Cardinality of each relation, [R]: `n` where the mean heads per tail (tails per head) is MANY or more.
+
+        Bordes et al., NeurIPS 2013, section 4.3.
+        """
+        facts = torch.bincount((self.codes // self.num_entities) % self.num_relations, minlength=self.num_relations)
+        tails_per_head = (facts / self.heads_of.clamp(min=1)).tolist()
+        heads_per_tail = (facts / self.tails_of.clamp(min=1)).tolist()
+        return [
+            f"{'n' if heads >= MANY else '1'}-{'n' if tails >= MANY else '1'}"
+            for heads, tails in zip(heads_per_tail, tails_per_head)
+        ]
 
     def draw(self, key: Tensor, k: int, rng: torch.Generator) -> Tensor:
         """[B, k] entities, uniform over those that do not answer the query `key` [B] or [B, k] in train."""

@@ -15,6 +15,8 @@ from nsbench.contracts.setting import Need, NoOptions, Setting
 class Similarity:
     """How a query vector is compared with a candidate: one formula in three forms that agree (nsbench.kge.similarity)."""
 
+    margin: float | None = None  # gamma, of those that are gamma minus a distance
+
     def pairwise(self, q: Tensor, c: Tensor) -> Tensor:
         """q and c [..., D], broadcast against each other -> [...]."""
         raise NotImplementedError
@@ -34,6 +36,7 @@ class KGE(nn.Module):
     Options: type = NoOptions
     version: int = 1
     provides: frozenset[Need] = frozenset({Need.QUERY})
+    translates: bool = False  # the query of a replaced tail is e + r, that of a replaced head e - r
     similarity: Similarity
 
     def __init__(

@@ -23,7 +23,7 @@ class Sampler(nn.Module):
     Options: type = NoOptions
     variants: Mapping[str, Mapping[str, Any]] = {}  # variant -> option values; "recommended" is the defaults
     requires: frozenset[Need] = frozenset()
-    coupled: bool = False  # True: feedback joins the model's loss, one backward, all optimisers step
+    coupled: bool = False  # True, or Need.LIVE: feedback joins the model's loss, one backward, all optimisers step
     filtered: bool = True  # False: may return known training positives (paper variants say so)
     reads_features: bool = False  # True: uses features where there are any; Need.FEATURES refuses to do without
     version: int = 1  # raise it whenever behaviour changes; part of the run id
@@ -32,6 +32,11 @@ class Sampler(nn.Module):
         super().__init__()
         self.k = setting.negatives
         self.options = options
+
+    @classmethod
+    def needs(cls, options: Any) -> frozenset[Need]:
+        """What a sampler with these options requires of the experiment."""
+        return cls.requires
 
     def sample(self, positives: Positives, view: View) -> Negatives | list[Negatives]:
         """Negatives for the batch: one block or several. May step an optimiser of the sampler's own."""
@@ -60,21 +65,6 @@ class Sampler(nn.Module):
         """What a reader of the result should know of the draws (row sizes, fallbacks); called once, after training."""
         return {}
 
-    def work(self, batch: int, setting: Setting) -> dict[str, float] | None:
-        """Units of each kind of work (nsbench.bench.costs.KINDS) in a step, a mean over its phases; None: not stated.
-
-        They come on top of the model's own step on K negatives; below zero where the sampler spares the model some of it.
-        Counted for a side per row.
-        """
-        return None
-
-    def state_bytes(self, setting: Setting) -> int | None:
-        """The formula of the sampler's memory: buffers, parameters, and 8 bytes per parameter and 4 per tensor of Adam's.
-
-        Called after `pretrain`; None: not stated. `nsbench bench` shows it beside what is held.
-        """
-        return None
-
 
 class Objective(nn.Module):
     """Replaces sampling: a loss of its own over the positives (NS-KGE, 1-vs-all). Chosen like a sampler."""
@@ -88,17 +78,14 @@ class Objective(nn.Module):
         super().__init__()
         self.options = options
 
+    @classmethod
+    def needs(cls, options: Any) -> frozenset[Need]:
+        """What an objective with these options requires of the experiment."""
+        return cls.requires
+
     def loss(self, positives: Positives, scoring: Scoring, view: View) -> Tensor:
         """The step's loss, a scalar with gradients into the model."""
         raise NotImplementedError
-
-    def work(self, batch: int, setting: Setting) -> dict[str, float] | None:
-        """As Sampler.work: beyond a model's step on K negatives, whose B (K + 1) `trained` candidates it spares."""
-        return None
-
-    def state_bytes(self, setting: Setting) -> int | None:
-        """As Sampler.state_bytes."""
-        return None
 
 
 class Auxiliary(nn.Module):
@@ -111,6 +98,11 @@ class Auxiliary(nn.Module):
     def __init__(self, setting: Setting, options: Any) -> None:
         super().__init__()
         self.options = options
+
+    @classmethod
+    def needs(cls, options: Any) -> frozenset[Need]:
+        """What an auxiliary loss with these options requires of the experiment."""
+        return cls.requires
 
     def loss(self, positives: Positives, view: View) -> Tensor:
         """A scalar; the view is live, gradients reach the model and the auxiliary's own parameters."""

@@ -116,17 +116,18 @@ class Scoring:
             raise ValueError("vectors and delta are defined for fusions with one view of an entity")
         if block.ids is not None and block.delta is not None:
             candidates = self.vectors(block.ids) + block.delta
-        else:
-            assert block.vectors is not None
-            candidates = block.vectors
-        kept = block.anchors if block.anchors is not None else None
-        if candidates.dim() == 4 and block.joint == "score":
-            kept = self.vectors(anchor)[:, None, None] if kept is None else kept  # as the model itself scores that end
-            per_slot = self._against(kept, positives, side, candidates)  # [B, K, S]
-            present = block.slot_mask.unsqueeze(1).to(per_slot.dtype)  # type: ignore[union-attr]
-            return (per_slot * present).sum(2) / present.sum(2)
-        if candidates.dim() == 4:
-            mask = block.slot_mask.unsqueeze(1).expand(candidates.shape[:3])  # type: ignore[union-attr]
+            return self._against(self.vectors(anchor).unsqueeze(1), positives, side, candidates)
+        made = block.generated
+        assert made is not None
+        candidates, kept = made.vectors, made.anchors
+        if made.slot_mask is not None:
+            mask = made.slot_mask.unsqueeze(1)  # [B, 1, S]
+            if made.joint == "score":
+                kept = self.vectors(anchor)[:, None, None] if kept is None else kept  # as the model itself scores that end
+                per_slot = self._against(kept, positives, side, candidates)  # [B, K, S]
+                present = mask.to(per_slot.dtype)
+                return (per_slot * present).sum(2) / present.sum(2)
+            mask = mask.expand(candidates.shape[:3])
             candidates = self.fusion.fuse(candidates, mask)
             kept = None if kept is None else self.fusion.fuse(kept, mask)
         kept = self.vectors(anchor).unsqueeze(1) if kept is None else kept

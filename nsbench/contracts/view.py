@@ -11,25 +11,46 @@ from torch import Tensor
 from nsbench.contracts.batch import Positives
 from nsbench.contracts.graph import TrainGraph
 from nsbench.contracts.scoring import Scoring
+from nsbench.contracts.setting import Setting
 
 
 @dataclass(eq=False)
 class View:
     """The state of one step. Everything is detached, unless the component declares Need.LIVE."""
 
-    device: torch.device
+    setting: Setting
     rng: torch.Generator  # the sampler's own, on the device
-    graph: TrainGraph
     scoring: Scoring  # of detached tables, unless live
-    features: Mapping[str, Tensor]
-    present: Mapping[str, Tensor]
-    margin: float
     sides: str  # the protocol's granularity: per_row, per_slot or alternate
-    negatives: int  # K
     total_steps: int
     total_epochs: int
     step: int = 0
     epoch: int = 0
+
+    @property
+    def graph(self) -> TrainGraph:
+        return self.setting.graph
+
+    @property
+    def device(self) -> torch.device:
+        return self.graph.device
+
+    @property
+    def features(self) -> Mapping[str, Tensor]:
+        return self.setting.features
+
+    @property
+    def present(self) -> Mapping[str, Tensor]:
+        return self.setting.present
+
+    @property
+    def margin(self) -> float:
+        return self.setting.margin
+
+    @property
+    def negatives(self) -> int:
+        """K."""
+        return self.setting.negatives
 
     def draw_side(self, positives: Positives, p_head: Tensor | float = 0.5) -> Tensor:
         """Which end is replaced: the protocol's choice where it fixes one, else True with probability p_head (or [B]).

@@ -23,7 +23,8 @@ from nsbench.errors import Misuse
 from nsbench.registry import suggest
 from nsbench.runs.folder import RunFolder
 from nsbench.training.diagnostics import nearest
-from nsbench.training.trainer import Trainer, generator
+from nsbench.training.seeds import generator
+from nsbench.training.trainer import Trainer
 
 TOP = 10  # of the two lists that --overlap compares
 
@@ -71,9 +72,9 @@ def inspect(folder: Path, *, head: str | None, relation: str, tail: str | None, 
         counted = torch.ones(block.shape, dtype=torch.bool) if block.valid is None else block.valid
         if block.weight is not None:
             counted = counted & (block.weight > 0)
-        if block.vectors is not None:
+        if block.generated is not None:
             generated = True
-            drawn = [(nearest(scoring, block, slice(None)), counted)]
+            drawn = [(nearest(scoring, block.generated, slice(None)), counted)]
         else:
             drawn = [(ids, here & counted) for ids, here in block.replacements(positives)]
         for ids, here in drawn:

@@ -34,9 +34,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nsbench.contracts import Dataset, Negatives, Positives, Sampler, Scoring, TrainGraph, find
+from nsbench.contracts import Dataset, Generated, Negatives, Positives, Sampler, Scoring, TrainGraph, find
 from nsbench.training.losses import block_loss
-from nsbench.training.trainer import Trainer, generator
+from nsbench.training.seeds import generator
+from nsbench.training.trainer import Trainer
 
 PROBED = 2048  # training triples that are asked about, in batches of the protocol's size
 RANKED = 512  # of them, whose negatives are ranked among all entities
@@ -70,14 +71,14 @@ class Diagnosis:
         tally = _Tally(self.graph.num_entities, self.graph.device)
         drawn: list[dict[str, Tensor]] = []
         left = RANKED
-        parts = set(trainer.config.aux) | ({"feedback"} if trainer.sampler.coupled else set())  # type: ignore[union-attr]
+        parts = set(trainer.config.aux) | ({"feedback"} if trainer.coupled else set())
         with _restored(trainer):
             rng = generator(0, "diagnostics", trainer.device)
             for i, rows in enumerate(self.batches):
                 fixed = torch.full_like(rows, i % 2 == 1, dtype=torch.bool)
                 positives = self.graph.positives(rows, fixed if trainer.protocol.sides == "alternate" else None)
                 for block in trainer.draw(positives, rng):
-                    parts.add("drawn" if block.vectors is None else "generated")
+                    parts.add("drawn" if block.generated is None else "generated")
                     drawn += self._judge(tally, scoring, positives, block, left)
                 left = max(0, left - len(rows))
             pulls = self._pulls(positives, rng) if len(parts) > 1 else {}
@@ -93,9 +94,9 @@ class Diagnosis:
         parts: dict[str, list[Tensor]] = defaultdict(list)
         for block in blocks:
             s_pos, s_neg = scoring.block(positives, block)
-            kind = "drawn" if block.vectors is None else "generated"
+            kind = "drawn" if block.generated is None else "generated"
             parts[kind].append(block_loss(s_pos, s_neg, block, trainer.protocol.temperature, importance))
-            own = sampler.feedback(block, s_pos.detach(), s_neg.detach()) if sampler.coupled else None
+            own = sampler.feedback(block, s_pos.detach(), s_neg.detach()) if trainer.coupled else None
             if own is not None:
                 parts["feedback"].append(own)
         view = dataclasses.replace(trainer.view, step=trainer.step_count, epoch=trainer.epoch, scoring=scoring, rng=rng)
@@ -118,7 +119,7 @@ class Diagnosis:
         if block.weight is not None:
             counted = counted & (block.weight > 0)
         side = block.side.expand(s_neg.shape) if block.side.dim() == 2 else block.side.unsqueeze(1).expand(s_neg.shape)
-        prefix = "" if block.vectors is None else "generated_"
+        prefix = "" if block.generated is None else "generated_"
         logit = s_neg if block.margin_shift is None else s_neg + block.margin_shift
         tally.add(f"{prefix}active", logit.sigmoid() > ACTIVE, counted)
         tally.add(f"{prefix}margin_gap", s_pos.unsqueeze(1) - s_neg, counted)
@@ -129,9 +130,9 @@ class Diagnosis:
             of = s_neg[first] if block.ids is None else block.ids[first]
             place = percentile(scoring, self.graph, part, block.side[first], of)
             tally.add(f"{prefix}hardness_now", place, counted[first])
-        if block.vectors is not None:
+        if block.generated is not None:
             few = slice(min(ranked, NEAREST))
-            ids = nearest(scoring, block, few)
+            ids = nearest(scoring, block.generated, few)
             self._errors(tally, prefix, _part(positives, few), side[few], ids, counted[few])
             return []
         drawn = []
@@ -207,18 +208,17 @@ def percentile(scoring: Scoring, graph: TrainGraph, positives: Positives, side: 
 
 
 @torch.no_grad()
-def nearest(scoring: Scoring, block: Negatives, few: slice) -> Tensor:
+def nearest(scoring: Scoring, generated: Generated, few: slice) -> Tensor:
     """[b, K] the entity nearest to each generated vector of the rows `few`, by the distance over the slots that it has."""
-    assert block.vectors is not None
-    vectors = block.vectors[few].float()
+    vectors = generated.vectors[few].float()
     everyone = torch.arange(scoring.entity.shape[0], device=vectors.device)
     if vectors.dim() == 3:
         vectors, table = vectors.unsqueeze(2), scoring.vectors(everyone).unsqueeze(1)
     else:
         table = scoring.slots(everyone)  # [N, S, D]
     mask = torch.ones(vectors.shape[0], vectors.shape[2], device=vectors.device)
-    if block.slot_mask is not None:
-        mask = block.slot_mask[few].to(mask.dtype)
+    if generated.slot_mask is not None:
+        mask = generated.slot_mask[few].to(mask.dtype)
     nearest = []
     for x, m in zip(vectors, mask):  # [K, S, D], one row at a time: [K, N] distances
         weighted = (x.nan_to_num() * m.view(1, -1, 1)).flatten(1)

@@ -108,20 +108,6 @@ class _Side:
         return greater, equal
 
 
-def categories(graph: TrainGraph, threshold: float = 1.5) -> list[str]:
-    """Cardinality of each relation in train, [R]: `n` where the mean heads per tail (tails per head) is 1.5 or more.
-
-    Bordes et al., NeurIPS 2013, section 4.3.
-    """
-    facts = torch.bincount((graph.codes // graph.num_entities) % graph.num_relations, minlength=graph.num_relations)
-    tails_per_head = (facts / graph.heads_of.clamp(min=1)).tolist()
-    heads_per_tail = (facts / graph.tails_of.clamp(min=1)).tolist()
-    return [
-        f"{'n' if heads >= threshold else '1'}-{'n' if tails >= threshold else '1'}"
-        for heads, tails in zip(heads_per_tail, tails_per_head)
-    ]
-
-
 FREQUENCY_BINS = ("0", "1-3", "4-10", "11+")
 
 
@@ -132,7 +118,7 @@ def labels(graph: TrainGraph, triples: Tensor) -> dict[str, list[list[str]]]:
     frequency: training facts of the entity asked for.
     """
     triples = triples.to(graph.device)
-    category = categories(graph)
+    category = graph.categories()
     degree = graph.degree[triples[:, [0, 2]]].cpu()
     bins = torch.bucketize(degree, torch.tensor([1, 4, 11]), right=True).tolist()
     seen = ["seen" if both else "unseen" for both in (degree > 0).all(1).tolist()]

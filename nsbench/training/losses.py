@@ -1,4 +1,7 @@
-"""The loss of the experiment: log-sigmoid, the same for every sampler (specs/classic_samplers.md section 3)."""
+"""The loss of the experiment, log-sigmoid with a penalty on the tables: the same for every sampler.
+
+See specs/classic_samplers.md section 3.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,23 @@ def importance_of(graph: TrainGraph) -> Tensor:
     """
     count = graph.key_count + 3
     return (count[graph.key_tail] + count[graph.key_head]).double().rsqrt().float()
+
+
+@torch.no_grad()
+def add_penalty_gradient(table: Tensor, coefficient: float, power: int) -> None:
+    """Add the gradient of coefficient x sum |x|^power (2 or 3) to table.grad, in place.
+
+    Nobody uses the penalty's value, and autograd would take six passes over the table. Power 3 on the full tables is the
+    RotatE code base's regulariser (specs/mmrns.md 2.3).
+    """
+    if table.grad is None:
+        table.grad = torch.zeros_like(table)
+    if power == 3:
+        table.grad.addcmul_(table.abs(), table, value=3 * coefficient)
+    elif power == 2:
+        table.grad.add_(table, alpha=2 * coefficient)
+    else:
+        raise ValueError(f"the power must be 2 or 3, not {power}")
 
 
 def _reduce(terms: Tensor, logit: Tensor, block: Negatives, temperature: float) -> Tensor:

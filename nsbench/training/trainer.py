@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import sys
-import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,8 +35,9 @@ from nsbench.contracts import (
 )
 from nsbench.errors import Misuse, RunFailed
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS
-from nsbench.training.losses import block_loss, importance_of
-from nsbench.training.regularizers import add_gradient
+from nsbench.training.clock import Stopwatch
+from nsbench.training.losses import add_penalty_gradient, block_loss, importance_of
+from nsbench.training.seeds import generator, global_seed
 
 FEW = 16  # positives that by chance may all have no valid negative
 
@@ -51,9 +50,6 @@ class Trainer:
         self.protocol = protocol = config.protocol
         self.device = torch.device(device)
         self.graph = TrainGraph(dataset.train, dataset.num_entities, dataset.num_relations, self.device)
-        features = {name: x.to(self.device) for name, x in dataset.features.items()}
-        present = {name: x.to(self.device) for name, x in dataset.present.items()}
-
         model = MODELS.get(config.kge)
         self.kge = model(
             dataset.num_entities,
@@ -69,10 +65,10 @@ class Trainer:
             margin=protocol.margin,
             entity_width=model.entity_width(protocol.width),
             relation_width=model.relation_width(protocol.width),
-            features=features,
-            present=present,
+            features={name: x.to(self.device) for name, x in dataset.features.items()},
+            present={name: x.to(self.device) for name, x in dataset.present.items()},
         )
-        with _global_seed(config.seed, "modules"):  # torch.nn layers draw their initial values from the global generator
+        with global_seed(config.seed, "modules"):  # torch.nn layers draw their initial values from the global generator
             self.fusion = FUSIONS.get(config.fusion)(self.setting, config.fusion_options).to(self.device)
             self.auxiliaries = nn.ModuleDict(
                 {name: AUXILIARIES.get(name)(self.setting, config.aux_options[name]) for name in config.aux}
@@ -89,20 +85,17 @@ class Trainer:
         own = self.sampler.param_groups(protocol.learning_rate) if isinstance(self.sampler, Sampler) else []
         self.sampler_adam = adam(own) if own else None
 
+        self.live = Need.LIVE in self._component.needs(config.sampler_options)
+        self.coupled = isinstance(self.sampler, Sampler) and (self.live or self.sampler.coupled)
         self.importance = importance_of(self.graph) if protocol.subsampling else None
         self.sampler_clock = Stopwatch(self.device)
         self.loss_sum = torch.zeros((), device=self.device)
         self.step_count = 0
         self.view = View(
-            device=self.device,
+            setting=self.setting,
             rng=generator(config.seed, "sampler", self.device),
-            graph=self.graph,
             scoring=Scoring(self.kge, self.fusion, self.graph, live=False),
-            features=features,
-            present=present,
-            margin=protocol.margin,
             sides=protocol.sides,
-            negatives=protocol.negatives,
             total_steps=protocol.steps,
             total_epochs=-(-protocol.steps * protocol.batch // len(self.graph)),
         )
@@ -117,6 +110,14 @@ class Trainer:
         if "_modules" not in vars(made):
             raise Misuse(
                 self._blamed("its __init__ does not begin with super().__init__(setting, options)", component.__init__)
+            )
+        if changed := {"requires", "coupled"} & vars(made).keys():
+            raise Misuse(
+                self._blamed(
+                    f"it sets self.{min(changed)}, which nobody reads; override the class method needs(options), and a "
+                    "sampler that needs Need.LIVE is coupled",
+                    component.__init__,
+                )
             )
         for base, method in ((Sampler, "sample"), (Objective, "loss")):
             if getattr(getattr(made, method, None), "__func__", None) is getattr(base, method):
@@ -145,14 +146,13 @@ class Trainer:
     def draw(self, positives: Positives, rng: torch.Generator) -> list[Negatives]:
         """What the sampler answers to a batch outside the training stream; the caller puts the sampler's state back."""
         assert isinstance(self.sampler, Sampler)
-        live = Need.LIVE in self.sampler.requires
-        scoring = Scoring(self.kge, self.fusion, self.graph, live)
+        scoring = Scoring(self.kge, self.fusion, self.graph, self.live)
         view = dataclasses.replace(self.view, step=self.step_count, epoch=self.epoch, scoring=scoring, rng=rng)
         with self._noted():
             return self._checked(self.sampler.sample(positives, view), positives)
 
     def _sampled_step(self, sampler: Sampler, positives: Positives, scoring: Scoring) -> None:
-        view = self._view(scoring, live=Need.LIVE in sampler.requires)
+        view = self._view(scoring, live=self.live)
         with self.sampler_clock:
             drawn = sampler.sample(positives, view)
             phase = sampler.phase(view)
@@ -168,7 +168,7 @@ class Trainer:
                 for (s_pos, s_neg), block in zip(scores, blocks)
             ]
             loss = torch.stack(terms).sum() if len(terms) > 1 else terms[0]
-            if not sampler.coupled:
+            if not self.coupled:
                 self._model_step(loss, positives, scoring)
 
         if phase != "model":
@@ -176,12 +176,12 @@ class Trainer:
                 own = self._feedback(sampler, blocks, scores)
         else:
             own = None
-        if sampler.coupled and loss is not None:
+        if self.coupled and loss is not None:
             self._model_step(loss if own is None else loss + own, positives, scoring)
         elif own is not None:
             with self.sampler_clock:
                 own.backward()
-            if sampler.coupled:  # in a sampler phase, feedback through a live view reaches the model too
+            if self.coupled:  # in a sampler phase, feedback through a live view reaches the model too
                 self.model_adam.zero_grad(set_to_none=True)
         if self.sampler_adam is not None and phase != "model":
             with self.sampler_clock:
@@ -235,7 +235,7 @@ class Trainer:
         loss.backward()
         if self.protocol.regularizer > 0:
             for table in (self.kge.entity, self.kge.relation):
-                add_gradient(table, self.protocol.regularizer, self.protocol.regularizer_power)
+                add_penalty_gradient(table, self.protocol.regularizer, self.protocol.regularizer_power)
         self.model_adam.step()
         self.model_adam.zero_grad(set_to_none=True)
 
@@ -347,51 +347,6 @@ def _floats(state: Any) -> list[Tensor]:
     return [x for part in inside for x in _floats(part)]
 
 
-class Stopwatch:
-    """Seconds spent inside `with`. On a GPU events are recorded, and read only when `seconds` is called."""
-
-    def __init__(self, device: torch.device, already: float = 0.0) -> None:
-        self._cuda = device.type == "cuda"
-        self._seconds = already
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-
-    def __enter__(self) -> None:
-        if self._cuda:
-            self._events.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
-            self._events[-1][0].record()
-        else:
-            self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        if self._cuda:
-            self._events[-1][1].record()
-        else:
-            self._seconds += time.perf_counter() - self._start
-
-    def seconds(self) -> float:
-        if self._events:
-            torch.cuda.synchronize()
-            self._seconds += sum(start.elapsed_time(end) for start, end in self._events) / 1000
-            self._events.clear()
-        return self._seconds
-
-
 def adam(groups: list[dict[str, Any]]) -> torch.optim.Adam:
     """Adam with the defaults of the field; the fused kernel is a third of the time of the next best on a CPU."""
     return torch.optim.Adam(groups, fused=True)
-
-
-def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """An independent stream of random numbers for each purpose of a run."""
-    return torch.Generator(device=device).manual_seed(_derived(seed, purpose))
-
-
-@contextlib.contextmanager
-def _global_seed(seed: int, purpose: str) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):  # initial values are all drawn on the CPU
-        torch.manual_seed(_derived(seed, purpose))
-        yield
-
-
-def _derived(seed: int, purpose: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:7])

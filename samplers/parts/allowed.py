@@ -51,15 +51,6 @@ class AllowedSets(NonPositives):
         }
 
 
-def sets_bytes(graph: TrainGraph, candidates: int, removed: int) -> int:
-    """Memory of AllowedSets with so many candidates in all sets and so many (query, entity) pairs removed from them.
-
-    int32 members, those of the set of all entities too; an int64 per removed pair, and an answer of an empty query counts as
-    one; three int64 and a bool per key.
-    """
-    return 4 * (candidates + graph.num_entities) + 8 * removed + 25 * (graph.num_keys + 1)
-
-
 def list_buffers(module: nn.Module, tables: object) -> None:
     """Name the tensors of `tables` as buffers of the module, outside checkpoints, so that its memory can be counted."""
     for name, x in vars(tables).items():

@@ -15,7 +15,7 @@ import torch
 
 from nsbench.campaign import plan as campaign
 from nsbench.config.run import configure
-from nsbench.contracts import Negatives, missing_needs
+from nsbench.contracts import Generated, Negatives, missing_needs
 from nsbench.contracts.scoring import Scoring
 from nsbench.datasets.features import import_features
 from nsbench.datasets.loading import load_dataset
@@ -251,7 +251,7 @@ class TestGradientTable:
         slots = 0.3 * torch.randn(4, 2, 3, trainer.setting.entity_width)
         mask = torch.ones(4, 3, dtype=torch.bool)
         side = torch.zeros(4, dtype=torch.bool)  # the tail is replaced
-        return Negatives(side, vectors=slots, slot_mask=mask, joint="fuse", **{"positive": "none", **how})
+        return Negatives(side, generated=Generated(slots, mask, joint="fuse"), **{"positive": "none", **how})
 
     def having(self, trainer, name, ids):
         return sorted({e for e in ids if trainer.setting.present[name][e]})
@@ -278,7 +278,7 @@ class TestGradientTable:
     def test_both_ends_generated_reach_relation_and_attention(self, trainer, positives):
         """So attention learns through the generated joint as well."""
         block = self.generated(trainer, positives)
-        block.anchors = 0.3 * torch.randn_like(block.vectors)
+        block.generated.anchors = 0.3 * torch.randn_like(block.generated.vectors)
         reached = gradients(trainer, block, positives)
         assert reached["relation"] == sorted(set(positives.r.tolist()))
         assert reached["q"]

@@ -15,7 +15,8 @@ from nsbench.errors import Misuse
 from nsbench.kge.auxiliaries.mat import NOISE
 from nsbench.registry import AUXILIARIES
 from nsbench.testing.rules import assert_contract, toy
-from nsbench.training.trainer import Trainer, generator
+from nsbench.training.seeds import generator
+from nsbench.training.trainer import Trainer
 
 MODEL_NAMES = ("transe", "distmult", "rotate")
 WIDTH, MARGIN = 4, 3.0

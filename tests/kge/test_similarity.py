@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nsbench.kernels import native
 from nsbench.kernels import operators as kernels
 from nsbench.kge.similarity import L1, L2, Dot, Moduli
 
@@ -18,7 +19,7 @@ small = st.integers(1, 9)
 
 @pytest.fixture(params=["native", "eager"], autouse=True)
 def choice(request, monkeypatch):
-    monkeypatch.setattr(kernels, "_chosen", request.param)
+    monkeypatch.setattr(native, "_chosen", request.param)
     return request.param
 
 

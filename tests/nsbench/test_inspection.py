@@ -9,7 +9,7 @@ from nsbench.campaign import plan as campaign
 from nsbench.errors import Misuse
 from nsbench.runs import inspection
 from nsbench.testing.rules import registered
-from tests.contracts import fakes
+from tests.testing import fakes
 
 SHORT = ["protocol.steps=20", "protocol.validate_every=10", "protocol.width=8", "protocol.batch=64", "protocol.negatives=4"]
 

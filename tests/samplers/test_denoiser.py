@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nsbench.errors import Misuse
-from nsbench.kernels import operators as kernels
+from nsbench.kernels import native
 from nsbench.samplers.parts.denoiser import ROWS, denoiser, interleaved, pieces, sines_first
 
 FORMS = ["paper", "released"]
@@ -44,7 +44,7 @@ def inputs(n=9, width=12, steps=7):
 @pytest.mark.parametrize("choice", ["native", "eager"])
 @pytest.mark.parametrize("form", FORMS)
 def test_folded_is_what_is_written(form, choice, monkeypatch):
-    monkeypatch.setattr(kernels, "_chosen", choice)
+    monkeypatch.setattr(native, "_chosen", choice)
     model = made(form)
     x, t, c = inputs()
     folded = model.fold()

@@ -3,7 +3,6 @@ in test_denoiser.py. 36 and 37 are the evaluation's, 38 the dataset's."""
 
 import dataclasses
 import math
-import re
 import warnings
 import weakref
 
@@ -12,13 +11,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nsbench.bench import speed as bench
 from nsbench.config.run import configure
-from nsbench.contracts import Negatives
+from nsbench.contracts import Generated, Negatives
 from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
 from nsbench.registry import MODELS, SAMPLERS
-from nsbench.samplers.dhns import DHNS, LEVELS, levels, step_cost
+from nsbench.samplers.dhns import DHNS, LEVELS, levels
 from nsbench.samplers.parts.chain import Schedule, both_ends
 from nsbench.testing.rules import Poor, assert_contract, registered, toy
 from nsbench.training.losses import block_loss
@@ -234,7 +232,7 @@ def test_precision_is_the_denoisers_alone():
         assert math.isfinite(trainer.loss_sum.item())
     assert all(p.dtype == torch.float32 for p in made.sampler.parameters())
     _, _, blocks = drawn(made)
-    assert blocks[1].vectors.dtype == torch.float32
+    assert blocks[1].generated.vectors.dtype == torch.float32
     assert not torch.equal(made.kge.entity, exact.kge.entity)
 
 
@@ -281,19 +279,6 @@ class Peak(TorchDispatchMode):
         self.live -= self.known.pop(key)
 
 
-class Products(TorchDispatchMode):
-    """Floating-point operations of the matrix products inside."""
-
-    operations = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        if name in ("mm", "addmm", "addmm_"):
-            a, b = args[-2:]
-            self.operations += 2 * a.shape[0] * a.shape[1] * b.shape[1]
-        return function(*args, **(kwargs or {}))
-
-
 def test_chain_leaves_no_graph_and_its_memory_does_not_grow_with_t():
     peaks = []
     for steps in (20, 80):
@@ -305,61 +290,6 @@ def test_chain_leaves_no_graph_and_its_memory_does_not_grow_with_t():
         peaks.append(peak.peak)
     # T rows of the time embedding differ, and nothing else
     assert peaks[1] - peaks[0] <= 4 * (80 - 20) * 8 * 4 * 2
-
-
-def test_stated_work_and_state_are_the_bases_and_the_denoisers():
-    made, alone = make("transe"), make("transe", sampler="uniform")
-    stated, base = (m.sampler.work(16, m.setting) for m in (made, alone))
-    cost = step_cost(made.sampler.options, 8, 16, 3)
-    numbers = sum(p.numel() for p in made.sampler.parameters())
-    assert stated == {
-        **base,
-        "products": (cost["learn_flop"] + cost["chain_flop"]) / 2,
-        "parameters": numbers,
-        "trained": 16 * 3 * 4 * 2,
-    }
-    made.step()
-    adam = [x for state in made.sampler.adam.state.values() for x in state.values()]
-    held = [*made.sampler.parameters(), *made.sampler.buffers(), *adam]
-    assert made.sampler.state_bytes(made.setting) == sum(x.numel() * x.element_size() for x in held)
-    assert make("transe", "sampler.weight=0").sampler.work(16, made.setting) == base
-
-
-@pytest.mark.parametrize(("width", "batch", "fusion"), [(64, 512, "adamf"), (96, 400, "none")])
-@pytest.mark.parametrize("variant", ["recommended", "released", "paper"])
-def test_work_is_predicted(variant, width, batch, fusion):
-    """Floating-point operations within 3 %, peak memory within 20 %."""
-    made = make("distmult", f"sampler.variant={variant}", "sampler.timesteps=50", fusion=fusion, batch=batch, width=width)
-    made.step()  # Adam's moments exist
-    expected = step_cost(made.sampler.options, width, batch, made.sampler.slots)
-    positives = made.graph.positives(torch.arange(batch) % len(made.graph))
-    view = made._view(Scoring(made.kge, made.fusion, made.graph), live=made.sampler.options.leak)
-    with Products() as flop:
-        made.sampler._learn(both_ends(positives, view, slots=made.sampler.slots))
-    assert flop.operations == pytest.approx(expected["learn_flop"], rel=0.03)
-    with Products() as flop:
-        made.sampler._generate(both_ends(positives, view, slots=made.sampler.slots))
-    assert flop.operations == pytest.approx(expected["chain_flop"], rel=0.03)
-    with Peak() as peak:
-        made.sampler.sample(positives, view)
-    assert peak.peak == pytest.approx(expected["peak_bytes"], rel=0.2)
-
-
-def test_bench_tells_how_much_of_a_step_the_products_are(monkeypatch):
-    monkeypatch.setattr(bench, "LARGE", 64)
-    made = make("distmult", "sampler.variant=released", "sampler.timesteps=40", width=16)
-    cost = step_cost(made.sampler.options, 16, 16, 3)
-    told = bench.of_peak(made)
-    assert re.fullmatch(r"([\d.]+) GFLOP in a step, \d+% of it at the \d+ GFLOP/s of \[64, 64\]", told), told
-    assert float(told.split()[0]) == pytest.approx((cost["learn_flop"] + cost["chain_flop"]) / 1e9, rel=5e-3)
-    assert bench.of_peak(make("transe", sampler="uniform")) == "none stated"
-
-
-def test_work_of_the_issues_setting():
-    options = DHNS.Options(**DHNS.variants["released"])
-    found = step_cost(options, 200, 1024, 3)
-    assert found["evaluations"] == 49
-    assert 110e9 < found["learn_flop"] + found["chain_flop"] < 126e9
 
 
 # --- gradients: property 22, one test per row of the table ---
@@ -391,7 +321,7 @@ def one_triple(made):
 def generated(made, positives):
     scoring = Scoring(made.kge, made.fusion, made.graph)
     view = made._view(scoring, live=made.sampler.options.leak)
-    blocks = [block for block in made.sampler.sample(positives, view) if block.vectors is not None]
+    blocks = [block for block in made.sampler.sample(positives, view) if block.generated is not None]
     return scoring, blocks
 
 
@@ -436,15 +366,15 @@ def test_gradient_of_generated_negatives(fusion, variant):
     positives = one_triple(made)
     scoring, blocks = generated(made, positives)
     kept = {"head": {positives.t.item()}, "tail": {positives.h.item()}, "both": set()}
-    assert [block.tape.corruption for block in blocks] == list(kept)[: len(blocks)]
+    assert [block.tape.ends for block in blocks] == list(kept)[: len(blocks)]
     for block in blocks:
         _, s_neg = scoring.block(positives, block)
         (s_neg * block.weight).sum().backward(retain_graph=True)
-        reached = {"relation"} if block.anchors is not None else {"entity", "relation"}
+        reached = {"relation"} if block.generated.anchors is not None else {"entity", "relation"}
         if fusion == "adamf":  # the kept end is fused; so, in `released`, is what was generated
-            reached |= {"attention"} if block.anchors is not None else {"attention", "projections"}
-        assert pulled(made) == reached, block.tape.corruption
-        assert rows_pulled(made) == kept[block.tape.corruption]
+            reached |= {"attention"} if block.generated.anchors is not None else {"attention", "projections"}
+        assert pulled(made) == reached, block.tape.ends
+        assert rows_pulled(made) == kept[block.tape.ends]
         for module in (made.kge, made.fusion):
             module.zero_grad(set_to_none=True)
 
@@ -590,22 +520,29 @@ def test_released_distmult_has_no_margins_in_effect():
     assert all((block.margin_shift == 0).all() for block in blocks[1:])
 
 
+def in_order(block, order):
+    """The same block with its slots in another order."""
+    made = block.generated
+    turned = Generated(made.vectors[:, :, order], made.slot_mask[:, order], joint=made.joint)
+    return dataclasses.replace(block, generated=turned)
+
+
 def test_joint_mean_does_not_depend_on_the_order_of_slots_and_is_the_score_for_one():
     made = make()
     positives, _, blocks = drawn(made)
     scoring, block = made.scoring(), blocks[2]
-    assert block.joint == "score"
+    assert block.generated.joint == "score"
     order = torch.tensor([2, 0, 1])
-    turned = dataclasses.replace(block, vectors=block.vectors[:, :, order], slot_mask=block.slot_mask[:, order])
+    turned = in_order(block, order)
     expected = scoring.block(positives, block)[1]
     assert torch.allclose(scoring.block(positives, turned)[1], expected, atol=1e-5)
     kept = scoring.vectors(positives.h) * made.kge.relation[positives.r]  # DistMult's query of the fused head
-    by_hand = torch.einsum("bd,blsd->bls", kept, block.vectors) * block.slot_mask.unsqueeze(1)
-    assert torch.allclose(expected, by_hand.sum(2) / block.slot_mask.sum(1, keepdim=True), atol=1e-5)
+    by_hand = torch.einsum("bd,blsd->bls", kept, block.generated.vectors) * block.generated.slot_mask.unsqueeze(1)
+    assert torch.allclose(expected, by_hand.sum(2) / block.generated.slot_mask.sum(1, keepdim=True), atol=1e-5)
     alone = make(fusion="none")
     positives, _, blocks = drawn(alone)
-    assert blocks[2].vectors.shape == (16, 4, 1, 8)
-    structural = Negatives(blocks[2].side, vectors=blocks[2].vectors.squeeze(2))
+    assert blocks[2].generated.vectors.shape == (16, 4, 1, 8)
+    structural = Negatives(blocks[2].side, generated=Generated(blocks[2].generated.vectors.squeeze(2)))
     scoring = alone.scoring()
     assert torch.allclose(scoring.block(positives, blocks[2])[1], scoring.block(positives, structural)[1])
 
@@ -614,8 +551,8 @@ def test_fused_joint_does_not_depend_on_the_order_of_slots():
     made = make("distmult", "sampler.variant=released")
     positives, _, blocks = drawn(made)
     block, order = blocks[2], torch.tensor([2, 0, 1])
-    assert block.joint == "fuse"
-    turned = dataclasses.replace(block, vectors=block.vectors[:, :, order], slot_mask=block.slot_mask[:, order])
+    assert block.generated.joint == "fuse"
+    turned = in_order(block, order)
     scoring = made.scoring()
     assert torch.allclose(scoring.block(positives, block)[1], scoring.block(positives, turned)[1], atol=1e-5)
 
@@ -644,12 +581,12 @@ def test_both_ends_count_the_slots_that_both_have():
     made = make("distmult", "sampler.variant=released", "sampler.missing=mask")
     positives, _, blocks = drawn(made, 43)
     mask = {ids: made.fusion.slot_mask(getattr(positives, ids)) for ids in "ht"}
-    assert torch.equal(blocks[1].slot_mask, mask["t"])  # a head is generated from the tail's slots
-    assert torch.equal(blocks[2].slot_mask, mask["h"])
-    assert torch.equal(blocks[3].slot_mask, mask["h"] & mask["t"])
-    assert (blocks[3].slot_mask != mask["h"]).any()
-    assert blocks[3].anchors.data_ptr() == blocks[1].vectors.data_ptr()
-    assert blocks[3].vectors.data_ptr() == blocks[2].vectors.data_ptr()
+    assert torch.equal(blocks[1].generated.slot_mask, mask["t"])  # a head is generated from the tail's slots
+    assert torch.equal(blocks[2].generated.slot_mask, mask["h"])
+    assert torch.equal(blocks[3].generated.slot_mask, mask["h"] & mask["t"])
+    assert (blocks[3].generated.slot_mask != mask["h"]).any()
+    assert blocks[3].generated.anchors.data_ptr() == blocks[1].generated.vectors.data_ptr()
+    assert blocks[3].generated.vectors.data_ptr() == blocks[2].generated.vectors.data_ptr()
 
 
 def test_without_any_feature_the_result_is_that_of_structure_alone():
@@ -657,8 +594,8 @@ def test_without_any_feature_the_result_is_that_of_structure_alone():
     bare = dataclasses.replace(data, present={name: torch.zeros_like(x) for name, x in data.present.items()})
     made = make("distmult", dataset=bare)
     positives, _, blocks = drawn(made)
-    assert blocks[2].slot_mask.sum(1).eq(1).all()
-    structural = Negatives(blocks[2].side, vectors=blocks[2].vectors[:, :, 0])
+    assert blocks[2].generated.slot_mask.sum(1).eq(1).all()
+    structural = Negatives(blocks[2].side, generated=Generated(blocks[2].generated.vectors[:, :, 0]))
     scoring = made.scoring()
     assert torch.allclose(scoring.block(positives, blocks[2])[1], scoring.block(positives, structural)[1], atol=1e-6)
 
@@ -692,7 +629,7 @@ def test_a_number_of_logits_for_each_ablation():
 def test_wo_mmc_is_the_structural_slot_alone():
     made = make("distmult", "sampler.variant=wo_mmc")
     _, _, blocks = drawn(made)
-    assert blocks[1].vectors.shape == (16, 4, 8)
+    assert blocks[1].generated.vectors.shape == (16, 4, 8)
     assert made.sampler.diffusion.scale.target.shape == (1,)
 
 
@@ -700,7 +637,7 @@ def test_mhld_same_count_draws_four_chains_to_one_state():
     made = make("distmult", "sampler.variant=mhld_same_count")
     _, _, blocks = drawn(made)
     assert {level.state for level in made.sampler.levels} == {2}
-    vectors = blocks[1].vectors
+    vectors = blocks[1].generated.vectors
     assert all(not torch.allclose(vectors[:, i], vectors[:, j]) for i in range(4) for j in range(i))
 
 
@@ -738,7 +675,7 @@ def test_forward_noises_the_true_entity_and_trains_nothing():
     assert all(torch.equal(a, b) for a, b in zip(before, made.sampler.diffusion.parameters()))
     truth = made.kge.entity[positives.t[0]].detach()
     c = made.sampler.diffusion.scale.target.item()
-    distances = (blocks[2].vectors[:, :, 0] - truth).square().sum(2)
+    distances = (blocks[2].generated.vectors[:, :, 0] - truth).square().sum(2)
     kept = Schedule("cosine", 50).kept
     for place, k in enumerate((2, 5, 10, 25)):
         expected = (1 - math.sqrt(kept[k])) ** 2 * truth.square().sum().item() + (1 - kept[k]) * 8 * c**2
@@ -958,7 +895,7 @@ def test_statistics_by_hand():
     statistics, block = made.sampler.statistics, blocks[2]
     to_true = statistics.to_true[1] / statistics.to_true_steps[1]
     t = made.kge.entity[positives.t].detach()
-    expected = [((block.vectors[:, i, 0] - t).norm(dim=1) / t.norm(dim=1)).mean().item() for i in range(4)]
+    expected = [((block.generated.vectors[:, i, 0] - t).norm(dim=1) / t.norm(dim=1)).mean().item() for i in range(4)]
     assert to_true.tolist() == pytest.approx(expected, rel=1e-4)
     s_pos, s_neg = made.scoring().block(positives, block)
     made.sampler.feedback(block, s_pos, s_neg)

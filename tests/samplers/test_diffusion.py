@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nsbench.config.run import configure
-from nsbench.contracts import Negatives
+from nsbench.contracts import Generated, Negatives
 from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
 from nsbench.registry import AUXILIARIES, MODELS
@@ -223,7 +223,7 @@ def test_distance_is_zero_at_the_query(kge):
     made = trainer(kge, fusion="none")
     positives, ends = ends_of(made)
     for side, query in ((True, ends.condition[0, :, 0]), (False, ends.condition[1, :, 0])):
-        block = Negatives(torch.full((len(positives),), side), vectors=query.detach().unsqueeze(1))
+        block = Negatives(torch.full((len(positives),), side), generated=Generated(query.detach().unsqueeze(1)))
         assert torch.allclose(made.scoring().block(positives, block)[1], torch.tensor(made.protocol.margin), atol=1e-4)
 
 
@@ -233,7 +233,7 @@ def test_score_depends_on_the_kept_end_and_relation_through_the_query_alone(kge)
     positives, ends = ends_of(made)
     candidates = torch.randn(len(positives), 3, made.setting.entity_width, generator=torch.Generator().manual_seed(0))
     for place, side in enumerate((True, False)):
-        block = Negatives(torch.full((len(positives),), side), vectors=candidates)
+        block = Negatives(torch.full((len(positives),), side), generated=Generated(candidates))
         expected = made.kge.similarity.pairwise(ends.condition[place].detach(), candidates)
         assert torch.allclose(made.scoring().block(positives, block)[1], expected, atol=1e-4)
 

@@ -259,13 +259,6 @@ def test_structure_alone_is_refused():
         check_features(config, toy())
 
 
-def test_stated_memory_is_what_is_held():
-    for distinct in (True, False):
-        trainer = trainer_of(f"distinct={distinct}")
-        held = sum(x.numel() * x.element_size() for x in trainer.sampler.buffers())
-        assert trainer.sampler.state_bytes(trainer.setting) == held
-
-
 def test_the_share_of_visual_negatives_is_told():
     trainer = trainer_of("strategy=H", "visual_share=0.25")
     assert trainer.sampler.describe() == {"visual_share": 0.0}

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from nsbench.config.run import configure
-from nsbench.contracts import Dataset, Need
+from nsbench.contracts import Need
 from nsbench.contracts.graph import TrainGraph
 from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
@@ -65,7 +65,7 @@ def on_toy():
 def step_of(trainer, rows=range(16)):
     """Scoring, view, positives, block, and scores of one step."""
     scoring = Scoring(trainer.kge, trainer.fusion, trainer.graph)
-    view = trainer._view(scoring, live=Need.LIVE in trainer.sampler.requires)
+    view = trainer._view(scoring, live=trainer.live)
     positives = trainer.graph.positives(torch.tensor(list(rows)))
     block = trainer.sampler.sample(positives, view)
     return scoring, view, positives, block, scoring.block(positives, block)
@@ -369,9 +369,9 @@ def test_detached_the_contrast_leaves_the_model_alone_14(on_toy):
     assert touched["false"]
 
 
-def test_what_the_trainer_is_asked_for_follows_the_option(on_toy):
-    assert on_toy().sampler.requires == {Need.ONE_VIEW}
-    assert on_toy("sampler.variant=paper").sampler.requires == {Need.LIVE, Need.ONE_VIEW}
+def test_what_the_trainer_is_asked_for_follows_the_option():
+    assert mmrns.MMRNS.needs(mmrns.MMRNS.Options()) == {Need.ONE_VIEW}
+    assert mmrns.MMRNS.needs(mmrns.MMRNS.Options(detach_kge=False)) == {Need.LIVE, Need.ONE_VIEW}
 
 
 # --- similarity: properties 15, 16 ---
@@ -642,113 +642,3 @@ def test_describe_averages_over_the_steps(on_toy, monkeypatch):
     assert said["invalid"] == pytest.approx(sum(invalid) / 20)
     assert said["invalid"] > 0  # eight candidates, and a query with 29 answers among 40 entities
     assert said["entropy"] == pytest.approx(1, abs=0.15)  # uniform, but for who lacks a modality
-
-
-# --- memory: section 4.5 ---
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ["sampler.positives=16"],
-        ["sampler.variant=released"],
-        ["sampler.attention=false"],
-        ["sampler.beta=0"],
-        ["sampler.beta=0", "sampler.feedback=0"],
-        ["sampler.relation=false", "sampler.feedback=0"],
-    ],
-)
-@pytest.mark.parametrize("features", [(), ("image", "text")])
-def test_state_is_what_the_formula_says(on_toy, features, settings):
-    trainer = on_toy(*settings, features=features)
-    trainer.step()
-    assert trainer.sampler_bytes() == trainer.sampler.state_bytes(trainer.setting)
-
-
-def bytes_kept(sampler, features, rows, relations, tiles, others):
-    """What a step keeps for its backward pass, in float32, for `Groups` of this size and as many `Others`; features per
-    entity.
-
-    The parts of specs/mmrns.md 4.5 under the algebra of `CrossModalAttention.grid`; paddings and the model's own part are
-    left out. It is also the step's peak within a tenth, because the backward pass frees what it has used (measured on a CPU
-    at the sizes of 4.5).
-    """
-    n, k, attention, layers = sampler.candidates, sampler.k, sampler.attention, sampler.options.structure_layers
-    pairs, entities, width = rows + others, n + rows + others, sampler.structure.first.weight.shape[1]
-    d = width - sampler.structure.relation_width
-    hidden = 2 * mmrns.HIDDEN if layers == 2 else 0
-    floats = (tiles * n + pairs) * (2 * d + hidden) + entities * d
-    components = 1 + len(attention.names)
-    floats += components * (2 * tiles * mmrns.TILE * n + 4 * rows * n) + (k + 1) * rows * n
-    for m in attention.names:
-        read = attention.count[m]
-        floats += entities * (features[m] + 2 * read * mmrns.WIDTH)
-        floats += tiles * n * mmrns.WIDTH
-        for p in attention.partners[m] if attention.attend else []:
-            cells, seen = attention.count[p] * read, attention.count[p]
-            floats += n * relations * (2 * cells + 3 * seen) + n * cells * (mmrns.WIDTH + read)
-            floats += entities * (2 * cells + 3 * seen * mmrns.WIDTH) + pairs * (2 * cells + 3 * seen * mmrns.WIDTH)
-    return 4 * floats
-
-
-@pytest.mark.parametrize("kge", ["distmult", "rotate"])
-@pytest.mark.parametrize(
-    "case",
-    [
-        ({}, []),
-        ({"text": (40,)}, []),
-        ({"image": (6, 30), "text": (4, 31)}, []),
-        ({"image": (6, 30), "text": (4, 31)}, ["sampler.variant=released", "sampler.candidates=200"]),
-        ({"image": (9, 30), "text": (31,)}, ["sampler.attention=false"]),
-    ],
-)
-def test_memory_is_as_predicted(kge, case, rng):
-    """What autograd keeps, counted tensor by tensor, beside the formula."""
-    shapes, settings = case
-    n, relations = 600, 30
-    train = torch.stack(
-        [
-            torch.randint(n, (2000,), generator=rng),
-            torch.randint(relations, (2000,), generator=rng),
-            torch.randint(n, (2000,), generator=rng),
-        ],
-        dim=1,
-    )
-    names = [str(i) for i in range(n)]
-    data = Dataset(
-        "mine",
-        train,
-        train[:1],
-        train[:1],
-        names,
-        names[:relations],
-        features={m: torch.randn(n, *s, generator=rng) for m, s in shapes.items()},
-        present={m: torch.rand(n, generator=rng) < 0.9 for m in shapes},
-    )
-    sizes = ("width=40", "batch=64", "negatives=6")
-    trainer = trainer_on(data, "sampler.candidates=200", *settings, kge=kge, protocol=sizes)
-    own = {p.untyped_storage().data_ptr() for p in (*trainer.sampler.parameters(), *trainer.kge.parameters())}
-    kept = {}
-
-    def keep(x):
-        kept.setdefault(x.untyped_storage().data_ptr(), (x.untyped_storage().nbytes(), x))
-        return x
-
-    scoring = Scoring(trainer.kge, trainer.fusion, trainer.graph)
-    view = trainer._view(scoring, live=Need.LIVE in trainer.sampler.requires)
-    positives = trainer._next_positives()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        block = trainer.sampler.sample(positives, view)
-        loss = trainer.sampler.feedback(block, torch.zeros(64), torch.zeros(64, 6))
-    assert loss is not None
-    groups = Groups(positives.r, relations)
-    predicted = bytes_kept(
-        trainer.sampler,
-        {m: math.prod(shape) for m, shape in shapes.items()},
-        64,
-        len(groups.relation),
-        len(groups.of_tile),
-        len(block.tape.others.row),
-    )
-    found = sum(size for at, (size, _) in kept.items() if at not in own)
-    assert predicted == pytest.approx(found, rel=0.2)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsbench.errors import Misuse, RunFailed
+from nsbench.kernels import eager, native
 from nsbench.kernels import operators as kernels
 from nsbench.kge.similarity import L1, L2, Dot, Moduli
 
@@ -30,10 +31,10 @@ def built(tmp_path_factory):
 @pytest.fixture
 def fresh(monkeypatch, built):
     """A process that has not looked for a compiler yet; its cache holds what `built` compiled."""
-    caches = (kernels._compiled, kernels._warn)
+    caches = (native._compiled, native._warn)
     for cache in caches:
         cache.cache_clear()
-    monkeypatch.setattr(kernels, "_chosen", None)
+    monkeypatch.setattr(native, "_chosen", None)
     monkeypatch.delenv("NSBENCH_KERNELS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(built.parent.parent))
     yield monkeypatch
@@ -67,11 +68,11 @@ def test_rank_counts_against_loops(choice, q, n, t, levels, seed):
         own = scores[r, a].item()
         greater.append(sum(x > own for x in scores[r].tolist()))
         equal.append(sum(x == own for x in scores[r].tolist()))
-    before, kernels._chosen = kernels._chosen, choice
+    before, native._chosen = native._chosen, choice
     try:
         found = kernels.rank_counts(scores, row, answer)
     finally:
-        kernels._chosen = before
+        native._chosen = before
     assert [x.dtype for x in found] == [torch.int64, torch.int64]
     assert (found[0].tolist(), found[1].tolist()) == (greater, equal)
 
@@ -79,7 +80,7 @@ def test_rank_counts_against_loops(choice, q, n, t, levels, seed):
 @pytest.mark.parametrize("choice", ["native", "eager"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_score_that_is_not_finite_fails_the_run(choice, value, monkeypatch):
-    monkeypatch.setattr(kernels, "_chosen", choice)
+    monkeypatch.setattr(native, "_chosen", choice)
     scores = torch.randn(3, 50)
     scores[1, 48] = value
     answer = torch.tensor([0, 1])
@@ -91,7 +92,7 @@ def test_a_score_that_is_not_finite_fails_the_run(choice, value, monkeypatch):
 @pytest.mark.parametrize("choice", ["native", "eager"])
 @pytest.mark.parametrize(("row", "answer"), [(3, 0), (0, 50)])
 def test_rank_counts_outside_the_scores_is_an_error(choice, row, answer, monkeypatch):
-    monkeypatch.setattr(kernels, "_chosen", choice)
+    monkeypatch.setattr(native, "_chosen", choice)
     with pytest.raises(IndexError):
         kernels.rank_counts(torch.randn(3, 50), torch.tensor([row]), torch.tensor([answer]))
 
@@ -99,7 +100,7 @@ def test_rank_counts_outside_the_scores_is_an_error(choice, row, answer, monkeyp
 @pytest.mark.parametrize("choice", ["native", "eager"])
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (5, 3), (2, 3, 4), (0,)])
 def test_rows_and_their_gradient(choice, shape, monkeypatch):
-    monkeypatch.setattr(kernels, "_chosen", choice)
+    monkeypatch.setattr(native, "_chosen", choice)
     table = torch.randn(6, 5, requires_grad=True)
     ids = torch.randint(6, shape)
     taken = kernels.rows(table, ids)
@@ -112,7 +113,7 @@ def test_rows_and_their_gradient(choice, shape, monkeypatch):
 
 @pytest.mark.parametrize("similarity", [Dot(), L1(1), L2(1), Moduli(1)], ids=lambda s: s.kind)
 def test_the_eager_path_in_many_pieces_is_the_eager_path_in_one(similarity, monkeypatch):
-    monkeypatch.setattr(kernels, "_chosen", "eager")
+    monkeypatch.setattr(native, "_chosen", "eager")
     q, table = torch.randn(7, 6).requires_grad_(), torch.randn(11, 6).requires_grad_()
     ids, scale = torch.randint(11, (7, 5)), torch.rand(7, 6)
     row, answer = torch.tensor([6, 0, 6, 3]), torch.tensor([1, 2, 3, 4])
@@ -123,7 +124,7 @@ def test_the_eager_path_in_many_pieces_is_the_eager_path_in_one(similarity, monk
         return [score, pairs, *both, *kernels.rank_counts(pairs.detach(), row, answer)]
 
     whole = everything()
-    monkeypatch.setattr(kernels, "_piece", lambda x, per_row: 2)
+    monkeypatch.setattr(eager, "_piece", lambda x, per_row: 2)
     for one, many in zip(whole, everything(), strict=True):
         torch.testing.assert_close(one, many)
 
@@ -141,20 +142,20 @@ def test_what_would_read_beyond_the_hidden_layer_is_refused():
 
 def test_without_a_compiler_one_sentence_and_the_same_scores(fresh):
     q, table, ids = torch.randn(4, 8), torch.randn(9, 8), torch.randint(9, (4, 3))
-    native = [Moduli(2).gathered(q, table, ids), Moduli(2).all_pairs(q, table)]
+    compiled = [Moduli(2).gathered(q, table, ids), Moduli(2).all_pairs(q, table)]
     assert kernels.name() == "native"
-    kernels._compiled.cache_clear()
+    native._compiled.cache_clear()
     fresh.setenv("PATH", "")
     fresh.delenv("CXX", raising=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        eager = [Moduli(2).gathered(q, table, ids), Moduli(2).all_pairs(q, table)]
+        plain = [Moduli(2).gathered(q, table, ids), Moduli(2).all_pairs(q, table)]
         assert kernels.name() == "eager"
     sentences = [str(w.message) for w in caught]
     assert len(sentences) == 1
     assert "no C++ compiler" in sentences[0]
     assert "\n" not in sentences[0]
-    torch.testing.assert_close(eager, native)
+    torch.testing.assert_close(plain, compiled)
     with pytest.raises(Misuse, match="install g\\+\\+"):
         kernels.use("native")
 
@@ -179,7 +180,7 @@ def test_the_choice_of_kernels(fresh):
     assert kernels.name() == "eager"
     with pytest.raises(Misuse, match="'fast'"):
         kernels.use("fast")
-    fresh.setattr(kernels, "_chosen", None)
+    fresh.setattr(native, "_chosen", None)
     fresh.setenv("NSBENCH_KERNELS", "quick")
     with pytest.raises(Misuse, match="'quick'"):
         kernels.name()
@@ -198,14 +199,14 @@ def test_what_the_library_depends_on(fresh, tmp_path, quick_compiler):
     fresh.setenv("XDG_CACHE_HOME", str(tmp_path))
     changes = [
         lambda: None,
-        lambda: fresh.setattr(kernels, "_cpu", lambda: "another processor"),
-        lambda: fresh.setattr(kernels, "FLAGS", (*kernels.FLAGS, "-g")),
+        lambda: fresh.setattr(native, "_cpu", lambda: "another processor"),
+        lambda: fresh.setattr(native, "FLAGS", (*native.FLAGS, "-g")),
         lambda: quick_compiler.write_text(quick_compiler.read_text() + "# another compiler\n"),
     ]
     for count, change in enumerate(changes, start=1):
         change()
         for _ in range(2):  # the second time it is found
-            kernels._compiled.cache_clear()
+            native._compiled.cache_clear()
             kernels.use("native")
             assert len(list((tmp_path / "nsbench").iterdir())) == count
 
@@ -228,8 +229,8 @@ def test_processors_with_narrower_vectors(fresh, flag):
         return results
 
     kernels.use("native")
-    kernels._compiled.cache_clear()
-    fresh.setattr(kernels, "FLAGS", (*kernels.FLAGS, flag))
+    native._compiled.cache_clear()
+    fresh.setattr(native, "FLAGS", (*native.FLAGS, flag))
     kernels.use("native")
     narrow = everything()
     kernels.use("eager")

@@ -11,7 +11,8 @@ from nsbench.contracts import Negatives, Sampler
 from nsbench.kernels import operators as kernels
 from nsbench.registry import SAMPLERS
 from nsbench.testing.rules import registered, toy
-from nsbench.training.trainer import Trainer, generator
+from nsbench.training.seeds import generator
+from nsbench.training.trainer import Trainer
 
 
 def make(sampler="uniform", *settings, kge="transe", seed=0):
@@ -212,3 +213,13 @@ def test_one_thread_and_two_give_the_same_model(kge):
     finally:
         torch.set_num_threads(threads)
     assert not differs(*states)
+
+
+def test_the_samplers_memory_counts_its_adam():
+    """Bernoulli has a float per relation and no Adam; KBGAN's generator has two moments and a count per tensor."""
+    kbgan = make("kbgan")
+    before = kbgan.sampler_bytes()
+    kbgan.step()
+    tables = [x.numel() for x in kbgan.sampler.generator.parameters()]
+    assert kbgan.sampler_bytes() - before == 8 * sum(tables) + 4 * len(tables)
+    assert make("bernoulli").sampler_bytes() == 4 * toy().num_relations

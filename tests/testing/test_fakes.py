@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from nsbench.config.run import configure
-from nsbench.contracts import Need, Negatives
+from nsbench.contracts import Generated, Need, Negatives
 from nsbench.registry import SAMPLERS
 from nsbench.testing.rules import registered, toy
 from nsbench.training.trainer import Trainer
@@ -233,11 +233,11 @@ def test_generated_slots_enter_the_loss_as_the_contract_says(joint, anchors):
         h, r, t = positives.hrt[row].tolist()
         head = bool(block.side[row])
         kept, sign = (t, -1) if head else (h, 1)
-        present = block.slot_mask[row]
+        present = block.generated.slot_mask[row]
         s_pos = gamma - (fused[h] + relation[r] - fused[t]).abs().sum()
         for k in range(4):
-            candidate = block.vectors[row, k]  # [S, D]
-            anchor = block.anchors[row, k] if anchors == "true" else fused[kept]
+            candidate = block.generated.vectors[row, k]  # [S, D]
+            anchor = block.generated.anchors[row, k] if anchors == "true" else fused[kept]
             if joint == "score":
                 score = (gamma - (anchor + sign * relation[r] - candidate).abs().sum(1))[present].mean()
             else:
@@ -378,7 +378,7 @@ def test_pretraining_happens_once_and_is_charged_to_the_sampler():
     clock = slow.sampler_clock.__class__
     with pytest.MonkeyPatch.context() as patch:
         now = iter(range(0, 1000, 7))
-        patch.setattr("nsbench.training.trainer.time.perf_counter", lambda: float(next(now)))
+        patch.setattr("nsbench.training.clock.time.perf_counter", lambda: float(next(now)))
         slow.pretrain()
     assert isinstance(slow.sampler_clock, clock)
     assert slow.sampler_clock.seconds() == 7.0
@@ -431,6 +431,12 @@ def test_live_needs_are_what_decides_about_gradients():
 
 def test_a_block_that_sets_two_kinds_of_negatives_is_refused():
     ids = torch.zeros(2, 3, dtype=torch.int64)
-    block = Negatives(torch.ones(2, dtype=torch.bool), ids=ids, vectors=torch.zeros(2, 3, 4))
+    block = Negatives(torch.ones(2, dtype=torch.bool), ids=ids, generated=Generated(torch.zeros(2, 3, 4)))
     with pytest.raises(ValueError, match="exactly one"):
         block.check(2)
+
+
+@pytest.mark.parametrize("field", ["vectors", "slot_mask", "anchors", "joint"])
+def test_a_field_of_generated_vectors_that_stands_in_the_block_is_told_where_to_go(field):
+    with pytest.raises(TypeError, match=rf"generated=Generated\({field}="):
+        Negatives(torch.ones(2, dtype=torch.bool), **{field: None})

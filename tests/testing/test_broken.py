@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nsbench.contracts import Need, Negatives, Objective
+from nsbench.contracts import Generated, Need, Negatives, Objective
 from nsbench.testing.rules import OBJECTIVE_RULES, SAMPLER_RULES, check_sampler
 
 
@@ -180,7 +180,7 @@ class LeaksThroughVectors(fakes.Stateless):
         key = positives.key(side)
         ids = view.graph.draw(key, self.k, view.rng)
         vectors = torch.nn.functional.embedding(ids, view.scoring.kge.entity)
-        return Negatives(side, vectors=vectors, valid=view.graph.drawable(key, self.k))
+        return Negatives(side, generated=Generated(vectors), valid=view.graph.drawable(key, self.k))
 
 
 class CountsWithGraph(fakes.Reinforce):
@@ -200,7 +200,7 @@ class WithInfiniteVectors(fakes.Stateless):
         vectors = view.vectors(block.ids)
         if view.step == 30:
             vectors = vectors * torch.inf
-        return Negatives(block.side, vectors=vectors, valid=block.valid)
+        return Negatives(block.side, generated=Generated(vectors), valid=block.valid)
 
 
 class NeverZero(fakes.Stateless):

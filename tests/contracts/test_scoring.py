@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nsbench.config.run import configure
-from nsbench.contracts import KGE, Negatives
+from nsbench.contracts import KGE, Generated, Negatives
 from nsbench.contracts.graph import TrainGraph
 from nsbench.contracts.scoring import Scoring
 from nsbench.kge.similarity import L1
@@ -83,7 +83,7 @@ def test_vectors_and_anchors(kge, options, with_anchors, per_slot):
     side = torch.rand(12, 3 if per_slot else 1, generator=rng) < 0.5
     vectors = torch.randn(12, 3, trainer.kge.entity.shape[1], generator=rng)
     anchors = torch.randn(vectors.shape, generator=rng) if with_anchors else None
-    block = Negatives(side if per_slot else side[:, 0], vectors=vectors, anchors=anchors)
+    block = Negatives(side if per_slot else side[:, 0], generated=Generated(vectors, anchors=anchors))
     block.check(12)
     _, s_neg = scoring.block(positives, block)
     kept = (lambda row, slot: anchors[row, slot].tolist()) if with_anchors else None
@@ -104,7 +104,7 @@ def test_delta_has_no_value_and_carries_the_gradient_of_the_scored_vector(kge, p
     assert close(s_neg, plain)
     s_neg.sum().backward()
     vectors = trainer.kge.entity.detach()[ids].requires_grad_()
-    _, same = scoring.block(positives, Negatives(given, vectors=vectors))
+    _, same = scoring.block(positives, Negatives(given, generated=Generated(vectors)))
     same.sum().backward()
     assert torch.allclose(delta.grad, vectors.grad, atol=1e-6)
     assert delta.grad.abs().max() > 0
@@ -143,7 +143,7 @@ def test_a_relation_dependent_scale_reaches_every_path():
         every = MARGIN - (query - e.unsqueeze(0) * (1 + r[positives.r]).unsqueeze(1)).abs().sum(2)
         assert close(scoring.all(anchor, positives.r, side), every)
         assert close(scoring.block(positives, Negatives(side, ids=ids))[1], every.gather(1, ids))
-        assert close(scoring.block(positives, Negatives(side, vectors=e[ids]))[1], every.gather(1, ids))
+        assert close(scoring.block(positives, Negatives(side, generated=Generated(e[ids])))[1], every.gather(1, ids))
 
 
 def test_encode_is_what_gets_scored():
@@ -219,6 +219,6 @@ def test_vectors_are_refused_where_an_entity_has_several_views():
         config = configure("uniform", "distmult", "toy", protocol="quick", fusion="twice", settings=["protocol.width=4"])
         trainer = Trainer(config, toy())
         positives = trainer.graph.positives(torch.arange(3))
-        block = Negatives(torch.ones(3, dtype=torch.bool), vectors=torch.zeros(3, 2, 4))
+        block = Negatives(torch.ones(3, dtype=torch.bool), generated=Generated(torch.zeros(3, 2, 4)))
         with pytest.raises(ValueError, match="one view"):
             trainer.scoring().block(positives, block)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nsbench import contracts
 from nsbench.contracts import Auxiliary, Fusion, Need, Negatives, Objective, Positives, Sampler, Setting
 from nsbench.contracts.view import View
 from nsbench.registry import option
@@ -157,12 +158,14 @@ class Generated(Sampler):
             kept = view.slots(positives.anchor(side)).unsqueeze(1) + 0.1 * blur
         return Negatives(
             side,
-            vectors=vectors,
-            slot_mask=view.slot_mask(positives.answer(side)),
-            anchors=kept if self.options.anchors else None,
+            generated=contracts.Generated(
+                vectors=vectors,
+                slot_mask=view.slot_mask(positives.answer(side)),
+                anchors=kept if self.options.anchors else None,
+                joint=self.options.joint,
+            ),
             weight=(1 - 0.5 * level).expand(len(side), -1),
             margin_shift=(-0.5 * view.margin * (1 - level)).expand(len(side), -1),
-            joint=self.options.joint,
             reduce="weighted",
             positive="per_negative",
         )

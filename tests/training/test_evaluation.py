@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from nsbench.config.run import configure
 from nsbench.contracts.graph import TrainGraph
 from nsbench.errors import RunFailed
+from nsbench.kernels import native
 from nsbench.kernels import operators as kernels
 from nsbench.testing.rules import toy
-from nsbench.training.evaluation import Ranking, categories, labels
+from nsbench.training.evaluation import Ranking, labels
 from nsbench.training.trainer import Trainer
 
 N, R = 6, 2
@@ -59,7 +60,7 @@ def ranking(triples, known, **how):
 
 @pytest.fixture(params=KERNELS)
 def kernel(request, monkeypatch):
-    monkeypatch.setattr(kernels, "_chosen", request.param)
+    monkeypatch.setattr(native, "_chosen", request.param)
     return request.param
 
 
@@ -71,7 +72,7 @@ def test_equals_the_naive_double_loop(choice, triples, others, seed, queries_per
     known = others + triples[::2]
     scorer = table(seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "_chosen", choice)
+        patch.setattr(native, "_chosen", choice)
         ranks, candidates = ranking(triples, known, chunk_bytes=4 * N * queries_per_chunk).ranks(scorer)
     expected_ranks, expected_candidates = naive(scorer, triples, known, N)
     assert ranks.tolist() == expected_ranks
@@ -142,7 +143,7 @@ def test_a_trained_model_is_ranked_as_its_scores_say(kge, kernel):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(TRIPLE, min_size=1, max_size=25))
 def test_categories_by_dictionaries(triples):
-    found = categories(TrainGraph(torch.tensor(triples), N, R + 1))
+    found = TrainGraph(torch.tensor(triples), N, R + 1).categories()
     for relation in range(R + 1):
         tails, heads = {}, {}
         for h, r, t in triples:
@@ -159,7 +160,7 @@ def test_categories_by_dictionaries(triples):
 def test_labels_of_the_toy():
     data = toy()
     graph = TrainGraph(data.train, 40, 5)
-    assert categories(graph) == ["n-n", "1-n", "n-1", "1-1", "1-1"]
+    assert graph.categories() == ["n-n", "1-n", "n-1", "1-1", "1-1"]
     triples = torch.tensor([(0, 2, 39), (20, 0, 1)])
     found = labels(graph, triples)
     assert found["side"] == [["head", "tail"]] * 2

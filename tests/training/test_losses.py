@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nsbench.contracts import Negatives
 from nsbench.contracts.graph import TrainGraph
-from nsbench.training.losses import block_loss, importance_of
+from nsbench.training.losses import add_penalty_gradient, block_loss, importance_of
 
 S_POS = torch.tensor([0.5, -1.0, 2.0])
 S_NEG = torch.tensor([[0.1, -0.4, 1.5], [2.0, 0.0, -3.0], [-0.2, 0.3, 0.4]])
@@ -130,3 +130,24 @@ def test_subsampling_weights_by_hand_count():
     head_counts = [3, 1, 3, 1, 3]  # triples with this (r, t)
     expected = [1 / math.sqrt(a + 3 + b + 3) for a, b in zip(tail_counts, head_counts)]
     assert importance_of(TrainGraph(torch.tensor(triples), 4, 2)).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("power", [2, 3])
+def test_the_gradient_is_autograds_and_adds_to_what_is_there(power):
+    table = torch.randn(50, 7, dtype=torch.float64)
+    table[0] = 0
+    table.requires_grad_()
+    (wanted,) = torch.autograd.grad(0.3 * (table.abs() ** power).sum(), table)
+    add_penalty_gradient(table, 0.3, power)
+    torch.testing.assert_close(table.grad, wanted)
+    add_penalty_gradient(table, 0.3, power)
+    torch.testing.assert_close(table.grad, 2 * wanted)
+
+
+@pytest.mark.parametrize("power", [2, 3])
+def test_a_broken_table_shows(power):
+    table = torch.randn(5, 3)
+    table[2, 1] = float("nan")
+    table.requires_grad_()
+    add_penalty_gradient(table, 0.1, power)
+    assert table.grad.isnan().sum() == 1

@@ -11,13 +11,13 @@ import torch
 
 from nsbench.campaign import plan as campaign
 from nsbench.config.run import configure
-from nsbench.contracts import Auxiliary, Need, Negatives, Objective, Sampler
+from nsbench.contracts import Auxiliary, Generated, Need, Negatives, Objective, Sampler
 from nsbench.registry import AUXILIARIES, FUSIONS, SAMPLERS
 from nsbench.runs.runner import Interrupted, execute
 from nsbench.testing.rules import registered, toy
 from nsbench.training.diagnostics import Diagnosis, _Tally, percentile
 from nsbench.training.trainer import Trainer
-from tests.contracts import fakes
+from tests.testing import fakes
 
 SHORT = ["protocol.steps=20", "protocol.validate_every=10", "protocol.width=8", "protocol.batch=32", "protocol.negatives=4"]
 SAMPLING = [name for name in SAMPLERS.names() if not issubclass(SAMPLERS.get(name), Objective)]
@@ -127,7 +127,7 @@ class Answers(Sampler):
     def sample(self, positives, view):
         side = torch.zeros(len(positives), dtype=torch.bool)
         ids = torch.cat([positives.t.unsqueeze(1).expand(-1, 2), torch.full((len(positives), 2), 20)], dim=1)
-        return Negatives(side, vectors=view.vectors(ids) + 1e-4)
+        return Negatives(side, generated=Generated(view.vectors(ids) + 1e-4))
 
 
 def test_generated_vectors_are_judged_by_the_nearest_entity():
@@ -150,7 +150,7 @@ def test_slots_without_an_entry_take_no_part_in_the_nearest_entity():
             vectors = view.slots(positives.t).unsqueeze(1).repeat(1, 4, 1, 1)
             mask = view.slot_mask(positives.t)
             vectors[~mask.unsqueeze(1).expand(vectors.shape[:3])] = torch.nan
-            return Negatives(torch.zeros(len(positives), dtype=torch.bool), vectors=vectors, slot_mask=mask, joint="score")
+            return Negatives(torch.zeros(len(positives), dtype=torch.bool), generated=Generated(vectors, mask))
 
     with registered(FUSIONS, "slots", fakes.Slots):
         found = diagnosis_of(Slotted, toy(features=True), fusion="slots").measure()["figures"]
