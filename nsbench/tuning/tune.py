@@ -228,9 +228,9 @@ def carry_out_one(
     number: int,
     ledger: Ledger,
     begin: Callable[[Study, int], None],
-    options: RunOptions,
-    notify: Notify,
-    stopping: Stopping,
+    options: RunOptions = RunOptions(),
+    notify: Notify = unheard,
+    stopping: Stopping = never,
 ) -> bool:
     """One trial, from its checkpoint where it has one; False: it has ended elsewhere. Busy: another process is at it."""
     values = study.values(number, ledger)

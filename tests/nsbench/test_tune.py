@@ -24,7 +24,7 @@ from nsbench.config import run as config
 from nsbench.errors import Diverged, Misuse, RunFailed, StoreFailed
 from nsbench.registry import SAMPLERS, Range, build_options, searched
 from nsbench.runs import runner
-from nsbench.runs.runner import RunOptions, never, unheard
+from nsbench.runs.runner import RunOptions
 from nsbench.tuning import tune
 
 CELL = ("transe", "planted:small")
@@ -190,7 +190,7 @@ def test_the_time_left_goes_by_each_samplers_own(base, ledger, monkeypatch):
     tune.carry_out(studies[:1], ledger)
     assert tune.expected(studies, ledger) == 8 * 2.0
     for study in studies[1:]:
-        tune.carry_out_one(study, 0, ledger, lambda *_: None, RunOptions(), unheard, never)
+        tune.carry_out_one(study, 0, ledger, lambda *_: None)
     assert tune.expected(studies, ledger) == 3 * 30.0 + 3 * 2.0
 
 
@@ -249,7 +249,7 @@ def test_the_order_in_which_trials_end_changes_nothing(base, tmp_path, pretend):
     for study, first in itertools.product(studies, range(0, 6, 2)):
         assert study.open(swapped) == [first, first + 1]
         for number in (first + 1, first):
-            tune.carry_out_one(study, number, swapped, begin=lambda study, number: None)
+            tune.carry_out_one(study, number, swapped, lambda *_: None)
     assert in_storage(swapped.file) == in_storage(straight.file)
 
 
