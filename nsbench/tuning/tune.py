@@ -32,9 +32,11 @@ from pathlib import Path
 from typing import Any
 
 from nsbench.campaign.plan import dataset_of
-from nsbench.config.run import Config, Protocol, configure, name_of, protocol_names, read_protocol, study_key
+from nsbench.config.protocol import Protocol, name_of, protocol_names, read_protocol
+from nsbench.config.run import Config, configure
+from nsbench.config.tuned import study_key
 from nsbench.errors import Busy, Misuse, RunFailed, StoreFailed, out_of_memory, sentence
-from nsbench.registry import Range, Search, searched, shown
+from nsbench.options import Range, Search, searched, shown
 from nsbench.runs.folder import RunFolder
 from nsbench.runs.runner import Interrupted, Notify, RunOptions, Stopping, never, pick_device, resumable, select, unheard
 

@@ -22,7 +22,8 @@ from nsbench.campaign import plan as campaign
 from nsbench.campaign import sweep
 from nsbench.config import run as config
 from nsbench.errors import Diverged, Misuse, RunFailed, StoreFailed
-from nsbench.registry import SAMPLERS, Range, build_options, searched
+from nsbench.options import Range, build_options, searched
+from nsbench.registry import SAMPLERS
 from nsbench.runs import runner
 from nsbench.runs.runner import RunOptions
 from nsbench.tuning import tune
