@@ -81,7 +81,7 @@ def calibrate(config: Config, dataset: Dataset, device: torch.device, diagnose: 
     """From steps at the beginning, in the middle and at the end (a sampler may change its work), and some of the ranking."""
     from nsbench.bench import costs
     from nsbench.contracts import Sampler
-    from nsbench.runs.runner import peak_memory, reset_peak_memory
+    from nsbench.runs.device import peak_memory, reset_peak_memory
     from nsbench.training.diagnostics import Diagnosis
     from nsbench.training.evaluation import Ranking
     from nsbench.training.trainer import Trainer

@@ -37,8 +37,10 @@ from nsbench.config.run import Config, configure
 from nsbench.config.tuned import study_key
 from nsbench.errors import Busy, Misuse, RunFailed, StoreFailed, out_of_memory, sentence
 from nsbench.options import Range, Search, searched, shown
+from nsbench.runs.checkpoint import resumable
+from nsbench.runs.device import pick_device
 from nsbench.runs.folder import RunFolder
-from nsbench.runs.runner import Interrupted, Notify, RunOptions, Stopping, never, pick_device, resumable, select, unheard
+from nsbench.runs.runner import Interrupted, Notify, RunOptions, Stopping, never, select, unheard
 
 BACKBONES = ("frozen", "alike")
 STARTUP = 4  # trials that the estimator must know of, the defaults among them
