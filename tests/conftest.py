@@ -1,13 +1,57 @@
-"""What all tests share."""
+"""What all tests share: one thread, a run store, and the command line as a function."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
-import torch
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     """Toys are too small for more; two threads on a busy machine make them a hundred times slower."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def checkout() -> Path:
+    """The folder that holds the package: `python -m nsbench` works there whether it is installed or not."""
+    import nsbench.cli
+
+    return Path(nsbench.cli.__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty run store, which commands use by default."""
+    monkeypatch.setenv("NSBENCH_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def command(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """`command("run", "--seed", "1")`: nsbench.cli.main in this process."""
+    import nsbench.cli
+
+    def call(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["nsbench", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            nsbench.cli.main()
+        printed = capsys.readouterr()
+        return Outcome(int(stop.value.code or 0), printed.out, printed.err)
+
+    return call

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from nsbench.contracts import Fusion, Need, Setting, pooled
-from nsbench.errors import Misuse
-from nsbench.registry import FUSIONS, option, suggest
+from nsbench.errors import Misuse, suggest
+from nsbench.registry import FUSIONS, option
 
 
 @FUSIONS.register("two_view")

@@ -179,7 +179,7 @@ def report(
     device = pick_device("cpu" if peers else "auto")
     for config in configs:
         dataset = dataset_of(config)
-        say(f"measuring {config.cell} ({rounds} rounds{' beside PyKEEN' if peers else ''})")
+        say(f"measuring {config.name} ({rounds} rounds{' beside PyKEEN' if peers else ''})")
         found = measure(config, dataset, device, rounds, epochs_per_round=3)
         row: dict[str, Any] = {
             "sampler": config.sampler,

@@ -64,7 +64,7 @@ def tune(
     from nsbench.campaign.plan import store_folder
     from nsbench.commands.display import Display
     from nsbench.commands.run import stop_signal
-    from nsbench.runs.runner import Interrupted, pick_device
+    from nsbench.runs.runner import Interrupted, RunOptions, pick_device
     from nsbench.tuning import tune as tuning
 
     if threads is not None:
@@ -106,9 +106,8 @@ def tune(
                 begin=begin,
                 end=end,
                 stopping=stopping,
-                device=device,
+                options=RunOptions(device=device, checkpoint_seconds=checkpoint_every),
                 notify=display.hear,
-                checkpoint_seconds=checkpoint_every,
             )
         except Interrupted:
             display.say("stopped; the same command goes on from here")
@@ -121,7 +120,7 @@ def tune(
 
 def show_plan(plan: list[Any], ledger: Any) -> None:
     """Every study with its space, and how many of its trials are done."""
-    from nsbench.registry import shown
+    from nsbench.options import shown
 
     for study in plan:
         click.echo(f"{study.title}: {len(study.done(ledger))} of {study.trials} trials are done")

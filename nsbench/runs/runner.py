@@ -6,9 +6,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import nsbench
-from nsbench.config.run import Config, chosen_by
+from nsbench.config.run import Config
+from nsbench.config.tuned import chosen_by
 from nsbench.contracts import Dataset, Sampler, Scoring
 from nsbench.errors import FailedBefore, Misuse
-from nsbench.kernels import operators as kernels
 from nsbench.metrics import breakdown, metrics
 from nsbench.registry import SAMPLERS
+from nsbench.runs.checkpoint import Progress, machine_of, resumable, write_checkpoint
+from nsbench.runs.device import commit, environment, peak_memory, pick_device, reset_peak_memory
 from nsbench.runs.folder import RunFolder
 from nsbench.training.diagnostics import Diagnosis
 from nsbench.training.evaluation import Ranking, labels
@@ -32,24 +30,27 @@ from nsbench.training.trainer import Trainer
 
 Notify = Callable[[dict[str, Any]], None]
 """Hears of every stage: set-up, training, validation, diagnosis, checkpoint, ranking, writing; {"stage": ..., ...}."""
+Stopping = Callable[[], bool]
+"""Asked after every step whether the user wants to stop."""
 
-FORMAT = 2  # of the checkpoint; another one is not read
+
+def unheard(event: dict[str, Any]) -> None:
+    pass
 
 
-@dataclasses.dataclass
-class Progress:
-    """What a run has been through, beside the trainer's own state; goes into the checkpoint."""
+def never() -> bool:
+    return False
 
-    events: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    best: dict[str, Any] | None = None  # {"step", "metrics", "state"} of the best validation
-    stale: int = 0  # validations since then
-    train_seconds: float = 0.0
-    evaluation_seconds: float = 0.0
-    diagnosis_seconds: float = 0.0  # in neither of the two above
-    measured: dict[str, Any] = dataclasses.field(default_factory=dict)  # start, middle, end: what Diagnosis found
-    marked_step: int = 0  # the step of the last event ...
-    marked_loss: float = 0.0  # ... and the sum of losses then
-    finished: bool = False  # training is over
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out. None of it enters the run's id, and no figure but those of cost depends on it."""
+
+    device: str = "auto"  # or cpu, cuda, cuda:1
+    save_model: bool = False  # keep model.safetensors and sampler.safetensors
+    diagnose: bool = True  # measure what the sampler draws (nsbench.training.diagnostics)
+    checkpoint_seconds: float = 60.0
+    retry: bool = True  # run again what failed earlier; else FailedBefore
 
 
 class Interrupted(Exception):
@@ -60,33 +61,23 @@ def execute(
     config: Config,
     dataset: Dataset,
     store: Path,
-    *,
-    device: str = "auto",
-    notify: Notify = lambda event: None,
-    checkpoint_seconds: float = 60.0,
-    save_model: bool = False,
-    diagnose: bool = True,
-    retry: bool = True,
-    stopping: Callable[[], bool] = lambda: False,
+    options: RunOptions = RunOptions(),
+    notify: Notify = unheard,
+    stopping: Stopping = never,
 ) -> RunFolder:
-    """Carry out one run, or what is missing of it, and return its folder. A complete run is left as it is.
-
-    Without `retry`, FailedBefore for one that has failed, perhaps in another process just now. `diagnose` measures the
-    sampler's draws on the way (nsbench.training.diagnostics); no other figure depends on it.
-    """
-    record = config.record(dataset)
-    folder = RunFolder(store / f"{config.cell}-{record['id']}")
+    """Carry out one run, or what is missing of it, and return its folder. A complete run is left as it is."""
+    folder = RunFolder(store / config.folder_name(dataset))
     check_sizes(config, dataset)
-    target = pick_device(device)
+    pick_device(options.device)
     if folder.complete:
-        return _as_it_is(folder, save_model)
+        return _as_it_is(folder, options.save_model)
     with folder.claimed():
         if folder.complete:  # by a process that has just let go of the folder
-            return _as_it_is(folder, save_model)
-        if not retry and (reason := folder.failure()) is not None:
+            return _as_it_is(folder, options.save_model)
+        if not options.retry and (reason := folder.failure()) is not None:
             raise FailedBefore(reason)
-        with _trained(config, dataset, folder, record, target, notify, checkpoint_seconds, diagnose, stopping) as run:
-            run.conclude(record, save_model)
+        with _trained(config, dataset, folder, options, notify, stopping) as run:
+            run.conclude(options.save_model)
     return folder
 
 
@@ -94,19 +85,17 @@ def select(
     config: Config,
     dataset: Dataset,
     folder: RunFolder,
-    *,
-    device: str = "auto",
-    notify: Notify = lambda event: None,
-    checkpoint_seconds: float = 60.0,
-    stopping: Callable[[], bool] = lambda: False,
+    options: RunOptions = RunOptions(),
+    notify: Notify = unheard,
+    stopping: Stopping = never,
 ) -> dict[str, Any]:
     """Train and validate as `execute` does, or go on from the checkpoint, without a test: {"valid", "selected_at", ...}.
 
     For a trial (nsbench.tuning.tune). The dataset needs no test triples; the caller holds the claim on the folder.
     """
     check_sizes(config, dataset, tested=False)
-    target, record = pick_device(device), config.record(dataset)
-    with _trained(config, dataset, folder, record, target, notify, checkpoint_seconds, False, stopping) as run:
+    options = dataclasses.replace(options, diagnose=False)
+    with _trained(config, dataset, folder, options, notify, stopping) as run:
         best = run.progress.best
         assert best is not None
         seconds = run.progress.train_seconds + run.progress.evaluation_seconds
@@ -115,7 +104,7 @@ def select(
             "selected_at": best["step"],
             "steps": run.trainer.step_count,
             "seconds": seconds,
-            "env": environment(target),
+            "env": environment(run.device),
         }
 
 
@@ -124,12 +113,9 @@ def _trained(
     config: Config,
     dataset: Dataset,
     folder: RunFolder,
-    record: dict[str, Any],
-    target: torch.device,
+    options: RunOptions,
     notify: Notify,
-    checkpoint_seconds: float,
-    diagnose: bool,
-    stopping: Callable[[], bool],
+    stopping: Stopping,
 ) -> Iterator[_Run]:
     """A run at the end of its training, begun or resumed in a folder that is claimed."""
 
@@ -137,32 +123,17 @@ def _trained(
         folder.note(event)
         notify(event)
 
-    saved = resumable(folder, target)
+    device = pick_device(options.device)
+    saved = resumable(folder, device)
     hear({"stage": "set-up", "folder": str(folder.path)})
-    folder.write_json("config.json", record)
+    folder.write_json("config.json", config.record(dataset))
     folder.remove("failed.json")  # of an earlier attempt
-    with _machine_of(saved):
-        run = _Run(config, dataset, folder, target, hear, checkpoint_seconds, diagnose, stopping)
+    with machine_of(saved):
+        run = _Run(config, dataset, folder, options, hear, stopping)
         if saved is not None:
             run.restore(saved)
         run.train()
         yield run
-
-
-@contextlib.contextmanager
-def _machine_of(saved: dict[str, Any] | None) -> Iterator[None]:
-    """Thread count and kernels of the checkpoint, which bit-identical ranks need, for the time of its run."""
-    if saved is None:
-        yield
-        return
-    threads, chosen = torch.get_num_threads(), kernels.chosen()
-    torch.set_num_threads(saved["threads"])
-    kernels.use(saved["kernels"])
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        kernels.use(chosen)
 
 
 def _as_it_is(folder: RunFolder, save_model: bool) -> RunFolder:
@@ -178,21 +149,19 @@ class _Run:
         config: Config,
         dataset: Dataset,
         folder: RunFolder,
-        device: torch.device,
+        options: RunOptions,
         notify: Notify,
-        checkpoint_seconds: float,
-        diagnose: bool,
-        stopping: Callable[[], bool],
+        stopping: Stopping,
     ) -> None:
-        self.config, self.dataset, self.folder, self.device = config, dataset, folder, device
+        self.config, self.dataset, self.folder, self.options = config, dataset, folder, options
         self.notify, self.stopping = notify, stopping
-        self.checkpoint_seconds = checkpoint_seconds
+        self.device = device = pick_device(options.device)
         self.progress = Progress()
         self.resumed_at: int | None = None
         reset_peak_memory(device)
         self.trainer = Trainer(config, dataset, device)
         sampled = isinstance(self.trainer.sampler, Sampler)
-        self.diagnosis = Diagnosis(self.trainer, dataset) if diagnose and sampled else None
+        self.diagnosis = Diagnosis(self.trainer, dataset) if options.diagnose and sampled else None
         self.valid = self._ranking(dataset.valid)
         self.last_checkpoint = time.monotonic()
 
@@ -208,15 +177,20 @@ class _Run:
 
     def train(self) -> None:
         """Step by step to the protocol's end, validating on the way; leaves the best model in the trainer."""
+        with self.progress.charged("train_seconds"):
+            if self.resumed_at is None:
+                self.trainer.pretrain()
+                self.trainer.sampler_clock.seconds()  # waits for a GPU, whose time is charged here
+                self.folder.write_events([])
+                self._diagnose("start")
+            self._steps()
+        self.progress.finished = True
+        self._diagnose("end")
+        assert self.progress.best is not None
+        self.trainer.load_model_state(self.progress.best["state"])
+
+    def _steps(self) -> None:
         protocol, trainer = self.config.protocol, self.trainer
-        mark = time.monotonic()
-        if self.resumed_at is None:
-            trainer.pretrain()
-            trainer.sampler_clock.seconds()  # waits for a GPU, so that the time below is all of it
-            self.folder.write_events([])
-            self.progress.train_seconds += time.monotonic() - mark
-            self._diagnose("start")
-            mark = time.monotonic()
         ends = collections.deque([time.monotonic()], maxlen=1 + protocol.validate_every)  # of the last steps
         spoken = ends[0]
         while trainer.step_count < protocol.steps and not self.progress.finished:
@@ -227,43 +201,37 @@ class _Run:
             if due or now - spoken > 0.5:
                 spoken = now
                 left = (now - ends[0]) / (len(ends) - 1) * (protocol.steps - step)  # early steps may be cheaper (dhns)
-                self.notify(
-                    {
-                        "stage": "training",
-                        "step": step,
-                        "steps": protocol.steps,
-                        "seconds_left": left,
-                        "loss": self._mean_loss(),
-                        "valid_mrr": self._best_mrr(),
-                    }
-                )
+                self._tell(step, left)
             if due:
-                loss = self._mean_loss()
-                self.progress.train_seconds += time.monotonic() - mark
-                self._validate(loss)
-                mark = time.monotonic()
+                loss = self._mean_loss()  # waits for the device, whose time is training's
+                with self.progress.charged(""):
+                    self._validate(loss)
             if step == protocol.steps // 2:
-                self.progress.train_seconds += time.monotonic() - mark
                 self._diagnose("middle")
-                mark = time.monotonic()
-            if self.stopping() or now - self.last_checkpoint > self.checkpoint_seconds:
-                self.progress.train_seconds += time.monotonic() - mark
+            if self.stopping() or now - self.last_checkpoint > self.options.checkpoint_seconds:
                 self._checkpoint()
-                mark = time.monotonic()
                 if self.stopping():
                     raise Interrupted(str(self.folder.path))
-        self.progress.finished = True
-        self._diagnose("end")
-        assert self.progress.best is not None
-        trainer.load_model_state(self.progress.best["state"])
+
+    def _tell(self, step: int, seconds_left: float) -> None:
+        best = self.progress.best
+        self.notify(
+            {
+                "stage": "training",
+                "step": step,
+                "steps": self.config.protocol.steps,
+                "seconds_left": seconds_left,
+                "loss": self._mean_loss(),
+                "valid_mrr": None if best is None else best["metrics"]["mrr"],
+            }
+        )
 
     def _validate(self, loss: float) -> None:
         trainer, progress, protocol = self.trainer, self.progress, self.config.protocol
         self.notify({"stage": "validation", "step": trainer.step_count})
-        began = time.monotonic()
-        ranks, candidates = self.valid.ranks(trainer.scoring())
-        trainer.sampler_clock.seconds()  # the device has been waited for anyway, and its events would pile up
-        progress.evaluation_seconds += time.monotonic() - began
+        with progress.charged("evaluation_seconds"):
+            ranks, candidates = self.valid.ranks(trainer.scoring())
+            trainer.sampler_clock.seconds()  # the device has been waited for anyway, and its events would pile up
         found = metrics(ranks.numpy(), candidates.numpy())
         better = progress.best is None or found["mrr"] > progress.best["metrics"]["mrr"]
         if better or protocol.selection == "last":
@@ -289,9 +257,8 @@ class _Run:
         if self.diagnosis is None or moment in self.progress.measured:
             return
         self.notify({"stage": "diagnosis", "step": self.trainer.step_count})
-        began = time.monotonic()
-        self.progress.measured[moment] = self.diagnosis.measure()
-        self.progress.diagnosis_seconds += time.monotonic() - began
+        with self.progress.charged("diagnosis_seconds"):
+            self.progress.measured[moment] = self.diagnosis.measure()
 
     def _diagnostics(self) -> dict[str, Any]:
         """For result.json: the figures of each moment, the run that hardness refers to, and the sampler's own."""
@@ -332,32 +299,21 @@ class _Run:
         progress = self.progress
         return (self.trainer.loss_sum.item() - progress.marked_loss) / max(1, self.trainer.step_count - progress.marked_step)
 
-    def _best_mrr(self) -> float | None:
-        return None if self.progress.best is None else self.progress.best["metrics"]["mrr"]
-
     def _checkpoint(self) -> None:
         self.notify({"stage": "checkpoint", "step": self.trainer.step_count})
-        state = {
-            "format": FORMAT,
-            "threads": torch.get_num_threads(),
-            "kernels": kernels.name(),
-            "device": self.device.type,
-            "trainer": self.trainer.state_dict(),
-            "progress": vars(self.progress),
-        }
-        self.folder.write("checkpoint.pt", functools.partial(torch.save, state))
+        with self.progress.charged(""):
+            write_checkpoint(self.folder, self.device, self.trainer, self.progress)
         self.last_checkpoint = time.monotonic()
 
-    def conclude(self, record: dict[str, Any], save_model: bool) -> None:
+    def conclude(self, save_model: bool) -> None:
         """Rank the test triples with the selected model and write everything; result.json comes last."""
         trainer, progress, dataset = self.trainer, self.progress, self.dataset
         assert progress.best is not None
         self.notify({"stage": "ranking", "done": 0, "total": 1})
-        began = time.monotonic()
-        ranks, candidates = self._ranking(dataset.test).ranks(
-            trainer.scoring(), lambda done, total: self.notify({"stage": "ranking", "done": done, "total": total})
-        )
-        progress.evaluation_seconds += time.monotonic() - began
+        with progress.charged("evaluation_seconds"):
+            ranks, candidates = self._ranking(dataset.test).ranks(
+                trainer.scoring(), lambda done, total: self.notify({"stage": "ranking", "done": done, "total": total})
+            )
         r, c = ranks.numpy(), candidates.numpy()
         self.notify({"stage": "writing"})
         triples = dataset.test.numpy()
@@ -369,7 +325,7 @@ class _Run:
             self._save_model()
         steps, memory = trainer.step_count, peak_memory(self.device)
         result = {
-            "config": record,
+            "config": self.config.record(dataset),
             "test": metrics(r, c),
             "valid": progress.best["metrics"],
             "breakdown": {by: breakdown(r, c, np.array(of)) for by, of in of_queries.items()},
@@ -390,7 +346,7 @@ class _Run:
             "converged": max(progress.events, key=lambda e: e["valid"]["mrr"])["step"] <= 0.9 * steps,
             "resumed_at": self.resumed_at,
             "env": environment(self.device),
-            "code": _commit(),
+            "code": commit(),
         }
         self.folder.write_json("result.json", result)
         self.folder.remove("checkpoint.pt")
@@ -409,7 +365,7 @@ class _Run:
 
 
 def reference_of(config: Config, dataset: Dataset, store: Path) -> RunFolder:
-    """The run that `hardness` refers to: uniform, seed 0, of the same cell; it may not be there."""
+    """The run that `hardness` refers to: uniform, seed 0, of the same model, dataset and protocol; it may not be there."""
     backbone = {name.removeprefix("protocol."): value for name, value in chosen_by(config.uniform_tuning).items()}
     protocol = dataclasses.replace(config.protocol, **{n: x for n, x in backbone.items() if n not in config.changed})
     plain = dataclasses.replace(
@@ -425,7 +381,7 @@ def reference_of(config: Config, dataset: Dataset, store: Path) -> RunFolder:
     )
     if not plain.wants_features:
         dataset = dataclasses.replace(dataset, features={}, present={}, feature_source="none")
-    return RunFolder(store / f"{plain.cell}-{plain.record(dataset)['id']}")
+    return RunFolder(store / plain.folder_name(dataset))
 
 
 def check_sizes(config: Config, dataset: Dataset, tested: bool = True) -> None:
@@ -438,106 +394,3 @@ def check_sizes(config: Config, dataset: Dataset, tested: bool = True) -> None:
     for name, triples in (("validation", dataset.valid), ("test", dataset.test)):
         if len(triples) == 0 and (tested or name != "test"):
             raise Misuse(f"{dataset.name} has no {name} triples; a run needs them to select and to report")
-
-
-def read_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
-    """The saved state of an unfinished run, or None."""
-    path = folder.path / "checkpoint.pt"
-    if not path.exists():
-        return None
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        known = saved["format"] == FORMAT
-    except Exception:
-        raise Misuse(f"{path} is damaged or of another version; delete it to start the run again") from None
-    if not known:
-        raise Misuse(f"{path} is of another version of nsbench; delete it to start the run again")
-    return saved
-
-
-def resumable(folder: RunFolder, target: torch.device) -> dict[str, Any] | None:
-    """As `read_checkpoint`; Misuse for one of another device, where its random numbers cannot be continued."""
-    saved = read_checkpoint(folder)
-    if saved is not None and saved["device"] != target.type:
-        raise Misuse(f"{folder.path} was begun on {saved['device']}; add --device {saved['device']}, or delete it")
-    return saved
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is a CUDA device when there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise Misuse(f"unknown device '{name}'; use auto, cpu or cuda") from None
-    if device.type not in ("cpu", "cuda"):
-        raise Misuse(f"nsbench runs on cpu and cuda, not on '{name}'")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise Misuse("no CUDA device is available here; use --device cpu")
-    if device.index is not None and device.type == "cuda":
-        if device.index >= torch.cuda.device_count():
-            raise Misuse(f"there is no {name} here; the devices are cuda:0 to cuda:{torch.cuda.device_count() - 1}")
-        torch.cuda.set_device(device)  # events and synchronisation go by the current device
-    return device
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a result may depend on beside its configuration."""
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    return {
-        "nsbench": nsbench.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "device": f"{device.type} {named}",
-        "threads": torch.get_num_threads(),
-        "kernels": kernels.name() if device.type == "cpu" else "eager",
-    }
-
-
-@functools.cache
-def processor() -> str:
-    """Its model where the system tells it: seconds of two models must not share a column."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return " ".join(line.partition(":")[2].split())
-    return platform.processor() or platform.machine()
-
-
-@functools.cache
-def _commit() -> str | None:
-    """The commit of the checkout that this code runs from, with `+` when it is changed; None for an installed copy."""
-    here = Path(__file__).resolve().parent
-    try:
-        git = functools.partial(subprocess.run, cwd=here, capture_output=True, text=True, timeout=10)
-        tracked = git(["git", "ls-files", "--error-unmatch", Path(__file__).name])
-        if tracked.returncode != 0:
-            return None
-        commit = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
-        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit + ("+" if changed else "") if commit else None
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: of the process on a CPU (the interpreter and torch included), allocated by torch on a GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "linux":
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -32,8 +32,9 @@ import torch
 from nsbench.config.run import Config, check_features, configure
 from nsbench.contracts import KGE, Dataset, Need, Negatives, Objective
 from nsbench.errors import Misuse
-from nsbench.registry import MODELS, SAMPLERS, build_options
-from nsbench.runs.runner import pick_device
+from nsbench.options import build_options
+from nsbench.registry import MODELS, SAMPLERS
+from nsbench.runs.device import pick_device
 from nsbench.testing.toy import registered, toy
 from nsbench.testing.watch import Broken, SyncWatch, Watch, first_difference, global_state, process_kept, restore
 from nsbench.training.evaluation import Ranking

@@ -32,11 +32,15 @@ from pathlib import Path
 from typing import Any
 
 from nsbench.campaign.plan import dataset_of
-from nsbench.config.run import Config, Protocol, configure, name_of, protocol_names, read_protocol, study_key
+from nsbench.config.protocol import Protocol, name_of, protocol_names, read_protocol
+from nsbench.config.run import Config, configure
+from nsbench.config.tuned import study_key
 from nsbench.errors import Busy, Misuse, RunFailed, StoreFailed, out_of_memory, sentence
-from nsbench.registry import Range, Search, searched, shown
+from nsbench.options import Range, Search, searched, shown
+from nsbench.runs.checkpoint import resumable
+from nsbench.runs.device import pick_device
 from nsbench.runs.folder import RunFolder
-from nsbench.runs.runner import Interrupted, pick_device, resumable, select
+from nsbench.runs.runner import Interrupted, Notify, RunOptions, Stopping, never, select, unheard
 
 BACKBONES = ("frozen", "alike")
 STARTUP = 4  # trials that the estimator must know of, the defaults among them
@@ -123,7 +127,7 @@ class Study:
         if not self._name:
             config = self.configured({}, ledger)
             what = [config.record(dataset_of(config, tested=False))["id"], STARTUP, LAG, space_hash(self.space)]
-            self._name = f"{config.cell}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]}"
+            self._name = f"{config.name}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]}"
         return self._name
 
     def frozen(self, ledger: Ledger) -> bool:
@@ -199,12 +203,13 @@ def carry_out(
     *,
     begin: Callable[[Study, int], None] = lambda study, number: None,
     end: Callable[[Study, int], None] = lambda study, number: None,
-    stopping: Callable[[], bool] = lambda: False,
-    **how: Any,
+    options: RunOptions = RunOptions(),
+    notify: Notify = unheard,
+    stopping: Stopping = never,
 ) -> None:
     """Every trial that is missing, in rounds: the first of each study, the second, ... Several processes may take part.
 
-    `begin` and `end` hear of the trials of this process; `how` goes to nsbench.runs.runner.select.
+    `begin` and `end` hear of the trials of this process.
     """
     for path in ledger.folder.glob("*/trial.json"):  # of a process that was killed when all but tidying was done
         RunFolder(path.parent).tidy()
@@ -213,7 +218,7 @@ def carry_out(
             if stopping():
                 raise Interrupted(str(ledger.folder))
             with contextlib.suppress(Busy):  # another process has it
-                if carry_out_one(plan[i], number, ledger, begin=begin, stopping=stopping, **how):
+                if carry_out_one(plan[i], number, ledger, begin, options, notify, stopping):
                     end(plan[i], number)
                 break
         else:
@@ -223,21 +228,27 @@ def carry_out(
 
 
 def carry_out_one(
-    study: Study, number: int, ledger: Ledger, *, begin: Callable[[Study, int], None], device: str = "auto", **how: Any
+    study: Study,
+    number: int,
+    ledger: Ledger,
+    begin: Callable[[Study, int], None],
+    options: RunOptions = RunOptions(),
+    notify: Notify = unheard,
+    stopping: Stopping = never,
 ) -> bool:
     """One trial, from its checkpoint where it has one; False: it has ended elsewhere. Busy: another process is at it."""
     values = study.values(number, ledger)
     config = study.configured(values, ledger)
     dataset = dataset_of(config, tested=False)
-    folder = RunFolder(ledger.folder / f"{config.cell}-{config.record(dataset)['id']}")
+    folder = RunFolder(ledger.folder / config.folder_name(dataset))
     with folder.claimed():
         if number in study.done(ledger):  # by a process that has just let go of the folder
             return False
         begin(study, number)
         if not (folder.path / "trial.json").exists():
-            resumable(folder, pick_device(device))  # the folder's faults are not the trial's
+            resumable(folder, pick_device(options.device))  # the folder's faults are not the trial's
             try:
-                found = select(config, dataset, folder, device=device, **how)
+                found = select(config, dataset, folder, options, notify, stopping)
             except (Busy, Interrupted, StoreFailed):  # taken over by another process; stopped; nowhere to write
                 raise
             except Exception as reason:

@@ -179,6 +179,6 @@ def test_the_templates_are_in_the_source_distribution(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     with tarfile.open(tmp_path / built.stdout.splitlines()[-1]) as archive:
         names = archive.getnames()
-    inside = {name.partition("/nsbench/template/")[2] for name in names}
+    inside = {name.partition("/nsbench/commands/template/")[2] for name in names}
     assert set(scaffold.FILES.values()) <= inside
     assert set(scaffold.FILES.values()) == {path.name for path in (CHECKOUT / "nsbench" / "commands" / "template").iterdir()}
