@@ -77,9 +77,16 @@ def together(seconds: Sequence[float], slots: int) -> float:
     return max(sum(seconds) / slots, max(seconds, default=0.0))
 
 
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was told."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
 def calibrate(config: Config, dataset: Dataset, device: torch.device, diagnose: bool) -> Cost:
     """From steps at the beginning, in the middle and at the end (a sampler may change its work), and some of the ranking."""
-    from nsbench.bench import costs
     from nsbench.contracts import Sampler
     from nsbench.runs.runner import peak_memory, reset_peak_memory
     from nsbench.training.diagnostics import Diagnosis
@@ -87,10 +94,10 @@ def calibrate(config: Config, dataset: Dataset, device: torch.device, diagnose: 
     from nsbench.training.trainer import Trainer
 
     def timed(call: Any) -> float:
-        costs.wait(device)
+        wait(device)
         began = time.perf_counter()
         call()
-        costs.wait(device)
+        wait(device)
         return time.perf_counter() - began
 
     reset_peak_memory(device)

@@ -185,10 +185,10 @@ def bench(
     settings: tuple[str, ...],
     threads: int | None,
 ) -> None:
-    """Seconds per epoch, negatives per second, evaluation time and peak memory; ratios against uniform or PyKEEN.
+    """Measure how fast samplers and models are, and what memory they take, beside uniform or PyKEEN.
 
-    Against uniform, the ratio measured in turns stands beside the one predicted from counts of work, and the sampler's
-    state beside its formula.
+    Shows seconds per epoch, negatives per second, seconds of the evaluation, peak memory and the size of the sampler's
+    state. Whatever is compared takes turns, so that a busy machine slows both.
 
     \b
     nsbench bench --peers --threads 2
