@@ -12,6 +12,7 @@ from nsbench.campaign import plan as campaign
 from nsbench.config.run import configure
 from nsbench.contracts import missing_needs
 from nsbench.registry import MODELS, SAMPLERS
+from nsbench.runs.runner import RunOptions
 from nsbench.testing.rules import assert_contract, toy
 from nsbench.training.evaluation import Ranking
 from nsbench.training.trainer import Trainer
@@ -77,6 +78,6 @@ def test_ranks_are_those_of_the_cpu(kge: str, device: str) -> None:
 @pytest.mark.parametrize("sampler", ["uniform", "nscaching"])
 def test_a_whole_run(sampler: str, device: str, tmp_path) -> None:
     config = configure(sampler, "transe", "planted:small", protocol="quick")
-    result = campaign.carry_out(config, tmp_path, device=device)
+    result = campaign.carry_out(config, tmp_path, RunOptions(device=device))
     assert result.test["mrr"] > 0.2
     assert result.record["env"]["device"].startswith("cuda")

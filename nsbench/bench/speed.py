@@ -122,7 +122,7 @@ def report(
     device = pick_device("cpu" if peers else "auto")
     for config in configs:
         dataset = dataset_of(config)
-        say(f"measuring {config.cell} ({rounds} rounds{' beside PyKEEN' if peers else ''})")
+        say(f"measuring {config.name} ({rounds} rounds{' beside PyKEEN' if peers else ''})")
         row: dict[str, Any] = {"sampler": config.sampler, "kge": config.kge, "dataset": config.dataset}
         row |= {"entities": dataset.num_entities, **measure(config, dataset, device, rounds)}
         if peers:

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from nsbench.campaign.estimates import cell_of
+from nsbench.campaign.estimates import group_of
 from nsbench.campaign.plan import Result, attempt, dataset_of
 from nsbench.config.run import Config
 from nsbench.errors import Busy, RunFailed, StoreFailed
 from nsbench.runs import claim
 from nsbench.runs.folder import RunFolder
-from nsbench.runs.runner import Interrupted, reference_of
+from nsbench.runs.runner import Interrupted, RunOptions, Stopping, reference_of
 
 POLL_SECONDS = 0.5
 LOOK_SECONDS = 1.0  # between looks at heartbeats
@@ -35,15 +35,15 @@ class Job(NamedTuple):
     number: int  # its place there
     config: Config
     folder: RunFolder
-    cell: str  # what it shares with other seeds; see nsbench.campaign.estimates
+    group: str  # what it shares with other seeds; see nsbench.campaign.estimates
     reference: Path | None = None  # folder of another run, whose model its hardness will be measured by
 
     @classmethod
     def of(cls, number: int, config: Config, store: Path) -> Job:
         dataset = dataset_of(config)
-        record = config.record(dataset)
-        folder, reference = RunFolder(store / f"{config.cell}-{record['id']}"), reference_of(config, dataset, store).path
-        return cls(number, config, folder, cell_of(record), None if reference == folder.path else reference)
+        folder, reference = RunFolder(store / config.folder_name(dataset)), reference_of(config, dataset, store).path
+        group = group_of(config.record(dataset))
+        return cls(number, config, folder, group, None if reference == folder.path else reference)
 
 
 Ending = Result | Exception
@@ -97,8 +97,8 @@ class Here:
     slots = 1
     apart = False
 
-    def __init__(self, store: Path, listener: Listener, **how: Any) -> None:
-        self.store, self.listener, self.how = store, listener, how
+    def __init__(self, store: Path, listener: Listener, options: RunOptions, stopping: Stopping) -> None:
+        self.store, self.listener, self.options, self.stopping = store, listener, options, stopping
         self.last: tuple[Job, Ending] | None = None
 
     def room(self, job: Job) -> bool:
@@ -108,7 +108,7 @@ class Here:
         def notify(event: Mapping[str, Any]) -> None:
             self.listener.hear(job, event)
 
-        self.last = job, attempt(job.config, self.store, notify=notify, **self.how)
+        self.last = job, attempt(job.config, self.store, self.options, notify, self.stopping)
 
     def ended(self, seconds: float) -> list[tuple[Job, Ending]]:
         ended, self.last = self.last, None

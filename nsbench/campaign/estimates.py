@@ -1,6 +1,6 @@
-"""What runs will cost in time and memory: from runs of the same cell in the store, or from a short calibration.
+"""What runs will cost in time and memory: from runs of the same group in the store, or from a short calibration.
 
-A *cell* is a run without its seed. Costs are of one kind of device and one number of threads.
+A *group* is what runs that differ in their seed alone share. Costs are of one kind of device and one number of threads.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Cost(NamedTuple):
     source: str  # recorded or measured
 
 
-def cell_of(record: Mapping[str, Any]) -> str:
-    """What the runs of a cell have in common, from config.json."""
-    return json.dumps({name: value for name, value in record.items() if name not in ("seed", "id")}, sort_keys=True)
+def group_of(record: Mapping[str, Any]) -> str:
+    """What the runs of a group have in common, from config.json."""
+    return json.dumps({n: value for n, value in record.items() if n not in ("seed", "id", "proposed")}, sort_keys=True)
 
 
 class Costs:
-    """Of the cells of a plan, as far as known."""
+    """Of the groups of a plan, as far as known."""
 
     def __init__(self, store: Path, device: str | None = None, threads: int | None = None) -> None:
         """Reads what the store has recorded on this `device` (as in `env` of result.json; None: any) with these threads."""
@@ -53,21 +53,21 @@ class Costs:
 
     def learn(self, result: Mapping[str, Any]) -> None:
         """From a result.json."""
-        cell, cost = cell_of(result["config"]), result["cost"]
-        self._seconds.setdefault(cell, []).append(cost["seconds"] + cost.get("diagnosis_seconds", 0.0))
-        self._memory.setdefault(cell, []).append(cost["peak_memory"])
+        group, cost = group_of(result["config"]), result["cost"]
+        self._seconds.setdefault(group, []).append(cost["seconds"] + cost.get("diagnosis_seconds", 0.0))
+        self._memory.setdefault(group, []).append(cost["peak_memory"])
 
-    def measured(self, cell: str, cost: Cost) -> None:
-        self._measured[cell] = cost
+    def measured(self, group: str, cost: Cost) -> None:
+        self._measured[group] = cost
 
-    def of(self, cell: str) -> Cost | None:
-        if cell in self._seconds:
-            return Cost(statistics.mean(self._seconds[cell]), max(self._memory[cell]), "recorded")
-        return self._measured.get(cell)
+    def of(self, group: str) -> Cost | None:
+        if group in self._seconds:
+            return Cost(statistics.mean(self._seconds[group]), max(self._memory[group]), "recorded")
+        return self._measured.get(group)
 
-    def seconds(self, cells: Sequence[str]) -> list[float]:
-        """Of a run of each cell; one that is not known takes as long as the known ones on average. Empty if none is."""
-        known = [self.of(cell) for cell in cells]
+    def seconds(self, groups: Sequence[str]) -> list[float]:
+        """Of a run of each group; one that is not known takes as long as the known ones on average. Empty if none is."""
+        known = [self.of(group) for group in groups]
         sure = [*map(statistics.mean, self._seconds.values()), *(cost.seconds for cost in self._measured.values())]
         return [cost.seconds if cost else statistics.mean(sure) for cost in known] if sure else []
 

@@ -7,6 +7,7 @@ closes, and the worker writes a checkpoint and ends too.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import queue
@@ -16,10 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nsbench.campaign.engines import LOSSES, Ending, Job, Lost
 from nsbench.errors import Misuse, RunFailed
+from nsbench.runs.runner import RunOptions
 
 CONTEXT = 2**30  # bytes that CUDA takes of a GPU for each process, beside what torch allocates
 
@@ -50,14 +52,14 @@ def cores() -> int:
 class Worker:
     """A process and the run that it has."""
 
-    def __init__(self, store: Path, slot: Slot, how: dict[str, Any]) -> None:
+    def __init__(self, store: Path, slot: Slot, options: RunOptions) -> None:
         self.slot = slot
         self.job: Job | None = None
         self.ready = False
         self.capacity: int | None = None  # bytes of its device that are free for runs; None: not known
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=serve, args=(theirs, store, slot, how), name="nsbench worker")
+        self.process: BaseProcess = context.Process(target=serve, args=(theirs, store, slot, options), name="nsbench worker")
         with _inherited(slot.threads):
             self.process.start()
         theirs.close()
@@ -87,9 +89,9 @@ class Local:
 
     apart = True
 
-    def __init__(self, store: Path, slots: list[Slot], need: Callable[[Job], int | None], **how: Any) -> None:
-        self.store, self.need, self.how = store, need, how
-        self.workers = [Worker(store, slot, how) for slot in slots]
+    def __init__(self, store: Path, slots: list[Slot], need: Callable[[Job], int | None], options: RunOptions) -> None:
+        self.store, self.need, self.options = store, need, options
+        self.workers = [Worker(store, slot, options) for slot in slots]
         self.slots = len(slots)
         self.stopped = False
         self.stillborn = 0  # workers in a row that ended before they had begun
@@ -147,7 +149,7 @@ class Local:
         self.stillborn += not worker.ready
         if self.stillborn >= LOSSES:
             raise RunFailed(f"a worker process {worker.fate()} before it could begin; what it printed above may say why")
-        self.workers.insert(place, Worker(self.store, worker.slot, self.how))
+        self.workers.insert(place, Worker(self.store, worker.slot, self.options))
 
     def stop(self) -> None:
         self.stopped = True
@@ -165,7 +167,7 @@ class Local:
             worker.process.join()
 
 
-def serve(pipe: Connection, store: Path, slot: Slot, how: dict[str, Any]) -> None:
+def serve(pipe: Connection, store: Path, slot: Slot, options: RunOptions) -> None:
     """In the worker: run after run, until the driver says so or is gone."""
     stop = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the driver decides
@@ -199,7 +201,7 @@ def serve(pipe: Connection, store: Path, slot: Slot, how: dict[str, Any]) -> Non
             except Exception as error:
                 ending: Ending = Misuse(f"the run cannot be passed to a worker ({error}); was its file changed just now?")
             else:
-                ending = attempt(config, store, device=slot.device, stopping=stop.is_set, **how)
+                ending = attempt(config, store, dataclasses.replace(options, device=slot.device), stopping=stop.is_set)
             pipe.send(ending)
 
 

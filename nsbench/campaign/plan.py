@@ -22,7 +22,7 @@ from nsbench.errors import Busy, FailedBefore, Misuse, StoreFailed
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS
 from nsbench.results.store import default_folder
 from nsbench.runs.folder import RunFolder
-from nsbench.runs.runner import Interrupted, Notify, check_sizes, execute
+from nsbench.runs.runner import Interrupted, Notify, RunOptions, Stopping, check_sizes, execute, never, unheard
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def run(
     runs: str | Path | None = None,
     device: str = "auto",
     save_model: bool = False,
-    notify: Notify = lambda event: None,
+    notify: Notify = unheard,
 ) -> Result:
     """Train, select and test one configuration, or return what is already there.
 
@@ -78,7 +78,7 @@ def run(
     config = configure(
         sampler, kge, dataset, protocol=protocol, seed=seed, fusion=fusion, split=split, features=features, settings=settings
     )
-    return carry_out(config, store_folder(runs), device=device, save_model=save_model, notify=notify)
+    return carry_out(config, store_folder(runs), RunOptions(device=device, save_model=save_model), notify)
 
 
 def plan(
@@ -99,17 +99,25 @@ def plan(
     ]
 
 
-def carry_out(config: Config, store: Path, *, notify: Notify = lambda event: None, **how: Any) -> Result:
+def carry_out(
+    config: Config,
+    store: Path,
+    options: RunOptions = RunOptions(),
+    notify: Notify = unheard,
+    stopping: Stopping = never,
+) -> Result:
     """One configured run with its dataset."""
-    folder = execute(config, dataset_of(config), store, notify=notify, **how)
+    folder = execute(config, dataset_of(config), store, options, notify, stopping)
     return Result(folder.path, folder.result())
 
 
-def attempt(config: Config, store: Path, **how: Any) -> Result | Exception:
+def attempt(
+    config: Config, store: Path, options: RunOptions, notify: Notify = unheard, stopping: Stopping = never
+) -> Result | Exception:
     """As `carry_out`, but never raises: why there is no result is returned. What the run itself failed of is recorded."""
     ending: Result | Exception
     try:
-        ending = carry_out(config, store, **how)
+        ending = carry_out(config, store, options, notify, stopping)
     except (Interrupted, Misuse, FailedBefore, StoreFailed) as reason:
         ending = reason
     except Exception as error:
@@ -152,7 +160,7 @@ def dataset_of(config: Config, tested: bool = True) -> Dataset:
 
 def folder_of(config: Config, store: Path) -> RunFolder:
     """Where the run lies, or will."""
-    return RunFolder(store / f"{config.cell}-{config.record(dataset_of(config))['id']}")
+    return RunFolder(store / config.folder_name(dataset_of(config)))
 
 
 @functools.lru_cache(maxsize=2)

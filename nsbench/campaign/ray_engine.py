@@ -8,6 +8,7 @@ run is, and whether it should stop, goes through the store too: no actor has to 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import secrets
@@ -21,7 +22,7 @@ from typing import Any
 from nsbench.campaign.engines import Ending, Job, Lost
 from nsbench.errors import Misuse, RunFailed, sentence
 from nsbench.runs import claim
-from nsbench.runs.runner import Interrupted
+from nsbench.runs.runner import Interrupted, RunOptions
 
 SMALL = 80 * 2**20  # bytes for Ray's object store, through which only figures go
 STOP_SECONDS = 1.0  # between looks for the file that asks to stop
@@ -40,7 +41,7 @@ class Cluster:
         threads: int,
         device: str,
         need: Callable[[Job], int | None],
-        **how: Any,
+        options: RunOptions,
     ) -> None:
         try:
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a tip on every start
@@ -64,7 +65,8 @@ class Cluster:
         by_cpu = sum(int(node.get("CPU", 0.0)) // threads for node in nodes)
         self.slots = max(1, min(workers or by_cpu, by_cpu, *([int(gpus)] if self.device == "cuda" else [])))
         self.stop_file = self.store / f".stop-{secrets.token_hex(6)}"
-        self.arguments = (self.store, self.device, threads, how, self.stop_file, os.getcwd())
+        options = dataclasses.replace(options, device=self.device)
+        self.arguments = (self.store, options, threads, self.stop_file, os.getcwd())
         self.task = ray.remote(max_retries=0)(carry)
         self.flying: dict[Any, Job] = {}
 
@@ -125,7 +127,7 @@ def share(need: int | None, memory: int | None) -> float:
     return 1.0 / max(1, math.floor(memory / (need + CONTEXT)))
 
 
-def carry(packed: bytes, store: Path, device: str, threads: int, how: dict[str, Any], stop_file: Path, cwd: str) -> Ending:
+def carry(packed: bytes, store: Path, options: RunOptions, threads: int, stop_file: Path, cwd: str) -> Ending:
     """The task."""
     import torch
 
@@ -137,7 +139,7 @@ def carry(packed: bytes, store: Path, device: str, threads: int, how: dict[str, 
     if asked():
         return Interrupted(str(store))
     torch.set_num_threads(threads)
-    return attempt(unpacked(packed), store, device=device, stopping=asked, **how)
+    return attempt(unpacked(packed), store, options, stopping=asked)
 
 
 class Asked:

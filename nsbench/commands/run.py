@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nsbench.campaign.engines import Ending, Engine, Job
     from nsbench.campaign.estimates import Costs
     from nsbench.config.run import Config
+    from nsbench.runs.runner import RunOptions
 
     MakeEngine = Callable[["Told"], Engine]
 
@@ -68,6 +69,7 @@ def run(
     nsbench run --dataset path/to/my/graph --set protocol.margin=6
     """
     from nsbench.campaign import plan as campaign
+    from nsbench.runs.runner import RunOptions
 
     if threads is not None:
         set_threads(threads)
@@ -86,15 +88,8 @@ def run(
     if only_plan:
         show_plan(configs, store)
         return
-    carry_out(
-        configs,
-        store,
-        device,
-        patient=len(configs) > 1,
-        save_model=save_model,
-        diagnose=diagnose,
-        checkpoint_seconds=checkpoint_every,
-    )
+    options = RunOptions(device, save_model, diagnose, checkpoint_every)
+    carry_out(configs, store, options, patient=len(configs) > 1)
     if len(configs) == 1:
         folder = campaign.folder_of(configs[0], store)
         row = campaign.Result(folder.path, folder.result())
@@ -122,6 +117,7 @@ def demo(runs: Path | None, device: str, threads: int) -> None:
     from nsbench.contracts import Need, Objective
     from nsbench.registry import SAMPLERS
     from nsbench.results import tables
+    from nsbench.runs.runner import RunOptions
 
     set_threads(threads)
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
@@ -136,7 +132,7 @@ def demo(runs: Path | None, device: str, threads: int) -> None:
             configs += campaign.plan([sampler], [model], ["planted:small"], range(5), protocol="quick")
         except Misuse as reason:
             click.echo(f"left out: {reason}", err=True)
-    carry_out(configs, store, device, diagnose=False)
+    carry_out(configs, store, RunOptions(device=device, diagnose=False))
     tables.show(tables.comparison(store, where={"protocol": "quick", "dataset": "planted:small"}))
     click.echo(f"The data are generated and the protocol takes seconds: no claim about real graphs. Runs are in {store}")
     click.echo("To make them anew, delete that folder and repeat the command")
@@ -173,7 +169,7 @@ class Told:
     def begin(self, job: Job) -> None:
         self.todo[job.number] = job  # again, where another process has given it up
         self.began[job.number] = time.monotonic()
-        self.display.begin(job.config.cell, len(self.todo), job.number)
+        self.display.begin(job.config.name, len(self.todo), job.number)
 
     def hear(self, job: Job, event: Mapping[str, Any]) -> None:
         if job.number not in self.introduced:  # here and not in `begin`: a run that is refused says why and nothing else
@@ -205,11 +201,11 @@ class Told:
             text = f"{ending}; it will go on from its checkpoint" if again else f"failed: {ending}"
         if self.alone and isinstance(ending, Exception) and not again:
             return  # it is raised
-        self.display.end(f"{job.config.cell}: {text}", job.number, again)
+        self.display.end(f"{job.config.name}: {text}", job.number, again)
 
     def need(self, job: Job) -> int | None:
         """Bytes that the run will take, as far as known."""
-        cost = self.costs.of(job.cell) if self.costs else None
+        cost = self.costs.of(job.group) if self.costs else None
         return None if cost is None else cost.memory
 
     def ahead(self) -> float | None:
@@ -217,7 +213,7 @@ class Told:
         from nsbench.campaign.estimates import together
 
         assert self.costs is not None
-        whole = self.costs.seconds([job.cell for job in self.todo.values()])
+        whole = self.costs.seconds([job.group for job in self.todo.values()])
         now = time.monotonic()
         left = [
             max(seconds - (now - self.began.get(number, now)), self.training.get(number, 0.0))
@@ -229,32 +225,30 @@ class Told:
 def carry_out(
     configs: list[Config],
     store: Path,
-    device: str,
+    options: RunOptions,
     *,
     make: MakeEngine | None = None,
-    retry: bool = True,
     patient: bool = True,
-    **how: Any,
 ) -> None:
     """Run what is missing, with progress; Ctrl-C writes checkpoints and says how to go on.
 
-    `make` an engine, or use this process; `retry` what failed earlier; be `patient` with runs that other processes have.
+    `make` an engine, or use this process; be `patient` with runs that other processes have.
     """
     from nsbench.campaign import plan as campaign
     from nsbench.campaign.engines import Here, Job, Tally, conduct
     from nsbench.campaign.estimates import Costs
     from nsbench.runs.runner import environment, pick_device
 
-    target = pick_device(device)
+    target = pick_device(options.device)
     where = "cuda" if target.type == "cuda" else f"cpu (threads: {get_threads()})"
     jobs = [Job.of(i, config, store) for i, config in enumerate(configs)]  # every pair is checked first
     done = [job for job in jobs if job.folder.complete]
-    left_out = [] if retry else [job for job in jobs if not job.folder.complete and job.folder.failure() is not None]
+    left_out = [] if options.retry else [job for job in jobs if not job.folder.complete and job.folder.failure() is not None]
     settled = {job.number for job in (*done, *left_out)}
     todo = [job for job in jobs if job.number not in settled]
     costs = Costs(store, environment(target)["device"], get_threads()) if len(todo) > 1 else None
     for job in done:  # Misuse for one that is damaged, or without the model that is asked for
-        campaign.carry_out(job.config, store, device=device, **how)
+        campaign.carry_out(job.config, store, options)
     told = Told(todo, costs, where)
     say = told.display.say
     if len(jobs) == 1 and done:
@@ -262,16 +256,16 @@ def carry_out(
     elif done:
         say(f"{len(done)} of {len(jobs)} runs were already done")
     for job in left_out:
-        say(f"{job.config.cell} is left out: it failed ({job.folder.failure()})")
+        say(f"{job.config.name} is left out: it failed ({job.folder.failure()})")
     if left_out:
         say(f"{len(left_out)} runs failed earlier and are left out; --retry-failed runs them again")
     with told.display, stop_signal() as stopping:
         tally = Tally()
         if todo:
-            engine = make(told) if make else Here(store, told, device=device, stopping=stopping, retry=retry, **how)
+            engine = make(told) if make else Here(store, told, options, stopping)
             told.slots = engine.slots
             try:
-                tally = conduct(todo, engine, told, stopping, patient, how.get("diagnose", True))
+                tally = conduct(todo, engine, told, stopping, patient, options.diagnose)
             finally:
                 engine.close()
     if len(jobs) == 1 and tally.failed:
@@ -286,7 +280,7 @@ def carry_out(
     if tally.elsewhere:
         say(f"{len(tally.elsewhere)} runs are with other processes; repeat the command when those are done")
     if tally.failed:
-        names = ", ".join(job.config.cell for job, _ in tally.failed)
+        names = ", ".join(job.config.name for job, _ in tally.failed)
         others = len(done) + len(tally.done)
         rest = "the others are done" if others and len(tally.failed) + others == len(jobs) else "see nsbench status"
         raise RunFailed(f"{len(tally.failed)} of {len(jobs)} runs failed ({names}); {rest}")

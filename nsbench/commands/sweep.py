@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +16,7 @@ from nsbench.errors import Misuse
 
 if TYPE_CHECKING:
     from nsbench.campaign.engines import Engine, Job
+    from nsbench.runs.runner import RunOptions
 
 
 @click.command()
@@ -88,6 +89,7 @@ def sweep(
     """
     from nsbench.campaign.local_engine import cores, divide
     from nsbench.campaign.plan import store_folder
+    from nsbench.runs.runner import RunOptions
 
     if engine == "local" and address is not None:
         raise Misuse("--address is of a Ray cluster; add --engine ray")
@@ -103,14 +105,18 @@ def sweep(
     if only_plan:
         plan(picked, store, device, workers or 1, calibrate, diagnose, retry_failed)
         return
-    how: dict[str, Any] = {"diagnose": diagnose, "checkpoint_seconds": checkpoint_every, "retry": retry_failed}
+    options = RunOptions(
+        device=device if engine == "local" else "auto",  # the driver of a cluster may have no GPU
+        diagnose=diagnose,
+        checkpoint_seconds=checkpoint_every,
+        retry=retry_failed,
+    )
     make = None
     if engine == "ray":
-        make = functools.partial(ray_engine, store, address, workers, threads, device, how)
+        make = functools.partial(ray_engine, store, address, workers, threads, device, options)
     elif workers is not None and workers > 1:
-        make = functools.partial(local_engine, store, workers, threads, device, how)
-    here = device if engine == "local" else "auto"  # the driver of a cluster may have no GPU
-    carry_out([job.config for job in picked], store, here, make=make, **how)
+        make = functools.partial(local_engine, store, workers, threads, options)
+    carry_out([job.config for job in picked], store, options, make=make)
     click.echo(f"next: nsbench table{f' --runs {runs}' if runs else ''}")
 
 
@@ -141,7 +147,7 @@ def status(grid: str | None, runs: Path | None) -> None:
         from nsbench.commands.display import duration
 
         ahead = [(job, found) for job, found in zip(jobs, states) if found.kind in ("running", "begun", "missing")]
-        whole = Costs(store).seconds([job.cell for job, _ in ahead])
+        whole = Costs(store).seconds([job.group for job, _ in ahead])
         left = [seconds if found.left is None else found.left for seconds, (_, found) in zip(whole, ahead)]
         if left:
             click.echo(f"about {duration(together(left, running))} left, {running} at a time")
@@ -173,25 +179,25 @@ def plan(jobs: list[Job], store: Path, device: str, workers: int, calibrated: bo
         click.echo(f"{job.number:4}  {found.kind:8} {job.folder.path}{f' ({found.text})' if found.text else ''}")
     left = [job for job in jobs if states[job.number].kind in open_kinds(retry)]
     costs = Costs(store, environment(target)["device"], get_threads())
-    cells = {job.cell: job for job in left}
-    unknown = [job for cell, job in cells.items() if costs.of(cell) is None]
+    groups = {job.group: job for job in left}
+    unknown = [job for group, job in groups.items() if costs.of(group) is None]
     if unknown and calibrated:
         click.echo(f"trying {len(unknown)} cells, some seconds each (--no-calibrate leaves that out)", err=True)
         with counting("calibration", "cells") as progress:
             for i, job in enumerate(unknown):
                 progress(i, len(unknown))
-                costs.measured(job.cell, calibrate(job.config, dataset_of(job.config), target, diagnose))
+                costs.measured(job.group, calibrate(job.config, dataset_of(job.config), target, diagnose))
     rows = []
-    for cell, job in cells.items():
-        runs = sum(other.cell == cell for other in left)
-        cost = costs.of(cell)
+    for group, job in groups.items():
+        runs = sum(other.group == group for other in left)
+        cost = costs.of(group)
         shown = ("?", "?", "?") if cost is None else (duration(cost.seconds), f"{cost.memory / 1e9:.2f} GB", cost.source)
-        rows.append([job.config.cell.removesuffix(f"-s{job.config.seed}"), runs, *shown])
+        rows.append([job.config.name.removesuffix(f"-s{job.config.seed}"), runs, *shown])
     if rows:
         header = ["cell", "runs", "time of a run", "peak memory", "from"]
         click.echo(tabulate(rows, header, disable_numparse=True, colalign=("left", "right", "right", "right", "left")))
-    if seconds := costs.seconds([job.cell for job in left]):
-        known = sum(costs.of(job.cell) is not None for job in left)
+    if seconds := costs.seconds([job.group for job in left]):
+        known = sum(costs.of(job.group) is not None for job in left)
         part = "" if known == len(left) else f" ({known} of {len(left)} runs are known, the others taken as their mean)"
         click.echo(f"about {duration(sum(seconds))} for the rest, one run after another{part}")
         if workers > 1:
@@ -230,7 +236,7 @@ def array_job(
     if not left:
         raise Misuse("no run of the grid is missing; there is nothing to submit (nsbench status)")
     costs = Costs(store)
-    known = [cost.memory for job in left if (cost := costs.of(job.cell))]
+    known = [cost.memory for job in left if (cost := costs.of(job.group))]
     further = ""
     if device.startswith("cuda"):
         further = "#SBATCH --gres=gpu:1\n"
@@ -269,18 +275,19 @@ def gpus_of(device: str) -> list[str]:
     return [device] if target.index is not None else [f"cuda:{i}" for i in range(torch.cuda.device_count())]
 
 
-def local_engine(store: Path, workers: int, threads: int, device: str, how: dict[str, Any], told: Told) -> Engine:
+def local_engine(store: Path, workers: int, threads: int, options: RunOptions, told: Told) -> Engine:
     from nsbench.campaign.local_engine import Local, cores, divide
 
-    return Local(store, divide(workers, threads, cores(), gpus_of(device))[: len(told.todo)], told.need, **how)
+    slots = divide(workers, threads, cores(), gpus_of(options.device))[: len(told.todo)]
+    return Local(store, slots, told.need, options)
 
 
 def ray_engine(
-    store: Path, address: str | None, workers: int | None, threads: int, device: str, how: dict[str, Any], told: Told
+    store: Path, address: str | None, workers: int | None, threads: int, device: str, options: RunOptions, told: Told
 ) -> Engine:
     from nsbench.campaign.ray_engine import Cluster
 
-    cluster = Cluster(store, address, workers, threads, device, told.need, **how)
+    cluster = Cluster(store, address, workers, threads, device, told.need, options)
     told.where = f"a Ray cluster ({cluster.device}, {threads} threads each)"
     return cluster
 

@@ -72,7 +72,7 @@ def tune(
     from nsbench.tuning import trials as tuning
     from nsbench.tuning import tuned
     from nsbench.tuning.ledger import Ledger
-    from nsbench.tuning.study import Study, Tuning, studies
+    from nsbench.tuning.study import Tuning, studies
 
     if threads is not None:
         set_threads(threads)

@@ -17,7 +17,7 @@ from nsbench.contracts import Dataset, Need, Objective, missing_needs
 from nsbench.errors import Misuse
 from nsbench.registry import AUXILIARIES, DATASETS, FUSIONS, MODELS, SAMPLERS, Range, build_options, option, suggest
 
-PER_CELL = (  # may depend on model and dataset
+PER_PAIR = (  # may depend on model and dataset
     "margin",
     "regularizer",
     "temperature",
@@ -84,10 +84,14 @@ class Config:
     uniform_tuning: Mapping[str, Any] | None = None  # the same of uniform, the yardstick of diagnostics
 
     @property
-    def cell(self) -> str:
+    def name(self) -> str:
         """`sampler-kge-dataset-sN`, readable, not unique."""
         parts = [name.rpartition(":")[2] if ".py:" in name else name for name in (self.sampler, self.kge)]
         return "-".join([*parts, Path(self.dataset).resolve().name.replace(":", "_"), f"s{self.seed}"])
+
+    def folder_name(self, dataset: Dataset) -> str:
+        """The run's folder in a store: its name, and its id."""
+        return f"{self.name}-{self.record(dataset)['id']}"
 
     @property
     def wants_features(self) -> bool:
@@ -289,7 +293,7 @@ def resolve_protocol(name: str, kge: str, dataset: str, changes: Mapping[str, An
     values = read_protocol(name)
     for key in ("description", "sampler", "tuning"):  # but for the first they are `configure`'s
         values.pop(key, None)
-    for key in PER_CELL:
+    for key in PER_PAIR:
         table = values.get(key)
         if isinstance(table, Mapping):
             best = [k for k in (f"{kge}/{dataset}", dataset, kge, "default") if k in table]
@@ -399,7 +403,7 @@ def _check_file(name: str, values: Mapping[str, Any]) -> None:
         raise Misuse(f"protocol {name}: tuning is a table that nsbench tune writes, not {values['tuning']!r}; leave it out")
     cells = ["default", *MODELS.names(), *DATASETS.names()]
     cells += [f"{kge}/{dataset}" for kge in MODELS.names() for dataset in DATASETS.names()]
-    for key in PER_CELL:
+    for key in PER_PAIR:
         table = values.get(key)
         for cell in table if isinstance(table, Mapping) else ():
             if not _is_cell(cell):

@@ -32,8 +32,18 @@ from nsbench.training.trainer import Trainer
 
 Notify = Callable[[dict[str, Any]], None]
 """Hears of every stage: set-up, training, validation, diagnosis, checkpoint, ranking, writing; {"stage": ..., ...}."""
+Stopping = Callable[[], bool]
+"""Asked after every step whether the user wants to stop."""
 
 FORMAT = 2  # of the checkpoint; another one is not read
+
+
+def unheard(event: dict[str, Any]) -> None:
+    pass
+
+
+def never() -> bool:
+    return False
 
 
 @dataclasses.dataclass
@@ -52,6 +62,17 @@ class Progress:
     finished: bool = False  # training is over
 
 
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out. None of it enters the run's id, and no figure but those of cost depends on it."""
+
+    device: str = "auto"  # or cpu, cuda, cuda:1
+    save_model: bool = False  # keep model.safetensors and sampler.safetensors
+    diagnose: bool = True  # measure what the sampler draws (nsbench.training.diagnostics)
+    checkpoint_seconds: float = 60.0
+    retry: bool = True  # run again what failed earlier; else FailedBefore
+
+
 class Interrupted(Exception):
     """The user asked to stop; the checkpoint is written."""
 
@@ -60,33 +81,23 @@ def execute(
     config: Config,
     dataset: Dataset,
     store: Path,
-    *,
-    device: str = "auto",
-    notify: Notify = lambda event: None,
-    checkpoint_seconds: float = 60.0,
-    save_model: bool = False,
-    diagnose: bool = True,
-    retry: bool = True,
-    stopping: Callable[[], bool] = lambda: False,
+    options: RunOptions = RunOptions(),
+    notify: Notify = unheard,
+    stopping: Stopping = never,
 ) -> RunFolder:
-    """Carry out one run, or what is missing of it, and return its folder. A complete run is left as it is.
-
-    Without `retry`, FailedBefore for one that has failed, perhaps in another process just now. `diagnose` measures the
-    sampler's draws on the way (nsbench.training.diagnostics); no other figure depends on it.
-    """
-    record = config.record(dataset)
-    folder = RunFolder(store / f"{config.cell}-{record['id']}")
+    """Carry out one run, or what is missing of it, and return its folder. A complete run is left as it is."""
+    folder = RunFolder(store / config.folder_name(dataset))
     check_sizes(config, dataset)
-    target = pick_device(device)
+    pick_device(options.device)
     if folder.complete:
-        return _as_it_is(folder, save_model)
+        return _as_it_is(folder, options.save_model)
     with folder.claimed():
         if folder.complete:  # by a process that has just let go of the folder
-            return _as_it_is(folder, save_model)
-        if not retry and (reason := folder.failure()) is not None:
+            return _as_it_is(folder, options.save_model)
+        if not options.retry and (reason := folder.failure()) is not None:
             raise FailedBefore(reason)
-        with _trained(config, dataset, folder, record, target, notify, checkpoint_seconds, diagnose, stopping) as run:
-            run.conclude(record, save_model)
+        with _trained(config, dataset, folder, options, notify, stopping) as run:
+            run.conclude(options.save_model)
     return folder
 
 
@@ -94,19 +105,17 @@ def select(
     config: Config,
     dataset: Dataset,
     folder: RunFolder,
-    *,
-    device: str = "auto",
-    notify: Notify = lambda event: None,
-    checkpoint_seconds: float = 60.0,
-    stopping: Callable[[], bool] = lambda: False,
+    options: RunOptions = RunOptions(),
+    notify: Notify = unheard,
+    stopping: Stopping = never,
 ) -> dict[str, Any]:
     """Train and validate as `execute` does, or go on from the checkpoint, without a test: {"valid", "selected_at", ...}.
 
     For a trial (nsbench.tuning.tune). The dataset needs no test triples; the caller holds the claim on the folder.
     """
     check_sizes(config, dataset, tested=False)
-    target, record = pick_device(device), config.record(dataset)
-    with _trained(config, dataset, folder, record, target, notify, checkpoint_seconds, False, stopping) as run:
+    options = dataclasses.replace(options, diagnose=False)
+    with _trained(config, dataset, folder, options, notify, stopping) as run:
         best = run.progress.best
         assert best is not None
         seconds = run.progress.train_seconds + run.progress.evaluation_seconds
@@ -115,7 +124,7 @@ def select(
             "selected_at": best["step"],
             "steps": run.trainer.step_count,
             "seconds": seconds,
-            "env": environment(target),
+            "env": environment(run.device),
         }
 
 
@@ -124,12 +133,9 @@ def _trained(
     config: Config,
     dataset: Dataset,
     folder: RunFolder,
-    record: dict[str, Any],
-    target: torch.device,
+    options: RunOptions,
     notify: Notify,
-    checkpoint_seconds: float,
-    diagnose: bool,
-    stopping: Callable[[], bool],
+    stopping: Stopping,
 ) -> Iterator[_Run]:
     """A run at the end of its training, begun or resumed in a folder that is claimed."""
 
@@ -137,12 +143,13 @@ def _trained(
         folder.note(event)
         notify(event)
 
-    saved = resumable(folder, target)
+    device = pick_device(options.device)
+    saved = resumable(folder, device)
     hear({"stage": "set-up", "folder": str(folder.path)})
-    folder.write_json("config.json", record)
+    folder.write_json("config.json", config.record(dataset))
     folder.remove("failed.json")  # of an earlier attempt
     with _machine_of(saved):
-        run = _Run(config, dataset, folder, target, hear, checkpoint_seconds, diagnose, stopping)
+        run = _Run(config, dataset, folder, options, hear, stopping)
         if saved is not None:
             run.restore(saved)
         run.train()
@@ -178,21 +185,19 @@ class _Run:
         config: Config,
         dataset: Dataset,
         folder: RunFolder,
-        device: torch.device,
+        options: RunOptions,
         notify: Notify,
-        checkpoint_seconds: float,
-        diagnose: bool,
-        stopping: Callable[[], bool],
+        stopping: Stopping,
     ) -> None:
-        self.config, self.dataset, self.folder, self.device = config, dataset, folder, device
+        self.config, self.dataset, self.folder, self.options = config, dataset, folder, options
         self.notify, self.stopping = notify, stopping
-        self.checkpoint_seconds = checkpoint_seconds
+        self.device = device = pick_device(options.device)
         self.progress = Progress()
         self.resumed_at: int | None = None
         reset_peak_memory(device)
         self.trainer = Trainer(config, dataset, device)
         sampled = isinstance(self.trainer.sampler, Sampler)
-        self.diagnosis = Diagnosis(self.trainer, dataset) if diagnose and sampled else None
+        self.diagnosis = Diagnosis(self.trainer, dataset) if options.diagnose and sampled else None
         self.valid = self._ranking(dataset.valid)
         self.last_checkpoint = time.monotonic()
 
@@ -246,7 +251,7 @@ class _Run:
                 self.progress.train_seconds += time.monotonic() - mark
                 self._diagnose("middle")
                 mark = time.monotonic()
-            if self.stopping() or now - self.last_checkpoint > self.checkpoint_seconds:
+            if self.stopping() or now - self.last_checkpoint > self.options.checkpoint_seconds:
                 self.progress.train_seconds += time.monotonic() - mark
                 self._checkpoint()
                 mark = time.monotonic()
@@ -348,7 +353,7 @@ class _Run:
         self.folder.write("checkpoint.pt", functools.partial(torch.save, state))
         self.last_checkpoint = time.monotonic()
 
-    def conclude(self, record: dict[str, Any], save_model: bool) -> None:
+    def conclude(self, save_model: bool) -> None:
         """Rank the test triples with the selected model and write everything; result.json comes last."""
         trainer, progress, dataset = self.trainer, self.progress, self.dataset
         assert progress.best is not None
@@ -369,7 +374,7 @@ class _Run:
             self._save_model()
         steps, memory = trainer.step_count, peak_memory(self.device)
         result = {
-            "config": record,
+            "config": self.config.record(dataset),
             "test": metrics(r, c),
             "valid": progress.best["metrics"],
             "breakdown": {by: breakdown(r, c, np.array(of)) for by, of in of_queries.items()},
@@ -409,7 +414,7 @@ class _Run:
 
 
 def reference_of(config: Config, dataset: Dataset, store: Path) -> RunFolder:
-    """The run that `hardness` refers to: uniform, seed 0, of the same cell; it may not be there."""
+    """The run that `hardness` refers to: uniform, seed 0, of the same model, dataset and protocol; it may not be there."""
     backbone = {name.removeprefix("protocol."): value for name, value in chosen_by(config.uniform_tuning).items()}
     protocol = dataclasses.replace(config.protocol, **{n: x for n, x in backbone.items() if n not in config.changed})
     plain = dataclasses.replace(
@@ -425,7 +430,7 @@ def reference_of(config: Config, dataset: Dataset, store: Path) -> RunFolder:
     )
     if not plain.wants_features:
         dataset = dataclasses.replace(dataset, features={}, present={}, feature_source="none")
-    return RunFolder(store / f"{plain.cell}-{plain.record(dataset)['id']}")
+    return RunFolder(store / plain.folder_name(dataset))
 
 
 def check_sizes(config: Config, dataset: Dataset, tested: bool = True) -> None:

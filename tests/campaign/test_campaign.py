@@ -14,6 +14,7 @@ from nsbench.campaign import plan as campaign
 from nsbench.campaign.plan import Result
 from nsbench.commands.run import parse_seeds
 from nsbench.errors import FailedBefore, Misuse
+from nsbench.runs.runner import RunOptions
 from nsbench.samplers.uniform import Uniform
 
 QUICK = {"protocol.steps": 4, "protocol.validate_every": 2, "protocol.width": 8}
@@ -246,10 +247,10 @@ def test_a_failed_run_leaves_nothing_in_memory_and_is_not_repeated_unasked(tmp_p
 
     with monkeypatch.context() as patched:
         patched.setattr(Uniform, "pretrain", fail)
-        failure = campaign.attempt(config, tmp_path, device="cpu")
+        failure = campaign.attempt(config, tmp_path, RunOptions(device="cpu"))
     assert str(failure).startswith("RuntimeError: no such luck")
     assert [sampler() for sampler in made] == [None]
-    again = campaign.attempt(config, tmp_path, device="cpu", retry=False)
+    again = campaign.attempt(config, tmp_path, RunOptions(device="cpu", retry=False))
     assert isinstance(again, FailedBefore)
     assert str(again) == str(failure)
-    assert isinstance(campaign.attempt(config, tmp_path, device="cpu"), Result)
+    assert isinstance(campaign.attempt(config, tmp_path, RunOptions(device="cpu")), Result)

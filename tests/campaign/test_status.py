@@ -22,7 +22,7 @@ from nsbench.commands.sweep import chosen, jobs_of, ranges
 from nsbench.errors import Misuse
 from nsbench.runs import runner
 from nsbench.runs.folder import RunFolder
-from nsbench.runs.runner import environment
+from nsbench.runs.runner import RunOptions, environment
 from nsbench.training.evaluation import Ranking
 from nsbench.training.trainer import Trainer
 
@@ -50,7 +50,7 @@ def standing(grid: str, store: Path) -> list[RunFolder]:
     torch.set_num_threads(1)
     configs = sweep.read(grid)
     folders = [campaign.folder_of(config, store) for config in configs]
-    campaign.carry_out(configs[0], store, device="cpu", diagnose=False)
+    campaign.carry_out(configs[0], store, RunOptions(device="cpu", diagnose=False))
     folders[1].record_failure(ValueError("of its own making"))
     folders[2].path.mkdir()
     who = {"token": "x", "host": "node7", "machine": "another boot", "pid": 77, "started": "1"}
@@ -117,8 +117,8 @@ def result(config: dict, seconds: float, memory: int, device: str = "cpu x", thr
 
 def test_costs_are_those_of_the_same_cell(tmp_path: Path) -> None:
     costs = Costs(tmp_path)
-    cell = expected.cell_of({"sampler": "uniform", "seed": 9, "id": "other"})
-    other = expected.cell_of({"sampler": "bernoulli"})
+    cell = expected.group_of({"sampler": "uniform", "seed": 9, "id": "other"})
+    other = expected.group_of({"sampler": "bernoulli"})
     assert costs.of(cell) is None
     assert costs.seconds([cell, other]) == []
     costs.learn(result({"sampler": "uniform", "seed": 0, "id": "a"}, 10, 100))
@@ -132,11 +132,11 @@ def test_costs_are_those_of_the_same_cell(tmp_path: Path) -> None:
 def test_what_was_recorded_elsewhere_does_not_count(grid: str, store: Path) -> None:
     torch.set_num_threads(1)
     job = jobs_of(grid, store)[0]
-    campaign.carry_out(job.config, store, device="cpu", diagnose=False)
+    campaign.carry_out(job.config, store, RunOptions(device="cpu", diagnose=False))
     device = environment(torch.device("cpu"))["device"]
-    assert Costs(store, device, 1).of(job.cell) is not None
-    assert Costs(store, device, 2).of(job.cell) is None
-    assert Costs(store, "cuda H200", 1).of(job.cell) is None
+    assert Costs(store, device, 1).of(job.group) is not None
+    assert Costs(store, device, 2).of(job.group) is None
+    assert Costs(store, "cuda H200", 1).of(job.group) is None
 
 
 @pytest.mark.parametrize(("seconds", "slots", "whole"), [([4, 4, 4, 4], 2, 8), ([9, 1, 1], 2, 9), ([], 3, 0), ([5], 8, 5)])
@@ -159,7 +159,7 @@ def test_calibration_is_near_the_truth(tmp_path: Path, monkeypatch: pytest.Monke
         settings=["protocol.steps=100", "protocol.validate_every=20"],
     )
     guess = expected.calibrate(config, campaign.dataset_of(config), torch.device("cpu"), diagnose=False)
-    cost = campaign.carry_out(config, tmp_path, device="cpu", diagnose=False).record["cost"]
+    cost = campaign.carry_out(config, tmp_path, RunOptions(device="cpu", diagnose=False)).record["cost"]
     assert cost["seconds"] / 3 < guess.seconds < cost["seconds"] * 3
 
 
@@ -194,7 +194,7 @@ def test_calibration_knows_what_a_run_consists_of(tmp_path: Path, monkeypatch: p
     truth = 5 + sum(1 + k / 30 for k in range(30)) + (3 * len(dataset.valid) + len(dataset.test)) / 10
     guess = expected.calibrate(config, dataset, torch.device("cpu"), diagnose=False)
     assert guess.seconds == pytest.approx(truth, rel=0.05)
-    cost = campaign.carry_out(config, tmp_path, device="cpu", diagnose=False).record["cost"]
+    cost = campaign.carry_out(config, tmp_path, RunOptions(device="cpu", diagnose=False)).record["cost"]
     assert cost["seconds"] == pytest.approx(truth)
 
 
@@ -215,7 +215,7 @@ def test_calibration_finds_what_a_step_needs_for_a_moment(tmp_path: Path, monkey
     runner.reset_peak_memory(device)
     before = runner.peak_memory(device)
     guess = expected.calibrate(config, dataset, device, diagnose=False)
-    cost = campaign.carry_out(config, tmp_path, device="cpu", diagnose=False).record["cost"]
+    cost = campaign.carry_out(config, tmp_path, RunOptions(device="cpu", diagnose=False)).record["cost"]
     assert guess.memory - before > 0.75 * size
     assert guess.memory == pytest.approx(cost["peak_memory"], abs=0.5 * size)
 

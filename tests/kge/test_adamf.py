@@ -22,6 +22,7 @@ from nsbench.datasets.loading import load_dataset
 from nsbench.kge.fusions.adamf import AdaMF, pooled
 from nsbench.registry import FUSIONS, MODELS, SAMPLERS
 from nsbench.runs import runner
+from nsbench.runs.runner import RunOptions
 from nsbench.testing.rules import assert_contract, toy
 from nsbench.training.evaluation import Ranking
 from nsbench.training.losses import block_loss
@@ -433,14 +434,16 @@ QUICK = ["protocol.steps=60", "protocol.validate_every=20", "protocol.width=8", 
 @pytest.mark.parametrize("settings", [(), ("fusion.features=train", "aux.mat=0.1")])
 def test_a_resumed_run_ends_like_an_undisturbed_one(tmp_path, settings):
     config = configure("uniform", "transe", "planted:small", protocol="quick", fusion="adamf", settings=[*QUICK, *settings])
-    whole = campaign.carry_out(config, tmp_path / "whole", device="cpu")
+    whole = campaign.carry_out(config, tmp_path / "whole", RunOptions(device="cpu"))
     assert whole.record["config"]["modalities"] == ["image", "text"]  # pooled, and tokens
 
     for after in (7, 31):  # kill it twice
         ticks = iter(range(10**6))
         with pytest.raises(runner.Interrupted):
-            campaign.carry_out(config, tmp_path / "cut", device="cpu", stopping=lambda n=after, t=ticks: next(t) >= n)
-    cut = campaign.carry_out(config, tmp_path / "cut", device="cpu")
+            campaign.carry_out(
+                config, tmp_path / "cut", RunOptions(device="cpu"), stopping=lambda n=after, t=ticks: next(t) >= n
+            )
+    cut = campaign.carry_out(config, tmp_path / "cut", RunOptions(device="cpu"))
     assert cut.record["resumed_at"] > 31
     assert np.array_equal(cut.ranks()["ranks"], whole.ranks()["ranks"])
     assert cut.test == whole.test
@@ -459,7 +462,7 @@ def test_features_change_the_run_and_its_identity(tmp_path):
             features=features,
             settings=[*QUICK, "protocol.steps=20"],
         )
-        runs[fusion, features] = campaign.carry_out(config, tmp_path, device="cpu")
+        runs[fusion, features] = campaign.carry_out(config, tmp_path, RunOptions(device="cpu"))
     assert len({run.folder for run in runs.values()}) == 3
     assert runs["adamf", "none"].test == runs["none", "auto"].test  # no modality: the structural model
     assert runs["adamf", "auto"].test != runs["none", "auto"].test

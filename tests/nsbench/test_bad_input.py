@@ -21,6 +21,7 @@ import torch
 
 import nsbench.cli
 from nsbench.campaign import plan as campaign
+from nsbench.runs.runner import RunOptions
 
 MISUSE, FAILED = 2, 1
 RUN = "run --protocol quick --set protocol.batch=2 --set protocol.steps=2 --set protocol.width=4 --device cpu"
@@ -73,7 +74,7 @@ def finished(*settings: str, seed: int = 0) -> Callable[[Path], None]:
     def prepare(folder: Path) -> None:
         chosen = ["protocol.steps=2", "protocol.width=4", *settings]
         (config,) = campaign.plan(["uniform"], ["transe"], ["planted:small"], [seed], protocol="quick", settings=chosen)
-        campaign.carry_out(config, folder / "runs", device="cpu")
+        campaign.carry_out(config, folder / "runs", RunOptions(device="cpu"))
 
     return prepare
 

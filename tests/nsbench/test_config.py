@@ -238,8 +238,8 @@ def test_the_record_says_what_was_changed_and_chosen():
 
 
 def test_the_cell_is_readable():
-    assert config(seed=3).cell == "optioned-transe-toy-s3"
-    assert config("uniform", "rotate", dataset="planted:small").cell == "uniform-rotate-planted_small-s0"
+    assert config(seed=3).name == "optioned-transe-toy-s3"
+    assert config("uniform", "rotate", dataset="planted:small").name == "uniform-rotate-planted_small-s0"
 
 
 def test_a_protocol_changes_single_cells_of_the_one_that_it_extends(tmp_path):

@@ -13,7 +13,7 @@ from nsbench.campaign import plan as campaign
 from nsbench.config.run import configure
 from nsbench.contracts import Auxiliary, Need, Negatives, Objective, Sampler
 from nsbench.registry import AUXILIARIES, FUSIONS, SAMPLERS
-from nsbench.runs.runner import Interrupted, execute
+from nsbench.runs.runner import Interrupted, RunOptions, execute
 from nsbench.testing.rules import registered, toy
 from nsbench.training.diagnostics import Diagnosis, _Tally, percentile
 from nsbench.training.trainer import Trainer
@@ -163,7 +163,7 @@ def test_measuring_leaves_no_trace(name, tmp_path):
     with_it, without = planned(name), planned(name)
     dataset = campaign.dataset_of(with_it)
     one = execute(with_it, dataset, tmp_path / "with")
-    other = execute(without, dataset, tmp_path / "without", diagnose=False)
+    other = execute(without, dataset, tmp_path / "without", RunOptions(diagnose=False))
     a, b = np.load(one.path / "ranks.npz"), np.load(other.path / "ranks.npz")
     assert np.array_equal(a["ranks"], b["ranks"])
     assert one.result()["diagnostics"]["sampler"] == other.result()["diagnostics"]["sampler"]
@@ -177,7 +177,7 @@ def test_pulls_of_a_loss_of_many_parts_are_shares_and_leave_no_trace(tmp_path):
     one, other = planned("dhns", *settings), planned("dhns", *settings)
     dataset = campaign.dataset_of(one)
     one = execute(one, dataset, tmp_path / "with")
-    other = execute(other, dataset, tmp_path / "without", diagnose=False)
+    other = execute(other, dataset, tmp_path / "without", RunOptions(diagnose=False))
     assert np.array_equal(np.load(one.path / "ranks.npz")["ranks"], np.load(other.path / "ranks.npz")["ranks"])
     pulls = {name: x for name, x in one.result()["diagnostics"]["end"].items() if name.startswith("pull_")}
     assert set(pulls) == {"pull_drawn", "pull_generated", "pull_feedback", "pull_diffusion"}

@@ -8,6 +8,7 @@ import torch
 from nsbench.campaign import plan as campaign
 from nsbench.errors import Misuse
 from nsbench.runs import inspection
+from nsbench.runs.runner import RunOptions
 from nsbench.testing.rules import registered
 from tests.contracts import fakes
 
@@ -21,7 +22,7 @@ def saved(tmp_path_factory):
     folders = {}
     for sampler, kge in (("nscaching", "transe"), ("uniform", "rotate"), ("kbgan", "distmult"), ("one_vs_all", "distmult")):
         (config,) = campaign.plan([sampler], [kge], ["planted:small"], [0], protocol="quick", settings=SHORT)
-        folders[f"{sampler}-{kge}"] = campaign.carry_out(config, store, save_model=True).folder
+        folders[f"{sampler}-{kge}"] = campaign.carry_out(config, store, RunOptions(save_model=True)).folder
     return folders
 
 
@@ -80,7 +81,7 @@ def test_generated_vectors_go_by_the_nearest_entity(tmp_path):
         (config,) = campaign.plan(
             ["generated"], ["transe"], ["planted:small"], [0], protocol="quick", fusion="slots", settings=SHORT
         )
-        folder = campaign.carry_out(config, tmp_path, save_model=True).folder
+        folder = campaign.carry_out(config, tmp_path, RunOptions(save_model=True)).folder
         _, data = inspection._restored(folder, None)
         h, r, _ = data.train[0].tolist()
         found = inspection.inspect(folder, head=data.entities[h], relation=data.relations[r], tail=None)
@@ -190,6 +191,6 @@ def test_a_run_with_one_modality_comes_back(tmp_path):
         fusion="adamf",
         features="auto:text",
     )
-    made = campaign.carry_out(config, tmp_path, save_model=True)
+    made = campaign.carry_out(config, tmp_path, RunOptions(save_model=True))
     assert made.record["config"]["modalities"] == ["text"]
     assert inspection.inspect(made.folder, head="person 184", relation="spouse of", tail=None).draws > 0

@@ -198,9 +198,8 @@ def drive(store: Path, sampler: str, kge: str, kill: Kill | None) -> None:
     passes = set_traps(*(kill or ("nowhere", 0)))
     runner.time = SimpleNamespace(monotonic=itertools.count(0.0).__next__)
     (config,) = campaign.plan([sampler], [kge], ["planted:small"], [0], protocol="quick", settings=OPTIONS)
-    campaign.carry_out(
-        config, store, device="cpu", checkpoint_seconds=CHECKPOINT_TICKS, notify=lambda event: passes(event["stage"])
-    )
+    options = runner.RunOptions(device="cpu", checkpoint_seconds=CHECKPOINT_TICKS)
+    campaign.carry_out(config, store, options, notify=lambda event: passes(event["stage"]))
 
 
 def set_traps(where: str, number: int) -> Callable[[str], None]:

@@ -22,7 +22,7 @@ from nsbench.config.run import Config
 from nsbench.errors import Misuse, RunFailed
 from nsbench.runs import runner
 from nsbench.runs.folder import RunFolder
-from nsbench.runs.runner import Interrupted
+from nsbench.runs.runner import Interrupted, RunOptions
 
 SHORT = ["protocol.steps=30", "protocol.validate_every=10", "protocol.width=16"]
 
@@ -89,7 +89,7 @@ def test_what_a_late_kill_leaves_is_removed(undisturbed: Result) -> None:
 
 def test_a_model_that_was_not_kept_cannot_be_had_afterwards(undisturbed: Result) -> None:
     with pytest.raises(Misuse, match="its model was not kept; delete the folder"):
-        campaign.carry_out(planned(), undisturbed.folder.parent, save_model=True)
+        campaign.carry_out(planned(), undisturbed.folder.parent, RunOptions(save_model=True))
 
 
 def test_device_threads_and_paths_are_no_part_of_the_run(undisturbed: Result, tmp_path: Path) -> None:
@@ -337,7 +337,6 @@ def test_a_failure_after_the_rename_leaves_the_new_file(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("target", ["config.json", "events.jsonl", "checkpoint.pt", "ranks.npz", "result.json"])
 def test_a_full_disk_costs_nothing_but_time(undisturbed: Result, tmp_path: Path, monkeypatch, target: str) -> None:
     """ENOSPC at each kind of file; afterwards the same command goes on and ends with the same ranks."""
-    how: dict[str, Any] = {"checkpoint_seconds": 0.0}
     real = RunFolder.write
 
     def write(self: RunFolder, name: str, save: Callable) -> None:
@@ -351,7 +350,7 @@ def test_a_full_disk_costs_nothing_but_time(undisturbed: Result, tmp_path: Path,
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "write", write)
         with pytest.raises(RunFailed, match=rf"^no space left for \S+{target}; free some and repeat the command"):
-            campaign.carry_out(planned(), tmp_path, **how)
+            campaign.carry_out(planned(), tmp_path, RunOptions(checkpoint_seconds=0.0))
     folder = campaign.folder_of(planned(), tmp_path).path
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     assert not any(name.endswith(".tmp") for name in names)
@@ -379,7 +378,7 @@ def test_a_disk_that_really_fills_up(undisturbed: Result, tiny_disk: Path) -> No
     """The checkpoint (some 200 KiB) does not fit; with more room the run is carried to its end."""
     for _ in range(2):
         with pytest.raises(RunFailed, match=r"no space left.*(free some and repeat the command)"):
-            campaign.carry_out(planned(), tiny_disk, checkpoint_seconds=0.0)
+            campaign.carry_out(planned(), tiny_disk, RunOptions(checkpoint_seconds=0.0))
         assert not list(tiny_disk.rglob("*.tmp"))
     subprocess.run(["mount", "-o", "remount,size=8m", str(tiny_disk)], check=True)
     assert same_ranks(campaign.carry_out(planned(), tiny_disk), undisturbed)
@@ -453,7 +452,7 @@ def test_the_saved_model_has_the_recorded_ranks(tmp_path: Path, formula: Callabl
     """
     near = 1e-4
     config = planned("uniform", formula.__name__, "protocol.steps=120", "protocol.regularizer=0")
-    result = campaign.carry_out(config, tmp_path, save_model=True)
+    result = campaign.carry_out(config, tmp_path, RunOptions(save_model=True))
     weights = load_file(result.folder / "model.safetensors")
     e, r = weights["entity"].astype(np.float64), weights["relation"].astype(np.float64)
     dataset = campaign.dataset_of(config)

@@ -486,9 +486,9 @@ def test_trials_of_several_lengths_are_refused(store, run):
 
 
 def test_values_that_a_protocol_sets_per_cell_are_those_of_the_configuration():
-    from nsbench.config.run import PER_CELL  # loads torch, which nsbench.results never does
+    from nsbench.config.run import PER_PAIR  # loads torch, which nsbench.results never does
 
-    assert grid.PER_CELL == PER_CELL
+    assert grid.PER_CELL == PER_PAIR
 
 
 def test_margins_may_differ_between_datasets_and_models(store, run):

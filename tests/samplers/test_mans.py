@@ -13,6 +13,7 @@ from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
 from nsbench.registry import build_options
 from nsbench.runs import inspection
+from nsbench.runs.runner import RunOptions
 from nsbench.samplers.bernoulli import head_probability
 from nsbench.samplers.mans import MANS, alike_classes, some_of, whole
 from nsbench.testing.rules import Watch, assert_contract, toy
@@ -334,7 +335,7 @@ def test_figures_of_visual_negatives_are_those_of_the_entities_drawn():
 
 def test_a_whole_run_and_its_inspection(tmp_path):
     config = configure("mans", "transe", "planted:small", protocol="quick", fusion="two_view")
-    result = campaign.carry_out(config, tmp_path, save_model=True)
+    result = campaign.carry_out(config, tmp_path, RunOptions(save_model=True))
     assert result.test["mrr"] > 0.2
     figures = result.record["diagnostics"]
     assert 0 < figures["sampler"]["visual_share"] < 1

@@ -24,6 +24,7 @@ from nsbench.config import run as config
 from nsbench.errors import Diverged, Misuse, RunFailed, StoreFailed
 from nsbench.registry import SAMPLERS, Range, build_options, searched
 from nsbench.runs import runner
+from nsbench.runs.runner import RunOptions, never, unheard
 from nsbench.tuning import tune
 
 CELL = ("transe", "planted:small")
@@ -53,7 +54,7 @@ def pretend(monkeypatch):
     seen = []
 
     def install(mrr):
-        def select(config, dataset, folder, **how):
+        def select(config, dataset, folder, *_):
             seen.append(config)
             return {"valid": {"mrr": mrr(config)}, "seconds": 1.0}
 
@@ -85,7 +86,9 @@ def tau(config):
 
 @pytest.mark.parametrize("backbone", ["frozen", "alike"])
 def test_every_sampler_has_the_same_budget(base, ledger, backbone):
-    tune.carry_out(plan(base, ["uniform", "nscaching", "igan"], 3, backbone=backbone), ledger, device="cpu")
+    tune.carry_out(
+        plan(base, ["uniform", "nscaching", "igan"], 3, backbone=backbone), ledger, options=RunOptions(device="cpu")
+    )
     found = in_storage(ledger.file)
     assert all([number for number, *_ in trials] == list(range(len(trials))) for trials in found.values())
     count = sorted((name.partition("-")[0], len(trials)) for name, trials in found.items())
@@ -168,7 +171,7 @@ def test_what_a_killed_process_left_beside_an_ended_trial_is_removed(base, ledge
 
 
 def test_a_full_disk_is_no_failed_trial(base, ledger, monkeypatch):
-    def full(*arguments, **how):
+    def full(*arguments):
         raise StoreFailed("no space left")
 
     monkeypatch.setattr(tune, "select", full)
@@ -178,7 +181,7 @@ def test_a_full_disk_is_no_failed_trial(base, ledger, monkeypatch):
 
 
 def test_the_time_left_goes_by_each_samplers_own(base, ledger, monkeypatch):
-    def select(config, dataset, folder, **how):
+    def select(config, dataset, folder, *_):
         return {"valid": {"mrr": 0.5}, "seconds": 30.0 if config.sampler == "igan" else 2.0}
 
     monkeypatch.setattr(tune, "select", select)
@@ -187,7 +190,7 @@ def test_the_time_left_goes_by_each_samplers_own(base, ledger, monkeypatch):
     tune.carry_out(studies[:1], ledger)
     assert tune.expected(studies, ledger) == 8 * 2.0
     for study in studies[1:]:
-        tune.carry_out_one(study, 0, ledger, begin=lambda study, number: None)
+        tune.carry_out_one(study, 0, ledger, lambda *_: None, RunOptions(), unheard, never)
     assert tune.expected(studies, ledger) == 3 * 30.0 + 3 * 2.0
 
 
@@ -340,7 +343,7 @@ def drive(folder, kill, meeting):
     trap(tune, "write")
     studies = plan(str(folder.parent / "base.toml"), ["igan", "nscaching"], 3)
     ledger = tune.Ledger(folder / "tune.db")
-    tune.carry_out(studies, ledger, begin=begin, end=end, device="cpu", checkpoint_seconds=0)
+    tune.carry_out(studies, ledger, begin=begin, end=end, options=RunOptions(device="cpu", checkpoint_seconds=0))
     tune.write(folder / "tuned.toml", tune.protocol_text(studies, ledger, folder / "tuned.toml"))
 
 
@@ -384,7 +387,7 @@ def test_no_trial_reads_a_test_triple(base, ledger, monkeypatch, sampler):
     monkeypatch.setattr(campaign, "load_dataset", lambda *arguments, **how: poisoned)
     campaign._loaded.cache_clear()
     studies = plan(base, [sampler], 2)
-    tune.carry_out(studies, ledger, device="cpu")
+    tune.carry_out(studies, ledger, options=RunOptions(device="cpu"))
     assert all(study.ended(ledger) for study in studies)
     with pytest.raises(AssertionError, match="the test triples were asked for"):  # the poison works
         campaign.run(sampler, *CELL, protocol=base, runs=ledger.folder)
