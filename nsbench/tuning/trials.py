@@ -22,7 +22,7 @@ WAIT = 1.0  # seconds until the trials of other processes are looked at again
 
 def tune(
     studies: Sequence[Study],
-    options: RunOptions,
+    options: RunOptions = RunOptions(),
     *,
     begin: Callable[[Study, int], None] = lambda study, number: None,
     end: Callable[[Study, int], None] = lambda study, number: None,
@@ -53,7 +53,7 @@ def tune(
 def one_trial(
     study: Study,
     number: int,
-    options: RunOptions,
+    options: RunOptions = RunOptions(),
     *,
     begin: Callable[[Study, int], None] = lambda study, number: None,
     notify: Notify = unheard,
