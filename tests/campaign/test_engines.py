@@ -295,7 +295,7 @@ def test_on_a_terminal_every_run_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_listener_counts_a_run_that_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "described", lambda config: "")
-    one, other = (job._replace(config=SimpleNamespace(cell=f"run{job.number}")) for job in jobs(tmp_path, 2))
+    one, other = (job._replace(config=SimpleNamespace(name=f"run{job.number}")) for job in jobs(tmp_path, 2))
     costs = Costs(tmp_path)
     told = run.Told([one, other], costs, "cpu")
     record = {"cost": {"seconds": 30.0, "peak_memory": 7}, "config": {"sampler": "uniform"}, "test": {"mrr": 0.5}}
