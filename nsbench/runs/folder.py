@@ -151,6 +151,11 @@ class RunFolder:
         (self.path / name).unlink(missing_ok=True)
 
 
+def run_folders(store: Path) -> list[RunFolder]:
+    """All that are in the store, by name; none where there is no store."""
+    return [RunFolder(path) for path in sorted(store.iterdir()) if path.is_dir()] if store.is_dir() else []
+
+
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """Turn what the operating system refuses into a sentence; what was on disk before stays as it was."""
