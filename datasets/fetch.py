@@ -19,8 +19,7 @@ from urllib.parse import quote
 from nsbench.datasets import names, places
 from nsbench.datasets.places import PublicFile, Source
 from nsbench.datasets.reading import read_identifiers
-from nsbench.errors import Misuse
-from nsbench.registry import suggest
+from nsbench.errors import Misuse, suggest
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from nsbench.contracts import Dataset
 from nsbench.datasets.features import CHOICES
 from nsbench.datasets.folder import load_folder
-from nsbench.errors import Misuse
-from nsbench.registry import DATASETS, suggest
+from nsbench.errors import Misuse, suggest
+from nsbench.registry import DATASETS
 
 
 def load_dataset(name: str, split: str | None = None, features: str = "auto") -> Dataset:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from nsbench import files
-from nsbench.errors import Misuse
-from nsbench.registry import DATASETS, suggest
+from nsbench.errors import Misuse, suggest
+from nsbench.registry import DATASETS
 
 FOLDERS = {"mkg_y": "MKG-Y", "mkg_w": "MKG-W", "db15k": "DB15K"}
 TRIPLE_FILES = ("entity2id.txt", "relation2id.txt", "train2id.txt", "valid2id.txt", "test2id.txt")

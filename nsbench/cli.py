@@ -12,8 +12,7 @@ import click
 import nsbench
 from nsbench.commands import data, plugins, results, run, sweep, tune
 from nsbench.commands.options import Commands
-from nsbench.errors import Misuse, sentence
-from nsbench.registry import suggest
+from nsbench.errors import Misuse, sentence, suggest
 
 FIRST_STEPS = """nsbench compares negative samplers for knowledge-graph embedding. Three commands to try:
 

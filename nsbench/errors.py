@@ -1,5 +1,8 @@
 """How nsbench says no: Misuse and RunFailed, of whatever kind, carry one sentence that names the fix."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class Misuse(Exception):
     """The command, the configuration or an input file is wrong. Exit code 2."""
@@ -39,3 +42,9 @@ def sentence(error: BaseException, hint: str) -> str:
 def out_of_memory(error: BaseException) -> bool:
     """Of the machine or of its GPU."""
     return isinstance(error, MemoryError) or "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'dhns'?` when a near name exists, else nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""

@@ -1,32 +1,51 @@
-"""Names to components, and the options of each.
+"""Names to components. The built-in ones are modules of the packages below nsbench; others come through entry points,
+or as a file: `./mine.py:Mine`.
 
-Every component class may carry a nested frozen dataclass `Options`; `--set`, `nsbench show` and the run id read it.
-Built-in components are the modules of the packages below nsbench; others come through entry points of the same group
-name, or as a file: `./mine.py:Mine`.
+A plugin needs two names of this module: the registry of its kind, and `option` for the fields of its `Options`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import importlib
 import importlib.util
 import inspect
-import math
 import pkgutil
 import re
 import sys
 import types
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nsbench.errors import Misuse
+from nsbench.errors import Misuse, suggest
+from nsbench.options import Range, option
+
+__all__ = ["AUXILIARIES", "DATASETS", "FUSIONS", "MODELS", "SAMPLERS", "Range", "Registry", "card", "option", "plugin_file"]
 
 C = TypeVar("C")
+
+MOVED = {  # what plugins imported before the modules were put into packages
+    "nsbench.view": "nsbench.contracts",
+    "nsbench.graph": "nsbench.contracts",
+    "nsbench.scoring": "nsbench.contracts",
+    "nsbench.allowed": "nsbench.samplers.parts.allowed",
+    "nsbench.losses": "nsbench.training.losses",
+    "nsbench.evaluation": "nsbench.training.evaluation",
+    "nsbench.diagnostics": "nsbench.training.diagnostics",
+    "nsbench.trainer": "nsbench.training.trainer",
+    "nsbench.runner": "nsbench.runs.runner",
+    "nsbench.kge.kernels": "nsbench.kernels.operators",
+    "nsbench.samplers.attention": "nsbench.samplers.parts.attention",
+    "nsbench.samplers.denoiser": "nsbench.samplers.parts.denoiser",
+    "nsbench.samplers.diffusion": "nsbench.samplers.parts.chain",
+    "nsbench.samplers.reinforce": "nsbench.samplers.parts.reinforce",
+    **{f"nsbench.kge.{name}": f"nsbench.kge.models.{name}" for name in ("transe", "distmult", "rotate", "sides")},
+    **{f"nsbench.kge.{name}": f"nsbench.kge.fusions.{name}" for name in ("none", "adamf", "two_view")},
+    "nsbench.kge.mat": "nsbench.kge.auxiliaries.mat",
+}
 
 
 class Registry:
@@ -59,12 +78,10 @@ class Registry:
         if ".py:" in name:
             return self._from_file(name)
         if name.endswith(".py"):
-            classes = [
-                key
-                for key, value in vars(self._module(name, name)).items()
-                if self.accepts(value) and str(getattr(value, "__module__", "")).startswith("nsbench_file_")
-            ]
-            raise Misuse(f"name the {self.kind}'s class too: {name}:{classes[0] if classes else 'Class'}")
+            module = self._module(name, name)
+            found = {key: value for key, value in vars(module).items() if inspect.isclass(value) and self.accepts(value)}
+            own = [key for key, value in found.items() if value.__module__ == module.__name__]
+            raise Misuse(f"name the {self.kind}'s class too: {name}:{own[0] if own else 'Class'}")
         if name not in self._found:
             self._load_all()
         if name in self._found:
@@ -80,8 +97,7 @@ class Registry:
     def source(self, name: str) -> str:
         """Where the component comes from: 'built-in', a distribution, or a file."""
         component = self.get(name)
-        module = component.__module__
-        return "built-in" if module.startswith("nsbench.") else _origin(component)
+        return "built-in" if component.__module__.startswith("nsbench.") else _origin(component)
 
     def accepts(self, component: Any) -> bool:
         """Whether it keeps this kind's contract."""
@@ -96,7 +112,7 @@ class Registry:
             raise Misuse(f"{self.kind} '{name}' must be a subclass of nsbench.contracts.{' or '.join(self.bases)}")
 
     def _check_declared(self, name: str, component: Any) -> None:
-        """Misuse for a class from elsewhere whose attributes nothing could work with."""
+        """Misuse for a class from elsewhere whose attributes are not what its contract says."""
         needs = list(importlib.import_module("nsbench.contracts").Need)
         version, options = getattr(component, "version", 1), getattr(component, "Options", None)
         if type(version) is not int or version < 1:
@@ -120,18 +136,16 @@ class Registry:
         self._complete = True
 
     def _load_entry(self, entry: metadata.EntryPoint) -> None:
-        """Someone else's package: what is wrong with it is noted in `broken`, and harms nothing else."""
+        """A component of another package: what is wrong with it is noted in `broken`, and does no other harm."""
         try:
             component = entry.load()
-            siblings = [kind for kind in (MODELS, FUSIONS, AUXILIARIES) if kind.bases != self.bases]
-            if any(kind.group == self.group and kind.accepts(component) for kind in siblings):
-                return  # models and fusions share a group
+            if any(kind.accepts(component) for kind in KINDS if kind.group == self.group and kind.bases != self.bases):
+                return  # of another kind, which shares the group
             self._check(entry.name, component)
             self._check_declared(entry.name, component)
         except Exception as error:
             package = entry.dist.name if entry.dist else "a package"
-            reason = str(error) if isinstance(error, Misuse) else f"{type(error).__name__}: {error}"
-            self.broken[entry.name] = f"{package} ({entry.value}): {' '.join(reason.split())}"
+            self.broken[entry.name] = f"{package} ({entry.value}): {_reason(error)}"
             return
         self.register(entry.name)(component)
 
@@ -143,7 +157,6 @@ class Registry:
             raise Misuse(f"{file} defines no '{attribute}'{suggest(attribute, vars(module)) or '; name one of its classes'}")
         self._check(name, component)
         self._check_declared(name, component)
-        component.nsbench_file = str(Path(file).resolve())
         return component
 
     def _module(self, file: str, name: str) -> types.ModuleType:
@@ -162,7 +175,7 @@ class Registry:
                 spec.loader.exec_module(sys.modules[module_name])
             except Exception as error:
                 del sys.modules[module_name]
-                raise Misuse(f"{file} cannot be loaded ({type(error).__name__}: {error}); mend the file") from error
+                raise Misuse(f"{file} cannot be loaded ({_reason(error)}); mend the file") from error
         return sys.modules[module_name]
 
 
@@ -173,89 +186,21 @@ AUXILIARIES = Registry(
     "auxiliary loss", "nsbench.kge", "Auxiliary", packages=("nsbench.kge.auxiliaries", "nsbench.samplers")
 )
 DATASETS = Registry("dataset", "nsbench.datasets")
+KINDS = (SAMPLERS, MODELS, FUSIONS, AUXILIARIES, DATASETS)
 
 
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """Numbers from `low` to `high`, both included; `log`: as many in every decade."""
-
-    low: float
-    high: float
-    log: bool = True
-
-    def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}{', by decades' if self.log else ''}"
+def plugin_file(name: str) -> Path | None:
+    """The file of a component that was named as `./mine.py:Mine`."""
+    return Path(name.rpartition(":")[0]) if ".py:" in name else None
 
 
-Search = Range | tuple
-"""Where `nsbench tune` looks for the value of an option: in a range, or among the values of a tuple."""
-
-
-def option(
-    default: Any, help: str, *, minimum: float | None = None, choices: tuple | None = None, search: Search | None = None
-) -> Any:
-    """A field of an `Options` dataclass: its default, one line of help, what it may be, and where tuning looks for it."""
-    rules = {"help": help, "minimum": minimum, "choices": choices, "search": search}
-    return dataclasses.field(default=default, metadata=rules)
-
-
-def searched(options: Any) -> dict[str, Search]:
-    """The options of a dataclass, or of an instance, that say where to look for their value."""
-    fields = dataclasses.fields(options)
-    return {field.name: field.metadata["search"] for field in fields if field.metadata.get("search") is not None}
-
-
-def shown(search: Search) -> str:
-    """`10, 30, 50` or `0.01 to 100, by decades`."""
-    return ", ".join(map(str, search)) if isinstance(search, tuple) else str(search)
-
-
-def build_options(cls: type[C], values: Mapping[str, Any], prefix: str) -> C:
-    """An instance of the options dataclass from `--set` texts or ready values; `prefix` names them in errors."""
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(cls)
-    built = {}
-    for name, value in values.items():
-        if name not in fields:
-            have = f"; it has {', '.join(fields)}" if fields else "; it has no options"
-            raise Misuse(f"unknown option {prefix}.{name}{suggest(name, fields) or have}")
-        built[name] = _convert(value, hints[name], fields[name].metadata, f"{prefix}.{name}")
-    return cls(**built)
-
-
-def suggest(name: str, known: typing.Iterable[str]) -> str:
-    """`; did you mean 'dhns'?` when a near name exists, else nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
-
-
-def _convert(value: Any, hint: Any, rule: Mapping[str, Any], label: str) -> Any:
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if isinstance(value, str) and type(None) in kinds and value.lower() == "none":
-        return None
-    kind = next(k for k in kinds if k is not type(None))
-    try:
-        if kind is bool and isinstance(value, str):
-            value = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}[value.lower()]
-        elif kind is int and isinstance(value, float) and value == int(value):
-            value = int(value)
-        elif kind in (int, float) and not (kind is int and isinstance(value, float)):
-            value = value if isinstance(value, bool) else kind(value)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise TypeError
-    except (KeyError, ValueError, TypeError, OverflowError):
-        raise Misuse(f"{label} must be {_article(kind)}, not '{value}'") from None
-    if isinstance(value, float) and not math.isfinite(value):
-        raise Misuse(f"{label} must be a finite number, not {value}")
-    if rule.get("minimum") is not None and value < rule["minimum"]:
-        raise Misuse(f"{label} must be at least {rule['minimum']:g}, not {value:g}")
-    if rule.get("choices") and value not in rule["choices"]:
-        raise Misuse(f"{label} must be one of {', '.join(map(str, rule['choices']))}, not '{value}'")
-    return value
-
-
-def _article(kind: type) -> str:
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}[kind]
+def _reason(error: Exception) -> str:
+    """Why a plugin cannot be loaded, in one line."""
+    if isinstance(error, Misuse):
+        return " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and error.name in MOVED:
+        return f"{error.name} has moved; import the same names from {MOVED[error.name]}"
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _origin(component: Any) -> str:

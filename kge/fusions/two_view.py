@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from nsbench.contracts import Fusion, Need, Setting
-from nsbench.errors import Misuse
+from nsbench.errors import Misuse, suggest
 from nsbench.kge.fusions.adamf import pooled
-from nsbench.registry import FUSIONS, option, suggest
+from nsbench.registry import FUSIONS, option
 
 
 @FUSIONS.register("two_view")

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nsbench.config.run import Config, check_features, configure, read_protocol
+from nsbench.config.protocol import read_protocol
+from nsbench.config.run import Config, check_features, configure
 from nsbench.contracts import Dataset
 from nsbench.datasets.loading import choice_of, load_dataset
 from nsbench.runs.folder import RunFolder

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from nsbench.campaign.plan import plan
-from nsbench.config.run import MOST_SEEDS, Config, Protocol, read_protocol
-from nsbench.errors import Misuse
-from nsbench.registry import suggest
+from nsbench.config.protocol import MOST_SEEDS, Protocol, read_protocol
+from nsbench.config.run import Config
+from nsbench.errors import Misuse, suggest
 
 FACTORS = ("sampler", "kge", "dataset", "fusion", "aux", "change")
 SHARED = ("protocol", "seeds", "split", "features", "set")

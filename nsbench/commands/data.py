@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from nsbench.commands.options import Commands, words
-from nsbench.errors import Misuse, RunFailed
-from nsbench.registry import suggest
+from nsbench.errors import Misuse, RunFailed, suggest
 
 
 @click.group(cls=Commands, no_args_is_help=False)

@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from nsbench.errors import Misuse
-from nsbench.registry import suggest
+from nsbench.errors import Misuse, suggest
 
 
 class Commands(click.Group):

@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 from nsbench.commands.options import one_fusion, runs_option, set_option, set_threads, threads_option, words
-from nsbench.errors import Misuse, RunFailed
-from nsbench.registry import suggest
+from nsbench.errors import Misuse, RunFailed, suggest
 
 KINDS = ("SAMPLERS", "MODELS", "FUSIONS", "AUXILIARIES", "DATASETS")  # registries in nsbench.registry
 
@@ -21,7 +20,7 @@ def list_() -> None:
     from nsbench import registry
     from nsbench.campaign.sweep import content as sweep_content
     from nsbench.campaign.sweep import names as sweep_names
-    from nsbench.config.run import protocol_names, read_protocol
+    from nsbench.config.protocol import protocol_names, read_protocol
 
     for kind in (getattr(registry, name) for name in KINDS):
         cards: dict[str, list[str]] = {}  # components of one file may share its card
@@ -59,7 +58,7 @@ def show(name: str) -> None:
     import inspect
 
     from nsbench import registry
-    from nsbench.config.run import Protocol, protocol_names, read_protocol
+    from nsbench.config.protocol import Protocol, protocol_names, read_protocol
 
     if name in protocol_names() or name.endswith(".toml"):
         for key, value in read_protocol(name).items():
@@ -86,7 +85,7 @@ def option_lines(component: Any, kind: str, name: str) -> list[str]:
     """`--set sampler.x=1` lines of a component, generated from its options dataclass."""
     import dataclasses
 
-    from nsbench.registry import shown
+    from nsbench.options import shown
 
     prefix = {"sampler": "sampler", "model": "kge", "fusion": "fusion", "auxiliary loss": f"aux.{name}"}.get(kind)
     fields = dataclasses.fields(component.Options) if hasattr(component, "Options") else ()

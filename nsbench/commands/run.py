@@ -264,7 +264,7 @@ class stop_signal:
 
 def parse_seeds(text: str) -> list[int]:
     """`5` is 0 to 4; `0,3,7` are those."""
-    from nsbench.config.run import MOST_SEEDS
+    from nsbench.config.protocol import MOST_SEEDS
 
     try:
         numbers = [int(part) for part in text.split(",")]

@@ -120,7 +120,7 @@ def tune(
 
 def show_plan(plan: list[Study]) -> None:
     """Every study with its space, and how many of its trials are done."""
-    from nsbench.registry import shown
+    from nsbench.options import shown
 
     for study in plan:
         click.echo(f"{study.title}: {len(study.done())} of {study.trials} trials are done")

@@ -19,8 +19,7 @@ from torch import Tensor
 from nsbench.config.run import from_record
 from nsbench.contracts import Dataset, Positives, Sampler
 from nsbench.datasets.loading import load_dataset
-from nsbench.errors import Misuse
-from nsbench.registry import suggest
+from nsbench.errors import Misuse, suggest
 from nsbench.runs.folder import RunFolder
 from nsbench.training.diagnostics import nearest
 from nsbench.training.trainer import Trainer, generator

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 import nsbench
-from nsbench.config.run import Config, chosen_by
+from nsbench.config.run import Config
+from nsbench.config.tuned import chosen_by
 from nsbench.contracts import Dataset, Sampler, Scoring
 from nsbench.errors import FailedBefore, Misuse
 from nsbench.kernels import operators as kernels

@@ -35,7 +35,8 @@ from nsbench.config.run import Config, check_features, configure
 from nsbench.contracts import Dataset, Need, Negatives, Objective, Positives, View, blocks_of
 from nsbench.errors import Misuse
 from nsbench.kge.models.transe import TransE
-from nsbench.registry import MODELS, SAMPLERS, Registry, build_options
+from nsbench.options import build_options
+from nsbench.registry import MODELS, SAMPLERS, Registry
 from nsbench.runs.runner import pick_device
 from nsbench.training.evaluation import Ranking
 from nsbench.training.trainer import Trainer, generator, place_of

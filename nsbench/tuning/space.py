@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nsbench.errors import Misuse
-from nsbench.registry import Range, Search, shown
+from nsbench.options import Range, Search, shown
 
 STARTUP = 4  # trials that the estimator must know of, the defaults among them
 LAG = 2  # two processes can work on one study without waiting for each other

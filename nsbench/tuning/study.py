@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from nsbench.campaign.plan import dataset_of
-from nsbench.config.run import Config, Protocol, configure, read_protocol, study_key
+from nsbench.config.protocol import Protocol, read_protocol
+from nsbench.config.run import Config, configure
+from nsbench.config.tuned import study_key
 from nsbench.errors import Misuse, RunFailed
-from nsbench.registry import Search, searched
+from nsbench.options import Search, searched
 from nsbench.tuning.ledger import Ledger
 from nsbench.tuning.space import LAG, STARTUP, Trial, Values, including, propose, size, space_hash
 

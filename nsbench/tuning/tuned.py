@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nsbench.config.run import name_of, protocol_names, read_protocol
+from nsbench.config.protocol import name_of, protocol_names, read_protocol
 from nsbench.errors import Misuse
 from nsbench.files import replacing
 from nsbench.tuning.space import size, space_hash

@@ -7,7 +7,7 @@ import pytest
 
 from nsbench.campaign import plan as campaign
 from nsbench.campaign import sweep
-from nsbench.config.run import read_protocol
+from nsbench.config.protocol import read_protocol
 from nsbench.errors import Busy, Misuse
 
 GRID = """

@@ -9,7 +9,7 @@ import torch
 from nsbench.config.run import configure
 from nsbench.contracts import Setting
 from nsbench.contracts.graph import TrainGraph
-from nsbench.registry import build_options
+from nsbench.options import build_options
 from nsbench.testing.rules import toy
 from nsbench.training.trainer import Trainer
 

@@ -11,7 +11,8 @@ import torch
 from nsbench.contracts import Setting
 from nsbench.errors import Misuse
 from nsbench.kge.fusions.none import NoFusion
-from nsbench.registry import FUSIONS, MODELS, build_options
+from nsbench.options import build_options
+from nsbench.registry import FUSIONS, MODELS
 
 N, R, WIDTH, MARGIN = 13, 4, 6, 2.5
 

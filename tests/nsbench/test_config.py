@@ -1,11 +1,15 @@
 """Configuration: strict, resolved per cell, and the identity of a run."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from nsbench.config.run import Protocol, check_features, configure, protocol_names, read_protocol, resolve_protocol
+import nsbench.results
+from nsbench.config.protocol import Protocol, protocol_names, read_protocol, resolve_protocol
+from nsbench.config.run import check_features, configure, from_record, run_id
 from nsbench.contracts import Need, Sampler
 from nsbench.errors import Misuse
 from nsbench.registry import AUXILIARIES, SAMPLERS, option
@@ -237,7 +241,27 @@ def test_the_record_says_what_was_changed_and_chosen():
     assert (made["seed"], made["dataset"], made["features"]) == (4, "toy", "none")
 
 
-def test_the_cell_is_readable():
+@pytest.mark.parametrize("text", ["", "[sampler.optioned]\nsize = 7\n"])
+def test_what_the_protocol_proposes_is_recorded_beside_the_identity(tmp_path, text):
+    path = write(tmp_path, "mine", f'extends = "quick"\n{text}')
+    made = config(protocol=path)
+    record = made.record(toy())
+    assert record.get("proposed") == ({"size": 7} if text else None)
+    assert made.sampler_options.size == record["options"]["sampler"].get("size", 5)
+    assert run_id({name: value for name, value in record.items() if name not in ("id", "proposed")}) == record["id"]
+    assert from_record(record).record(toy()) == record
+
+
+def test_the_identities_of_the_shipped_runs_are_what_they_were():
+    shipped = list(Path(nsbench.results.__file__).parent.rglob("config.json"))
+    assert len(shipped) > 50
+    for path in shipped:
+        record = json.loads(path.read_text())
+        assert path.parent.name.endswith(f"-{record['id']}")
+        assert run_id(record) == record["id"]
+
+
+def test_the_name_is_readable():
     assert config(seed=3).name == "optioned-transe-toy-s3"
     assert config("uniform", "rotate", dataset="planted:small").name == "uniform-rotate-planted_small-s0"
 

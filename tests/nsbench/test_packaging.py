@@ -28,7 +28,7 @@ for kind in kinds:
         assert kind.get(name) is not None
         assert kind.source(name) == "built-in"
         print("component", kind.kind, name)
-from nsbench.config.run import protocol_names, read_protocol
+from nsbench.config.protocol import protocol_names, read_protocol
 from nsbench.datasets import places
 from nsbench.results import papers
 for name in protocol_names():

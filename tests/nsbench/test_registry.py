@@ -1,13 +1,15 @@
 """The registry as the small library it is."""
 
+import importlib
 from dataclasses import dataclass
 from importlib import metadata
 
 import pytest
 
 from nsbench.contracts import KGE, Objective, Sampler
-from nsbench.errors import Misuse
-from nsbench.registry import MODELS, SAMPLERS, Registry, build_options, option, suggest
+from nsbench.errors import Misuse, suggest
+from nsbench.options import build_options, option
+from nsbench.registry import MODELS, MOVED, SAMPLERS, Registry, plugin_file
 
 
 @pytest.fixture
@@ -90,7 +92,8 @@ def test_a_file_plugin(registry, tmp_path):
     found = registry.get(f"{path}:Mine")
     assert issubclass(found, Sampler)
     assert found.version == 3
-    assert found.nsbench_file == str(path.resolve())
+    assert plugin_file(f"{path}:Mine") == path
+    assert plugin_file("uniform") is None
     assert str(path) in registry.source(f"{path}:Mine")
     assert registry.get(f"{path}:Mine") is found
 
@@ -104,6 +107,13 @@ def test_what_can_be_wrong_with_a_file_plugin(registry, tmp_path):
         registry.get(f"{plugin(tmp_path, 'class Mine: pass', 'plain.py')}:Mine")
     with pytest.raises(Misuse, match="cannot be loaded"):
         registry.get(f"{plugin(tmp_path, 'import no_such_module', 'bad.py')}:Mine")
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_a_plugin_that_imports_a_module_that_has_moved_is_told_where_it_is(registry, tmp_path, old, new):
+    importlib.import_module(new)
+    with pytest.raises(Misuse, match=rf"{old} has moved.* {new}\b"):
+        registry.get(f"{plugin(tmp_path, f'import {old}')}:Mine")
 
 
 class Entry:

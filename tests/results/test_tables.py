@@ -304,7 +304,7 @@ def test_what_another_protocol_sets_is_not_known(store, run, other):
 
 
 def test_sizes_are_those_of_the_protocols_and_no_defaults():
-    from nsbench.config.run import protocol_names, read_protocol  # loads torch
+    from nsbench.config.protocol import protocol_names, read_protocol
     from nsbench.registry import SAMPLERS
 
     sizes = {name: read_protocol(name).get("sampler", {}) for name in protocol_names()}
@@ -486,7 +486,7 @@ def test_trials_of_several_lengths_are_refused(store, run):
 
 
 def test_values_that_a_protocol_sets_per_cell_are_those_of_the_configuration():
-    from nsbench.config.run import PER_PAIR  # loads torch, which nsbench.results never does
+    from nsbench.config.protocol import PER_PAIR
 
     assert grid.PER_CELL == PER_PAIR
 

@@ -11,7 +11,7 @@ from nsbench.config.run import check_features, configure
 from nsbench.contracts import Negatives
 from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
-from nsbench.registry import build_options
+from nsbench.options import build_options
 from nsbench.runs import inspection
 from nsbench.runs.runner import RunOptions
 from nsbench.samplers.bernoulli import head_probability

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from studying import BASE, plan
 
 from nsbench.errors import Misuse
-from nsbench.registry import SAMPLERS, Range, build_options, searched
+from nsbench.options import Range, build_options, searched
+from nsbench.registry import SAMPLERS
 from nsbench.tuning.space import LAG, Trial, including, propose, size
 
 PUBLISHED = {  # numeric options for which the papers or their scripts give several values (shared/specs)

@@ -17,7 +17,7 @@ from studying import CELL, in_storage, plan
 from nsbench.campaign import plan as campaign
 from nsbench.config import run as config
 from nsbench.errors import Diverged, RunFailed, StoreFailed
-from nsbench.registry import searched
+from nsbench.options import searched
 from nsbench.runs import runner
 from nsbench.runs.runner import RunOptions
 from nsbench.tuning import study as studies_of
