@@ -5,12 +5,16 @@ A *group* is what runs that differ in their seed alone share. Costs are of one k
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nsbench.errors import Misuse
+from nsbench.runs.folder import run_folders
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +27,7 @@ SHARE = 256  # triples that stand for a whole evaluation
 
 
 class Cost(NamedTuple):
-    """Of one run."""
+    """What one run takes."""
 
     seconds: float
     memory: int  # peak bytes: of the process on a CPU, allocated on a GPU
@@ -36,20 +40,23 @@ def group_of(record: Mapping[str, Any]) -> str:
 
 
 class Costs:
-    """Of the groups of a plan, as far as known."""
+    """What runs of each group take, as far as known."""
 
     def __init__(self, store: Path, device: str | None = None, threads: int | None = None) -> None:
         """Reads what the store has recorded on this `device` (as in `env` of result.json; None: any) with these threads."""
-        from nsbench.results.store import load
-
         self._seconds: dict[str, list[float]] = {}
         self._memory: dict[str, list[int]] = {}
         self._measured: dict[str, Cost] = {}
-        for result in load(store)["result"]:
-            env = result["env"]
-            alike = threads in (None, env["threads"]) or not env["device"].startswith("cpu")
-            if device in (None, env["device"]) and alike:
-                self.learn(result)
+        for folder in run_folders(store):
+            if folder.complete:
+                with contextlib.suppress(Misuse, KeyError, TypeError, AttributeError):  # damaged: `status` says so
+                    self._learn_from(folder.result(), device, threads)
+
+    def _learn_from(self, result: Mapping[str, Any], device: str | None, threads: int | None) -> None:
+        env = result["env"]
+        alike = threads in (None, env["threads"]) or not env["device"].startswith("cpu")
+        if device in (None, env["device"]) and alike:
+            self.learn(result)
 
     def learn(self, result: Mapping[str, Any]) -> None:
         """From a result.json."""
@@ -66,7 +73,7 @@ class Costs:
         return self._measured.get(group)
 
     def seconds(self, groups: Sequence[str]) -> list[float]:
-        """Of a run of each group; one that is not known takes as long as the known ones on average. Empty if none is."""
+        """What a run of each group takes; an unknown group takes the mean of the known ones. Empty where none is known."""
         known = [self.of(group) for group in groups]
         sure = [*map(statistics.mean, self._seconds.values()), *(cost.seconds for cost in self._measured.values())]
         return [cost.seconds if cost else statistics.mean(sure) for cost in known] if sure else []
@@ -77,9 +84,26 @@ def together(seconds: Sequence[float], slots: int) -> float:
     return max(sum(seconds) / slots, max(seconds, default=0.0))
 
 
+def duration(seconds: float) -> str:
+    """`8 s`, `3 min 20 s`, `2 h 05 min`."""
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was told."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
 def calibrate(config: Config, dataset: Dataset, device: torch.device, diagnose: bool) -> Cost:
     """From steps at the beginning, in the middle and at the end (a sampler may change its work), and some of the ranking."""
-    from nsbench.bench import costs
     from nsbench.contracts import Sampler
     from nsbench.runs.device import peak_memory, reset_peak_memory
     from nsbench.training.diagnostics import Diagnosis
@@ -87,10 +111,10 @@ def calibrate(config: Config, dataset: Dataset, device: torch.device, diagnose: 
     from nsbench.training.trainer import Trainer
 
     def timed(call: Any) -> float:
-        costs.wait(device)
+        wait(device)
         began = time.perf_counter()
         call()
-        costs.wait(device)
+        wait(device)
         return time.perf_counter() - began
 
     reset_peak_memory(device)

@@ -19,7 +19,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
-from nsbench.campaign.engines import LOSSES, Ending, Job, Lost
+from nsbench.campaign.conduct import LOSSES
+from nsbench.campaign.engines import Ending, Job, Lost
 from nsbench.errors import Misuse, RunFailed
 from nsbench.runs.runner import RunOptions
 
@@ -118,7 +119,7 @@ class Local:
         return (capacity or 0) if known is None else known + CONTEXT
 
     def start(self, job: Job) -> None:
-        from nsbench.campaign.plan import packed
+        from nsbench.campaign.attempt import packed
 
         worker = self._free(job)
         assert worker is not None
@@ -189,7 +190,7 @@ def serve(pipe: Connection, store: Path, slot: Slot, options: RunOptions) -> Non
 
     import torch
 
-    from nsbench.campaign.plan import attempt, unpacked
+    from nsbench.campaign.attempt import attempt, unpacked
 
     torch.set_num_threads(slot.threads)
     capacity = free_memory() if slot.device == "cpu" else torch.cuda.mem_get_info(slot.device)[0]

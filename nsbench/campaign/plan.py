@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import functools
-import gc
 import itertools
-import pickle
-import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from nsbench.config.protocol import read_protocol
 from nsbench.config.run import Config, check_features, configure
 from nsbench.contracts import Dataset
 from nsbench.datasets.loading import choice_of, load_dataset
-from nsbench.errors import Busy, FailedBefore, Misuse, StoreFailed
-from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS
-from nsbench.results.store import default_folder
 from nsbench.runs.folder import RunFolder
-from nsbench.runs.runner import Interrupted, Notify, RunOptions, Stopping, check_sizes, execute, never, unheard
+from nsbench.runs.runner import Notify, RunOptions, Stopping, check_sizes, execute, never, unheard
 
 
 @dataclass(frozen=True)
@@ -50,6 +43,8 @@ class Result:
 
 def store_folder(given: str | Path | None = None) -> Path:
     """Where runs lie: as given, else NSBENCH_RUNS, else ./runs."""
+    from nsbench.results.store import default_folder
+
     return Path(given) if given else default_folder()
 
 
@@ -110,41 +105,6 @@ def carry_out(
     """One configured run with its dataset."""
     folder = execute(config, dataset_of(config), store, options, notify, stopping)
     return Result(folder.path, folder.result())
-
-
-def attempt(
-    config: Config, store: Path, options: RunOptions, notify: Notify = unheard, stopping: Stopping = never
-) -> Result | Exception:
-    """As `carry_out`, but never raises: why there is no result is returned. What the run itself failed of is recorded."""
-    ending: Result | Exception
-    try:
-        ending = carry_out(config, store, options, notify, stopping)
-    except (Interrupted, Misuse, FailedBefore, StoreFailed) as reason:
-        ending = reason
-    except Exception as error:
-        traceback.clear_frames(error.__traceback__)
-        try:
-            ending = folder_of(config, store).record_failure(error)
-        except (Busy, StoreFailed) as reason:
-            ending = reason
-    if isinstance(ending, Exception):
-        traceback.clear_frames(ending.__traceback__)
-    gc.collect()  # the trainer, which the next run needs the memory of
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-    return ending
-
-
-def packed(config: Config) -> bytes:
-    """For another process, which may not know yet where a component of a file comes from."""
-    return pickle.dumps((config.sampler, config.kge, config.fusion, [*config.aux], pickle.dumps(config)))
-
-
-def unpacked(text: bytes) -> Config:
-    sampler, kge, fusion, auxiliaries, pickled = pickle.loads(text)
-    for registry, name in [(SAMPLERS, sampler), (MODELS, kge), (FUSIONS, fusion), *((AUXILIARIES, n) for n in auxiliaries)]:
-        registry.get(name)
-    return pickle.loads(pickled)
 
 
 def dataset_of(config: Config, tested: bool = True) -> Dataset:

@@ -75,7 +75,7 @@ class Cluster:
         return self.workers is None or len(self.flying) < self.workers
 
     def start(self, job: Job) -> None:
-        from nsbench.campaign.plan import packed
+        from nsbench.campaign.attempt import packed
 
         needed = self.need(job)
         wanted: dict[str, Any] = {"num_cpus": self.threads, "name": job.folder.path.name}
@@ -131,7 +131,7 @@ def carry(packed: bytes, store: Path, options: RunOptions, threads: int, stop_fi
     """The task."""
     import torch
 
-    from nsbench.campaign.plan import attempt, unpacked
+    from nsbench.campaign.attempt import attempt, unpacked
 
     with contextlib.suppress(OSError):  # relative paths mean what they mean to the driver, if the node has them
         os.chdir(cwd)

@@ -7,20 +7,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from nsbench.commands.display import duration
+from nsbench.campaign.estimates import duration
 from nsbench.errors import Misuse
 from nsbench.runs import claim
-from nsbench.runs.folder import RunFolder
+from nsbench.runs.folder import RunFolder, run_folders
 
 KINDS = ("done", "running", "failed", "begun", "missing")
 
 
 class State(NamedTuple):
-    """Of one run; `begun` has a checkpoint and nobody who works on it."""
+    """Where one run stands; one that is `begun` has a checkpoint and nobody who works on it."""
 
     kind: str
     text: str = ""
-    left: float | None = None  # seconds, of one that is running
+    left: float | None = None  # seconds of training, for a run that is under way
 
 
 def state(folder: RunFolder) -> State:
@@ -71,8 +71,6 @@ def lines(folders: Iterable[tuple[RunFolder, State]]) -> list[str]:
 
 def of_store(store: Path) -> list[RunFolder]:
     """The run folders that are there. Misuse where none is."""
-    from nsbench.results.store import folders
-
-    if not (names := folders(store)):
+    if not (found := run_folders(store)):
         raise Misuse(f"no run in {store}; start with nsbench run, or name another store with --runs")
-    return [RunFolder(store / name) for name in names]
+    return found

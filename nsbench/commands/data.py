@@ -13,12 +13,18 @@ from nsbench.errors import Misuse, RunFailed, suggest
 
 @click.group(cls=Commands, no_args_is_help=False)
 def data() -> None:
-    """List, fetch and audit datasets; bring features."""
+    """List, fetch and audit datasets; add features.
+
+    \b
+    nsbench data list
+    nsbench data fetch mkg_y
+    nsbench data audit path/to/my/graph
+    """
 
 
 @data.command("list")
 def data_list() -> None:
-    """Which datasets are here, and with which features."""
+    """List which datasets are on this machine, and with which features."""
     from nsbench.datasets import places
     from nsbench.registry import DATASETS, card
 
@@ -48,19 +54,24 @@ FEATURE_FILES = ("features/*.npy", "*-visual.pth", "*-textual.pth", "text_name_m
 @click.option("--parts", default="triples,names,features", show_default=True, help="What to fetch, comma-separated.")
 @click.option("--mirror", help="Base URL of another copy.  [default: NSBENCH_MIRROR]")
 def fetch(datasets: tuple[str, ...], parts: str, mirror: str | None) -> None:
-    """Bring public datasets to this machine, verified; what is there stays."""
+    """Download public datasets and verify them; what is there stays.
+
+    \b
+    nsbench data fetch mkg_y db15k
+    nsbench data fetch mkg_w --parts triples,names
+    """
     from nsbench.commands.display import counting
     from nsbench.datasets import fetch as fetching
 
-    chosen = words(parts)
-    unknown = [part for part in chosen if part not in fetching.PARTS]
+    wanted = words(parts)
+    unknown = [part for part in wanted if part not in fetching.PARTS]
     if unknown:
         near = suggest(unknown[0], fetching.PARTS) or f"; there are {', '.join(fetching.PARTS)}"
         raise Misuse(f"unknown part '{unknown[0]}'{near}")
     for dataset in datasets:
         with counting(f"fetching {dataset}", "bytes") as progress:
             try:
-                folder = fetching.fetch(dataset, parts=chosen, mirror=mirror, progress=progress)
+                folder = fetching.fetch(dataset, parts=wanted, mirror=mirror, progress=progress)
             except fetching.Unfetched as reason:
                 raise RunFailed(str(reason)) from None
         click.echo(f"{dataset} is in {folder}")
@@ -69,7 +80,12 @@ def fetch(datasets: tuple[str, ...], parts: str, mirror: str | None) -> None:
 @data.command()
 @click.argument("dataset")
 def audit(dataset: str) -> None:
-    """Count what is wrong, or worth knowing, about a dataset's files."""
+    """Count what is wrong, or worth knowing, about a dataset's files.
+
+    \b
+    nsbench data audit db15k
+    nsbench data audit path/to/my/graph
+    """
     from tabulate import tabulate
 
     from nsbench.datasets import audit as auditing
@@ -82,7 +98,11 @@ def audit(dataset: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--modality", required=True, help="What they are: visual, textual, ...")
 def import_features(dataset: str, file: Path, modality: str) -> None:
-    """Check a .npy, .pth or .h5 FILE and keep it as features of DATASET: one row per entity, in the order of the ids."""
+    """Check a .npy, .pth or .h5 FILE and keep it as features of DATASET: one row per entity, in the order of the ids.
+
+    \b
+    nsbench data import-features path/to/my/graph images.npy --modality visual
+    """
     from nsbench.datasets import features
 
     kept = features.import_features(dataset, file, modality)
@@ -96,7 +116,12 @@ def import_features(dataset: str, file: Path, modality: str) -> None:
 @data.command("encode-names")
 @click.argument("dataset")
 def encode_names(dataset: str) -> None:
-    """Encode the entity names of DATASET as text features (extra `features`; no network)."""
+    """Encode the entity names of DATASET as text features (extra `features`; no network).
+
+    \b
+    nsbench data encode-names mkg_y
+    nsbench run --dataset mkg_y --features names --fusion two_view ...
+    """
     from nsbench.commands.display import counting
     from nsbench.datasets import features
 

@@ -11,19 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from nsbench.campaign.estimates import duration
+
 QUIET_SECONDS = 10  # between lines where there is no terminal
 ESTIMATE_SECONDS = 3  # of training, after which the rest is estimated
 LONG_SECONDS = 1800  # above this estimate a shorter protocol is named
-
-
-def duration(seconds: float) -> str:
-    """`8 s`, `3 min 20 s`, `2 h 05 min`."""
-    seconds = max(0, round(seconds))
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
 def _bars(console: Console) -> Progress:

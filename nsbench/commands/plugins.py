@@ -16,7 +16,7 @@ KINDS = ("SAMPLERS", "MODELS", "FUSIONS", "AUXILIARIES", "DATASETS")  # registri
 
 @click.command("list")
 def list_() -> None:
-    """Samplers, models, fusions, datasets and protocols at hand."""
+    """List the samplers, models, fusions, datasets, protocols and sweeps at hand."""
     from nsbench import registry
     from nsbench.campaign.sweep import content as sweep_content
     from nsbench.campaign.sweep import names as sweep_names
@@ -48,7 +48,13 @@ def list_() -> None:
 @click.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """What NAME is, where it comes from, and its options with their defaults."""
+    """Show what NAME is, where it comes from, and its options with their defaults.
+
+    \b
+    nsbench show nscaching         a sampler, model, fusion, auxiliary loss or dataset
+    nsbench show cpu               a protocol
+    nsbench show ./mine.py:Mine
+    """
     import inspect
 
     from nsbench import registry
@@ -100,7 +106,13 @@ def option_lines(component: Any, kind: str, name: str) -> list[str]:
 @click.option("--kge", default="transe,distmult,rotate", show_default=True, help="One or several models to check it with.")
 @click.option("--fusion", default="none", show_default=True, help="For samplers that need one: two_view for mans.")
 def check(sampler: str, kge: str, fusion: str) -> None:
-    """Hold SAMPLER (a name, or ./mine.py:Class) to the rules that every built-in sampler keeps."""
+    """Check that SAMPLER (a name, or ./mine.py:Class) keeps the rules that every built-in sampler keeps.
+
+    \b
+    nsbench check bernoulli
+    nsbench check ./mine.py:Mine --kge transe
+    nsbench check mans --fusion two_view
+    """
     from nsbench.testing.rules import check_sampler
 
     broken = 0
@@ -133,7 +145,7 @@ def inspect(
     dataset: str | None,
     runs: Path | None,
 ) -> None:
-    """What a trained run's sampler draws for one query: by name, with the model's scores, true answers marked.
+    """Show what a trained run's sampler draws for one query: by name, with the model's scores, true answers marked.
 
     \b
     nsbench run --sampler nscaching --kge transe --dataset mkg_y --protocol cpu --save-model
@@ -151,7 +163,12 @@ def inspect(
 @click.argument("name")
 @click.option("--into", type=click.Path(path_type=Path), help="Folder of the new package.  [default: ./nsbench-NAME]")
 def new_sampler(name: str, into: Path | None) -> None:
-    """Write a small package with a working sampler NAME, its options and its test, to be changed into your own."""
+    """Write a small package with a working sampler NAME, its options and its test, to be changed into your own.
+
+    \b
+    nsbench new-sampler near_misses
+    nsbench new-sampler near_misses --into samplers/near
+    """
     from nsbench.commands import scaffold
 
     click.echo(scaffold.new_sampler(name, into))
@@ -167,7 +184,7 @@ def new_sampler(name: str, into: Path | None) -> None:
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Alternations.")
 @click.option("--pairs", type=click.IntRange(min=2), default=20, show_default=True, help="Interleaved epochs of two.")
 @click.option("--peers", is_flag=True, help="Measure PyKEEN in turns with nsbench (extra `peers`).")
-@click.option("--profile", is_flag=True, help="Where the time of a step goes, too.")
+@click.option("--profile", is_flag=True, help="Show the operators that take the most of a step.")
 @set_option
 @threads_option
 def bench(
@@ -184,10 +201,10 @@ def bench(
     settings: tuple[str, ...],
     threads: int | None,
 ) -> None:
-    """Seconds per epoch, negatives per second, evaluation time and peak memory; ratios against uniform or PyKEEN.
+    """Measure how fast samplers and models are, and what memory they take, beside uniform or PyKEEN.
 
-    Against uniform, the ratio measured in turns stands beside the one predicted from counts of work, and the sampler's
-    state beside its formula.
+    Shows seconds per epoch, negatives per second, seconds of the evaluation, peak memory and the size of the sampler's
+    state. Whatever is compared takes turns, so that a busy machine slows both.
 
     \b
     nsbench bench --peers --threads 2

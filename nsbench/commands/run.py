@@ -1,4 +1,4 @@
-"""Commands that make runs, run and demo, and how they and `sweep` show it."""
+"""Commands that make runs: run and demo; and what they share with `sweep`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import os
 import signal
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +18,13 @@ from nsbench.commands.options import cell_options, device_option, runs_option, s
 from nsbench.errors import Busy, Misuse, RunFailed
 
 if TYPE_CHECKING:
-    from nsbench.campaign.engines import Ending, Engine, Job
-    from nsbench.campaign.estimates import Costs
+    from nsbench.campaign.conduct import Plan
+    from nsbench.campaign.engines import Engine, Job
+    from nsbench.commands.reporter import Reporter
     from nsbench.config.run import Config
     from nsbench.runs.runner import RunOptions
 
-    MakeEngine = Callable[["Told"], Engine]
+    MakeEngine = Callable[[Reporter], Engine]
 
 
 @click.command()
@@ -61,12 +61,12 @@ def run(
     only_plan: bool,
     **shared: Any,
 ) -> None:
-    """Train and test, only what is missing.
+    """Train, select and test each combination of the samplers, models, datasets and seeds; what is done stays.
 
     \b
+    nsbench run --protocol quick --dataset planted:small                seconds, on embedded data
     nsbench run --sampler uniform,bernoulli --kge transe,distmult --dataset mkg_y --seeds 5
-    nsbench run --protocol quick --dataset planted:small
-    nsbench run --dataset path/to/my/graph --set protocol.margin=6
+    nsbench run --dataset path/to/my/graph --set protocol.margin=6      your own triples
     """
     from nsbench.campaign import plan as campaign
     from nsbench.runs.runner import RunOptions
@@ -75,12 +75,12 @@ def run(
         set_threads(threads)
     if seed is not None and seeds is not None:
         raise Misuse("give --seed or --seeds, not both")
-    chosen = parse_seeds(seeds) if seeds is not None else [seed or 0]
+    asked = parse_seeds(seeds) if seeds is not None else [seed or 0]
     configs = campaign.plan(
         words(sampler),
         words(kge),
         words(dataset),
-        chosen,
+        asked,
         protocol=protocol,
         **{**shared, "settings": list(shared["settings"])},
     )
@@ -89,7 +89,7 @@ def run(
         show_plan(configs, store)
         return
     options = RunOptions(device, save_model, diagnose, checkpoint_every)
-    carry_out(configs, store, options, patient=len(configs) > 1)
+    run_missing(configs, store, options, patient=len(configs) > 1)
     if len(configs) == 1:
         folder = campaign.folder_of(configs[0], store)
         row = campaign.Result(folder.path, folder.result())
@@ -112,7 +112,12 @@ def run(
     help="CPU threads; the runs are too small for more.",
 )
 def demo(runs: Path | None, device: str, threads: int) -> None:
-    """Every sampler on embedded data with a protocol of seconds, ending in a comparison table with its tests."""
+    """Run every sampler on embedded data for seconds, and compare them in a table with its tests.
+
+    \b
+    nsbench demo
+    nsbench demo --runs here     the same in a store of your own
+    """
     from nsbench.campaign import plan as campaign
     from nsbench.contracts import Need, Objective
     from nsbench.registry import SAMPLERS
@@ -132,7 +137,7 @@ def demo(runs: Path | None, device: str, threads: int) -> None:
             configs += campaign.plan([sampler], [model], ["planted:small"], range(5), protocol="quick")
         except Misuse as reason:
             click.echo(f"left out: {reason}", err=True)
-    carry_out(configs, store, RunOptions(device=device, diagnose=False))
+    run_missing(configs, store, RunOptions(device=device, diagnose=False))
     tables.show(tables.comparison(store, where={"protocol": "quick", "dataset": "planted:small"}))
     click.echo(f"The data are generated and the protocol takes seconds: no claim about real graphs. Runs are in {store}")
     click.echo("To make them anew, delete that folder and repeat the command")
@@ -151,78 +156,7 @@ def show_plan(configs: list[Config], store: Path) -> None:
     click.echo(status.summary(states))
 
 
-class Told:
-    """Passes what happens to runs on to a display, and learns what they cost."""
-
-    def __init__(self, jobs: list[Job], costs: Costs | None, where: str) -> None:
-        from nsbench.commands.display import Display
-
-        self.todo = {job.number: job for job in jobs}
-        self.began: dict[int, float] = {}
-        self.training: dict[int, float] = {}  # seconds that it goes on
-        self.costs, self.where = costs, where
-        self.slots, self.alone = 1, len(jobs) == 1
-        self.display = Display(len(jobs), self.ahead if costs else None)
-        self.introduced: set[int] = set()  # numbers of runs ...
-        self.told: set[str] = set()  # ... and what was said of them, once for all that are alike
-
-    def begin(self, job: Job) -> None:
-        self.todo[job.number] = job  # again, where another process has given it up
-        self.began[job.number] = time.monotonic()
-        self.display.begin(job.config.name, len(self.todo), job.number)
-
-    def hear(self, job: Job, event: Mapping[str, Any]) -> None:
-        if job.number not in self.introduced:  # here and not in `begin`: a run that is refused says why and nothing else
-            self.introduced.add(job.number)
-            line = f"{described(job.config)}; on {self.where}"
-            if line not in self.told:
-                self.told.add(line)
-                self.display.say(line)
-        self.training[job.number] = event.get("seconds_left", 0.0)
-        self.display.hear(event, job.number)
-
-    def end(self, job: Job, ending: Ending, again: bool) -> None:
-        from nsbench.campaign.plan import Result
-        from nsbench.commands.display import duration
-        from nsbench.runs.runner import Interrupted
-
-        del self.began[job.number]
-        if not again:
-            del self.todo[job.number]
-        if isinstance(ending, Result):
-            if self.costs:
-                self.costs.learn(ending.record)
-            text = f"test MRR {100 * ending.test['mrr']:.2f} after {duration(ending.record['cost']['seconds'])}"
-        elif isinstance(ending, Busy):
-            text = "another process is working on it"
-        elif isinstance(ending, Interrupted):
-            text = "stopped, with a checkpoint"
-        else:
-            text = f"{ending}; it will go on from its checkpoint" if again else f"failed: {ending}"
-        if self.alone and isinstance(ending, Exception) and not again:
-            return  # it is raised
-        self.display.end(f"{job.config.name}: {text}", job.number, again)
-
-    def need(self, job: Job) -> int | None:
-        """Bytes that the run will take, as far as known."""
-        cost = self.costs.of(job.group) if self.costs else None
-        return None if cost is None else cost.memory
-
-    def ahead(self) -> float | None:
-        """Seconds left for all."""
-        from nsbench.campaign.estimates import together
-
-        assert self.costs is not None
-        whole = self.costs.seconds([job.group for job in self.todo.values()])
-        now = time.monotonic()
-        left = [
-            max(seconds - (now - self.began.get(number, now)), self.training.get(number, 0.0))
-            for number, seconds in zip(self.todo, whole)
-        ]
-        return together(left, self.slots) if left else None
-
-
-def carry_out(
+def run_missing(
     configs: list[Config],
     store: Path,
     options: RunOptions,
@@ -234,69 +168,76 @@ def carry_out(
 
     `make` an engine, or use this process; be `patient` with runs that other processes have.
     """
-    from nsbench.campaign import plan as campaign
-    from nsbench.campaign.engines import Here, Job, Tally, conduct
+    from nsbench.campaign.conduct import Plan, conduct
+    from nsbench.campaign.engines import Here, Job
     from nsbench.campaign.estimates import Costs
+    from nsbench.campaign.plan import carry_out
+    from nsbench.commands.reporter import Reporter
     from nsbench.runs.runner import environment, pick_device
 
-    target = pick_device(options.device)
-    where = "cuda" if target.type == "cuda" else f"cpu (threads: {get_threads()})"
+    device = pick_device(options.device)
     jobs = [Job.of(i, config, store) for i, config in enumerate(configs)]  # every pair is checked first
     done = [job for job in jobs if job.folder.complete]
-    left_out = [] if options.retry else [job for job in jobs if not job.folder.complete and job.folder.failure() is not None]
-    settled = {job.number for job in (*done, *left_out)}
-    todo = [job for job in jobs if job.number not in settled]
-    costs = Costs(store, environment(target)["device"], get_threads()) if len(todo) > 1 else None
+    failed = [] if options.retry else [job for job in jobs if not job.folder.complete and job.folder.failure() is not None]
+    todo = [job for job in jobs if job not in done and job not in failed]
     for job in done:  # Misuse for one that is damaged, or without the model that is asked for
-        campaign.carry_out(job.config, store, options)
-    told = Told(todo, costs, where)
-    say = told.display.say
-    if len(jobs) == 1 and done:
-        say(f"already done, nothing to do: {done[0].folder.path}")
-    elif done:
-        say(f"{len(done)} of {len(jobs)} runs were already done")
-    for job in left_out:
-        say(f"{job.config.name} is left out: it failed ({job.folder.failure()})")
-    if left_out:
-        say(f"{len(left_out)} runs failed earlier and are left out; --retry-failed runs them again")
-    with told.display, stop_signal() as stopping:
-        tally = Tally()
+        carry_out(job.config, store, options)
+
+    costs = Costs(store, environment(device)["device"], get_threads()) if len(todo) > 1 else None
+    reporter = Reporter(todo, costs, "cuda" if device.type == "cuda" else f"cpu (threads: {get_threads()})")
+    say_what_stays(done, failed, len(jobs), reporter.display.say)
+    plan = Plan([])
+    with reporter.display, stop_signal() as stopping:
         if todo:
-            engine = make(told) if make else Here(store, told, options, stopping)
-            told.slots = engine.slots
+            engine = make(reporter) if make else Here(store, reporter, options, stopping)
+            reporter.slots = engine.slots
             try:
-                tally = conduct(todo, engine, told, stopping, patient, options.diagnose)
+                plan = conduct(todo, engine, reporter, stopping, patient, options.diagnose)
             finally:
                 engine.close()
-    if len(jobs) == 1 and tally.failed:
-        raise tally.failed[0][1]
-    if len(jobs) == 1 and tally.elsewhere:
-        raise Busy(f"another process is working on {todo[0].folder.path}; wait for it or stop it")
-    if tally.store:
-        raise tally.store
-    if tally.interrupted:
-        say(f"stopped; the same command goes on from {todo[0].folder.path if len(jobs) == 1 else store}")
+    if len(jobs) == 1:
+        say_how_it_ended(plan)
+    say_how_all_ended(plan, len(jobs), len(done), store, reporter.display.say)
+
+
+def say_what_stays(done: list[Job], failed: list[Job], count: int, say: Callable[[str], None]) -> None:
+    """Which runs there is nothing to do for."""
+    if count == 1 and done:
+        say(f"already done, nothing to do: {done[0].folder.path}")
+    elif done:
+        say(f"{len(done)} of {count} runs were already done")
+    for job in failed:
+        say(f"{job.config.name} is left out: it failed ({job.folder.failure()})")
+    if failed:
+        say(f"{len(failed)} runs failed earlier and are left out; --retry-failed runs them again")
+
+
+def say_how_it_ended(plan: Plan) -> None:
+    """Raise why an only run has no result."""
+    from nsbench.campaign.conduct import State
+
+    for _, reason in plan.failed:
+        raise reason
+    for job in plan.those(State.ELSEWHERE):
+        raise Busy(f"another process is working on {job.folder.path}; wait for it or stop it")
+
+
+def say_how_all_ended(plan: Plan, count: int, done_before: int, store: Path, say: Callable[[str], None]) -> None:
+    """Say what is not done, and how to go on; exit code 1 for failed runs, 130 for a stop."""
+    from nsbench.campaign.conduct import State
+
+    if plan.store:
+        raise plan.store
+    if stopped := plan.those(State.INTERRUPTED):
+        say(f"stopped; the same command goes on from {stopped[0].folder.path if count == 1 else store}")
         raise click.exceptions.Exit(130)
-    if tally.elsewhere:
-        say(f"{len(tally.elsewhere)} runs are with other processes; repeat the command when those are done")
-    if tally.failed:
-        names = ", ".join(job.config.name for job, _ in tally.failed)
-        others = len(done) + len(tally.done)
-        rest = "the others are done" if others and len(tally.failed) + others == len(jobs) else "see nsbench status"
-        raise RunFailed(f"{len(tally.failed)} of {len(jobs)} runs failed ({names}); {rest}")
-
-
-def described(config: Config) -> str:
-    """Which data, features and protocol a run uses."""
-    from nsbench.campaign.plan import dataset_of
-
-    dataset = dataset_of(config)
-    features = f"{' and '.join(sorted(dataset.features))} features ({dataset.feature_source})"
-    return (
-        f"{dataset.name} ({dataset.split} split): {dataset.num_entities} entities, {dataset.num_relations} relations, "
-        f"{len(dataset.train)}/{len(dataset.valid)}/{len(dataset.test)} triples; "
-        f"{features if dataset.features else 'no features'}; protocol {config.protocol.name}"
-    )
+    if elsewhere := plan.those(State.ELSEWHERE):
+        say(f"{len(elsewhere)} runs are with other processes; repeat the command when those are done")
+    if failed := plan.failed:
+        done = done_before + len(plan.those(State.DONE))
+        rest = "the others are done" if done and done + len(failed) == count else "see nsbench status"
+        names = ", ".join(job.config.name for job, _ in failed)
+        raise RunFailed(f"{len(failed)} of {count} runs failed ({names}); {rest}")
 
 
 class stop_signal:

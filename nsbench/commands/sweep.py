@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from nsbench.commands.options import device_option, runs_option, set_threads
-from nsbench.commands.run import Told, carry_out, get_threads
+from nsbench.commands.run import get_threads, run_missing
 from nsbench.errors import Misuse
 
 if TYPE_CHECKING:
     from nsbench.campaign.engines import Engine, Job
+    from nsbench.commands.reporter import Reporter
     from nsbench.runs.runner import RunOptions
 
 
@@ -41,10 +42,12 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Runs at a time.  [default: 1, in this process; ray: what the cluster has room for]",
 )
-@click.option("--address", help="Of a Ray cluster that is there.  [default: one of this machine]")
+@click.option("--address", help="Address of a running Ray cluster.  [default: one of this machine]")
 @click.option("--retry-failed", is_flag=True, help="Run again what failed earlier.")
 @click.option("--only", help="Runs by their number in the grid: 3, or 0-4,7.")
-@click.option("--diagnostics/--no-diagnostics", "diagnose", default=True, show_default=True)
+@click.option(
+    "--diagnostics/--no-diagnostics", "diagnose", default=True, show_default=True, help="Measure what the samplers draw."
+)
 @click.option("--checkpoint-every", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds.")
 @click.option("--plan", "only_plan", is_flag=True, help="Print the runs, where each stands, and what the rest will cost.")
 @click.option(
@@ -70,7 +73,7 @@ def sweep(
     calibrate: bool,
     slurm: bool,
 ) -> None:
-    """Run what is missing of a grid: a TOML file, or one of the package by name (nsbench list).
+    """Run what is missing of a grid of runs: a TOML file, or one of the package by name (nsbench list).
 
     \b
     nsbench sweep classic --plan               where it stands, and what the rest will cost
@@ -116,7 +119,7 @@ def sweep(
         make = functools.partial(ray_engine, store, address, workers, threads, device, options)
     elif workers is not None and workers > 1:
         make = functools.partial(local_engine, store, workers, threads, options)
-    carry_out([job.config for job in picked], store, options, make=make)
+    run_missing([job.config for job in picked], store, options, make=make)
     click.echo(f"next: nsbench table{f' --runs {runs}' if runs else ''}")
 
 
@@ -124,9 +127,11 @@ def sweep(
 @click.argument("grid", required=False)
 @runs_option
 def status(grid: str | None, runs: Path | None) -> None:
-    """Where a campaign stands: what is done, running (where, and how far), failed (and why), and missing.
+    """Show where runs stand: done, running (where, and how far), failed (and why), or missing.
 
-    Without a grid: of all runs that the store knows of.
+    \b
+    nsbench status                 all runs that the store has a folder of
+    nsbench status classic         the runs of a grid, and the time left
     """
     from nsbench.campaign import status as standing
     from nsbench.results.store import default_folder
@@ -143,8 +148,7 @@ def status(grid: str | None, runs: Path | None) -> None:
     click.echo(standing.summary(states))
     running = sum(found.kind == "running" for found in states)
     if grid is not None and running:
-        from nsbench.campaign.estimates import Costs, together
-        from nsbench.commands.display import duration
+        from nsbench.campaign.estimates import Costs, duration, together
 
         ahead = [(job, found) for job, found in zip(jobs, states) if found.kind in ("running", "begun", "missing")]
         whole = Costs(store).seconds([job.group for job, _ in ahead])
@@ -159,7 +163,7 @@ def jobs_of(grid: str, store: Path, only: str | None = None) -> list[Job]:
     from nsbench.campaign.engines import Job
 
     configs = grids.read(grid)
-    return [Job.of(i, configs[i], store) for i in chosen(only, len(configs))]
+    return [Job.of(i, configs[i], store) for i in numbered(only, len(configs))]
 
 
 def plan(jobs: list[Job], store: Path, device: str, workers: int, calibrated: bool, diagnose: bool, retry: bool) -> None:
@@ -167,9 +171,9 @@ def plan(jobs: list[Job], store: Path, device: str, workers: int, calibrated: bo
     from tabulate import tabulate
 
     from nsbench.campaign import status
-    from nsbench.campaign.estimates import Costs, calibrate, together
+    from nsbench.campaign.estimates import Costs, calibrate, duration, together
     from nsbench.campaign.plan import dataset_of
-    from nsbench.commands.display import counting, duration
+    from nsbench.commands.display import counting
     from nsbench.runs.runner import environment, pick_device
 
     target = pick_device(device)
@@ -275,24 +279,24 @@ def gpus_of(device: str) -> list[str]:
     return [device] if target.index is not None else [f"cuda:{i}" for i in range(torch.cuda.device_count())]
 
 
-def local_engine(store: Path, workers: int, threads: int, options: RunOptions, told: Told) -> Engine:
+def local_engine(store: Path, workers: int, threads: int, options: RunOptions, reporter: Reporter) -> Engine:
     from nsbench.campaign.local_engine import Local, cores, divide
 
-    slots = divide(workers, threads, cores(), gpus_of(options.device))[: len(told.todo)]
-    return Local(store, slots, told.need, options)
+    slots = divide(workers, threads, cores(), gpus_of(options.device))[: len(reporter.todo)]
+    return Local(store, slots, reporter.memory, options)
 
 
 def ray_engine(
-    store: Path, address: str | None, workers: int | None, threads: int, device: str, options: RunOptions, told: Told
+    store: Path, address: str | None, workers: int | None, threads: int, device: str, options: RunOptions, reporter: Reporter
 ) -> Engine:
     from nsbench.campaign.ray_engine import Cluster
 
-    cluster = Cluster(store, address, workers, threads, device, told.need, options)
-    told.where = f"a Ray cluster ({cluster.device}, {threads} threads each)"
+    cluster = Cluster(store, address, workers, threads, device, reporter.memory, options)
+    reporter.where = f"a Ray cluster ({cluster.device}, {threads} threads each)"
     return cluster
 
 
-def chosen(only: str | None, count: int) -> list[int]:
+def numbered(only: str | None, count: int) -> list[int]:
     """`0-2,7` is 0, 1, 2, 7; None is all. Misuse for what is not in the grid."""
     if only is None:
         return list(range(count))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nsbench.commands.options import cell_options, device_option, runs_option, set_threads, threads_option, words
+
+if TYPE_CHECKING:
+    from nsbench.tuning.study import Study
 
 
 @click.command()
@@ -52,77 +55,74 @@ def tune(
     only_plan: bool,
     **shared: Any,
 ) -> None:
-    """Choose options on validation: as many trials, of as many steps, for every sampler. Goes on where it was stopped.
+    """Choose every sampler's options on validation, with as many trials of as many steps for each.
 
-    Writes a protocol file for `run --protocol` and `sweep`; tables under it state the budget. Started twice, two
-    processes share the work. No trial sees a test triple.
+    Writes a protocol file for `run --protocol` and `sweep`; tables made with it state the budget. A tuning that was stopped
+    goes on with the same command, and two processes share the work. No trial sees a test triple.
 
     \b
     nsbench tune --sampler uniform,nscaching,dhns --kge transe --dataset mkg_y --protocol cpu -o tuned.toml
+    nsbench tune ... --plan                    the studies, their spaces, and what is done
     nsbench run --sampler uniform,nscaching,dhns --kge transe --dataset mkg_y --protocol tuned.toml --seeds 5
     """
     from nsbench.campaign.plan import store_folder
     from nsbench.commands.display import Display
     from nsbench.commands.run import stop_signal
     from nsbench.runs.runner import Interrupted, RunOptions, pick_device
-    from nsbench.tuning import tune as tuning
+    from nsbench.tuning import trials as tuning
+    from nsbench.tuning import tuned
+    from nsbench.tuning.ledger import Ledger
+    from nsbench.tuning.study import Tuning, studies
 
     if threads is not None:
         set_threads(threads)
-    tuning.check_output(output)
+    tuned.check_output(output)
     pick_device(device)
-    plan = tuning.studies(tuning.Tuning(trials=trials, steps=steps, **shared), words(sampler), words(kge), words(dataset))
-    ledger = tuning.Ledger(storage or store_folder(runs).parent / "tune.db")
+    ledger = Ledger(storage or store_folder(runs).parent / "tune.db")
+    plan = studies(Tuning(trials=trials, steps=steps, **shared), ledger, words(sampler), words(kge), words(dataset))
     if only_plan:
-        show_plan(plan, ledger)
+        show_plan(plan)
         return
     since, left = 0.0, None
 
     def missing() -> int:
-        return sum(study.trials - len(study.done(ledger)) for study in plan)
+        return sum(study.trials - len(study.done()) for study in plan)
 
     def ahead() -> float | None:
         return None if left is None else left - (time.monotonic() - since)
 
     with Display(missing(), ahead) as display, stop_signal() as stopping:
 
-        def begin(study: tuning.Study, number: int) -> None:
+        def begin(study: Study, number: int) -> None:
             nonlocal since, left
-            since, left = time.monotonic(), tuning.expected(plan, ledger)
+            since, left = time.monotonic(), tuning.expected(plan)
             display.begin(f"{study.title}: trial {number} of 0 to {study.trials - 1}", missing())
 
-        def end(study: tuning.Study, number: int) -> None:
-            trial = study.done(ledger)[number]
+        def end(study: Study, number: int) -> None:
+            trial = study.done()[number]
             values = ", ".join(f"{name}={value}" for name, value in trial.values.items()) or "defaults"
             outcome = f"failed: {trial.reason}" if trial.mrr is None else f"validation MRR {100 * trial.mrr:.2f}"
             display.end(f"{study.title}: trial {number} ({values}): {outcome}")
 
         whole = sum(study.trials for study in plan)
         display.say(f"{len(plan)} studies, {missing()} of {whole} trials are missing ({ledger.file})")
+        options = RunOptions(device=device, checkpoint_seconds=checkpoint_every)
         try:
-            tuning.carry_out(
-                plan,
-                ledger,
-                begin=begin,
-                end=end,
-                stopping=stopping,
-                options=RunOptions(device=device, checkpoint_seconds=checkpoint_every),
-                notify=display.hear,
-            )
+            tuning.tune(plan, options, begin=begin, end=end, notify=display.hear, stopping=stopping)
         except Interrupted:
             display.say("stopped; the same command goes on from here")
             raise click.exceptions.Exit(130) from None
-    tuning.write(output, tuning.protocol_text(plan, ledger, output))
-    for line in tuning.summary(plan, ledger):
+    tuned.write(output, tuned.protocol_text(plan, output))
+    for line in tuned.summary(plan):
         click.echo(line)
     click.echo(f"next: nsbench run --sampler {sampler} --kge {kge} --dataset {dataset} --protocol {output} --seeds 5")
 
 
-def show_plan(plan: list[Any], ledger: Any) -> None:
+def show_plan(plan: list[Study]) -> None:
     """Every study with its space, and how many of its trials are done."""
     from nsbench.options import shown
 
     for study in plan:
-        click.echo(f"{study.title}: {len(study.done(ledger))} of {study.trials} trials are done")
+        click.echo(f"{study.title}: {len(study.done())} of {study.trials} trials are done")
         for name, search in study.space.items():
             click.echo(f"  {name}: {shown(search)}")

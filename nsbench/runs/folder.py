@@ -133,3 +133,8 @@ class RunFolder:
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
+
+
+def run_folders(store: Path) -> list[RunFolder]:
+    """All that are in the store, by name; none where there is no store."""
+    return [RunFolder(path) for path in sorted(store.iterdir()) if path.is_dir()] if store.is_dir() else []

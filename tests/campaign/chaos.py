@@ -16,7 +16,7 @@ import numpy as np
 
 import nsbench.cli
 from nsbench.campaign import sweep
-from nsbench.campaign.engines import LOSSES
+from nsbench.campaign.conduct import LOSSES
 from nsbench.runs import claim
 
 GRID = """

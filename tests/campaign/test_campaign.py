@@ -11,6 +11,7 @@ import pytest
 
 import nsbench
 from nsbench.campaign import plan as campaign
+from nsbench.campaign.attempt import attempt
 from nsbench.campaign.plan import Result
 from nsbench.commands.run import parse_seeds
 from nsbench.errors import FailedBefore, Misuse
@@ -247,10 +248,10 @@ def test_a_failed_run_leaves_nothing_in_memory_and_is_not_repeated_unasked(tmp_p
 
     with monkeypatch.context() as patched:
         patched.setattr(Uniform, "pretrain", fail)
-        failure = campaign.attempt(config, tmp_path, RunOptions(device="cpu"))
+        failure = attempt(config, tmp_path, RunOptions(device="cpu"))
     assert str(failure).startswith("RuntimeError: no such luck")
     assert [sampler() for sampler in made] == [None]
-    again = campaign.attempt(config, tmp_path, RunOptions(device="cpu", retry=False))
+    again = attempt(config, tmp_path, RunOptions(device="cpu", retry=False))
     assert isinstance(again, FailedBefore)
     assert str(again) == str(failure)
-    assert isinstance(campaign.attempt(config, tmp_path, RunOptions(device="cpu")), Result)
+    assert isinstance(attempt(config, tmp_path, RunOptions(device="cpu")), Result)

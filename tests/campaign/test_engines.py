@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from nsbench.campaign import engines
+from nsbench.campaign import conduct as conducting
 from nsbench.campaign import plan as campaign
-from nsbench.campaign.engines import Ending, Job, Lost, conduct
+from nsbench.campaign.conduct import Plan, State, conduct
+from nsbench.campaign.engines import Ending, Job, Lost
 from nsbench.campaign.estimates import Costs
 from nsbench.campaign.local_engine import Slot, divide, fits
-from nsbench.commands import display, run
+from nsbench.commands import display, reporter
 from nsbench.errors import Busy, RunFailed, StoreFailed
 from nsbench.runs import claim
 from nsbench.runs.folder import RunFolder
@@ -110,8 +111,8 @@ def finished(store: Path, number: int) -> campaign.Result:
     return campaign.Result(store / f"run{number}", {})
 
 
-def numbers(found: list[Job]) -> list[int]:
-    return [job.number for job in found]
+def numbers(plan: Plan, state: State) -> list[int]:
+    return sorted(job.number for job in plan.those(state))
 
 
 def test_a_failure_does_not_stop_the_rest_and_a_lost_worker_is_replaced(tmp_path: Path) -> None:
@@ -121,9 +122,9 @@ def test_a_failure_does_not_stop_the_rest_and_a_lost_worker_is_replaced(tmp_path
     script[2] = [lost, lost, finished(tmp_path, 2)]
     script[3] = [lost] * 3
     engine, notes = Scripted(script), Notes()
-    tally = conduct(jobs(tmp_path, 6), engine, notes, lambda: False)
-    assert sorted(numbers(tally.done)) == [0, 2, 4, 5]
-    assert sorted(job.number for job, _ in tally.failed) == [1, 3]
+    plan = conduct(jobs(tmp_path, 6), engine, notes, lambda: False)
+    assert numbers(plan, State.DONE) == [0, 2, 4, 5]
+    assert sorted(job.number for job, _ in plan.failed) == [1, 3]
     assert engine.started.count(2) == engine.started.count(3) == 3
     assert [again for number, again in notes.ended if number == 3] == [True, True, False]
     assert RunFolder(tmp_path / "run3").failure() == "its worker was killed by signal 9"
@@ -134,20 +135,20 @@ def test_a_failure_does_not_stop_the_rest_and_a_lost_worker_is_replaced(tmp_path
 def test_a_store_that_cannot_be_written_stops_the_campaign(tmp_path: Path) -> None:
     full = StoreFailed("no space left")
     engine = Scripted({i: [full if i == 1 else finished(tmp_path, i)] for i in range(6)})
-    tally = conduct(jobs(tmp_path, 6), engine, Notes(), lambda: False)
-    assert tally.store is full
-    assert numbers(tally.done) == [0]
-    assert sorted(numbers(tally.interrupted)) == [1, 2, 3, 4, 5]
+    plan = conduct(jobs(tmp_path, 6), engine, Notes(), lambda: False)
+    assert plan.store is full
+    assert numbers(plan, State.DONE) == [0]
+    assert numbers(plan, State.INTERRUPTED) == [1, 2, 3, 4, 5]
     assert engine.started == [0, 1, 2]  # the third was under way
     assert not list(tmp_path.iterdir())
 
 
 def test_a_stop_ends_what_runs_and_begins_nothing(tmp_path: Path) -> None:
     engine = Scripted({i: [finished(tmp_path, i)] for i in range(4)})
-    tally = conduct(jobs(tmp_path, 4), engine, Notes(), lambda: len(engine.started) > 1)
+    plan = conduct(jobs(tmp_path, 4), engine, Notes(), lambda: len(engine.started) > 1)
     assert engine.started == [0, 1]
-    assert numbers(tally.done) == [0]  # which had ended before the stop
-    assert sorted(numbers(tally.interrupted)) == [1, 2, 3]
+    assert numbers(plan, State.DONE) == [0]  # which had ended before the stop
+    assert numbers(plan, State.INTERRUPTED) == [1, 2, 3]
 
 
 class Clock:
@@ -166,7 +167,7 @@ class Clock:
 
 def test_a_worker_that_was_stopped_alone_is_replaced(tmp_path: Path) -> None:
     engine = Scripted({0: [Interrupted(""), finished(tmp_path, 0)], 1: [finished(tmp_path, 1)]})
-    assert sorted(numbers(conduct(jobs(tmp_path, 2), engine, Notes(), lambda: False).done)) == [0, 1]
+    assert numbers(conduct(jobs(tmp_path, 2), engine, Notes(), lambda: False), State.DONE) == [0, 1]
 
 
 @pytest.mark.parametrize("stall", [0.5, 10.0, 100.0])
@@ -176,7 +177,7 @@ def test_runs_of_other_processes_are_looked_at_again(tmp_path: Path, monkeypatch
     However long the driver stalls between its first looks: it learns nothing of the heartbeats in between.
     """
     clock = Clock(stall)
-    monkeypatch.setattr(engines, "time", clock)
+    monkeypatch.setattr(conducting, "time", clock)
     busy = Busy("another process is working on it")
     engine = Scripted({i: [busy, finished(tmp_path, i)] for i in range(4)})
     all_of_them = jobs(tmp_path, 4)
@@ -193,16 +194,16 @@ def test_runs_of_other_processes_are_looked_at_again(tmp_path: Path, monkeypatch
         return real(seconds)
 
     real, engine.ended = engine.ended, poll  # type: ignore[method-assign]
-    tally = conduct(all_of_them, engine, Notes(), lambda: False)
-    assert sorted(numbers(tally.done)) == [0, 2, 3]
-    assert numbers(tally.elsewhere) == [1]
+    plan = conduct(all_of_them, engine, Notes(), lambda: False)
+    assert numbers(plan, State.DONE) == [0, 2, 3]
+    assert numbers(plan, State.ELSEWHERE) == [1]
     assert engine.started == [0, 1, 2, 3, 2, 3]
     assert clock.now > claim.DEAD_SECONDS
 
 
 def test_the_impatient_leave_them(tmp_path: Path) -> None:
     engine = Scripted({0: [Busy("another process is working on it")]})
-    assert numbers(conduct(jobs(tmp_path, 1), engine, Notes(), lambda: False, patient=False).elsewhere) == [0]
+    assert numbers(conduct(jobs(tmp_path, 1), engine, Notes(), lambda: False, patient=False), State.ELSEWHERE) == [0]
 
 
 # Failures are recorded
@@ -294,10 +295,10 @@ def test_on_a_terminal_every_run_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_listener_counts_a_run_that_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "described", lambda config: "")
+    monkeypatch.setattr(reporter, "described", lambda config: "")
     one, other = (job._replace(config=SimpleNamespace(name=f"run{job.number}")) for job in jobs(tmp_path, 2))
     costs = Costs(tmp_path)
-    told = run.Told([one, other], costs, "cpu")
+    told = reporter.Reporter([one, other], costs, "cpu")
     record = {"cost": {"seconds": 30.0, "peak_memory": 7}, "config": {"sampler": "uniform"}, "test": {"mrr": 0.5}}
     done = campaign.Result(tmp_path, record)
     assert told.ahead() is None
@@ -308,7 +309,7 @@ def test_the_listener_counts_a_run_that_comes_back(tmp_path: Path, monkeypatch: 
     told.begin(one)
     told.end(one, done, again=False)
     assert told.ahead() == 30.0
-    assert told.need(other) is None
+    assert told.memory(other) is None
     told.begin(other)
     told.end(other, done, again=False)
     assert told.todo == {}

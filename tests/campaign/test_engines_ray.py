@@ -16,7 +16,7 @@ import pytest
 from chaos import Campaign, moments, parent, seize, until
 
 from nsbench.campaign import ray_engine
-from nsbench.campaign.engines import LOSSES
+from nsbench.campaign.conduct import LOSSES
 from nsbench.errors import Misuse
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -18,7 +18,7 @@ from nsbench.campaign import estimates as expected
 from nsbench.campaign import plan as campaign
 from nsbench.campaign import status, sweep
 from nsbench.campaign.estimates import Cost, Costs, together
-from nsbench.commands.sweep import chosen, jobs_of, ranges
+from nsbench.commands.sweep import jobs_of, numbered, ranges
 from nsbench.errors import Misuse
 from nsbench.runs import runner
 from nsbench.runs.folder import RunFolder
@@ -245,13 +245,13 @@ def test_the_plan_has_the_cost_of_every_cell(command: Callable, grid: str, stand
 @pytest.mark.parametrize(("numbers", "text"), [([0, 1, 2, 7], "0-2,7"), ([3], "3"), ([5, 3, 4, 0], "0,3-5")])
 def test_ranges(numbers: list[int], text: str) -> None:
     assert ranges(numbers) == text
-    assert chosen(text, 8) == sorted(numbers)
+    assert numbered(text, 8) == sorted(numbers)
 
 
 @pytest.mark.parametrize("text", ["8", "0-8", "a", "2-1", "", "-1"])
 def test_numbers_that_the_grid_has_not(text: str) -> None:
     with pytest.raises(Misuse, match="--only"):
-        chosen(text, 8)
+        numbered(text, 8)
 
 
 def test_only_some_runs(command: Callable, grid: str, store: Path) -> None:
@@ -280,7 +280,7 @@ def test_the_array_job_does_what_is_missing(
     (commands / "nsbench").chmod(0o755)
     (tmp_path / "job.sh").write_text(script)
     environment = {**os.environ, "PATH": f"{commands}:{os.environ['PATH']}", "PYTHONPATH": str(checkout)}
-    for number in chosen(re.findall(r"--array=(\S+)", script)[0], 8):
+    for number in numbered(re.findall(r"--array=(\S+)", script)[0], 8):
         task = subprocess.run(
             ["bash", str(tmp_path / "job.sh")],
             env={**environment, "SLURM_ARRAY_TASK_ID": str(number)},
