@@ -40,12 +40,12 @@ class Costs:
 
     def __init__(self, store: Path, device: str | None = None, threads: int | None = None) -> None:
         """Reads what the store has recorded on this `device` (as in `env` of result.json; None: any) with these threads."""
-        from nsbench.results.store import load
+        from nsbench.results.store import read
 
         self._seconds: dict[str, list[float]] = {}
         self._memory: dict[str, list[int]] = {}
         self._measured: dict[str, Cost] = {}
-        for result in load(store)["result"]:
+        for result in (run.record for run in read(store).runs):
             env = result["env"]
             alike = threads in (None, env["threads"]) or not env["device"].startswith("cpu")
             if device in (None, env["device"]) and alike:

@@ -8,7 +8,7 @@ import pytest
 
 from nsbench.errors import Misuse, RunFailed
 from nsbench.results import load
-from nsbench.results.archive import merge, pack
+from nsbench.results.store.archive import merge, pack
 
 
 def content(store: Path) -> dict[str, bytes]:
@@ -106,5 +106,6 @@ def test_refusals(store, tmp_path):
 
 def test_no_place_for_the_archive(run, store, tmp_path):
     run("uniform", seeds=(0,))
+    (tmp_path / "file").write_text("")
     with pytest.raises(RunFailed, match="cannot write"):
-        pack(store, tmp_path / "no" / "folder" / "a.tar.gz")
+        pack(store, tmp_path / "file" / "a.tar.gz")

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
-from nsbench.results.blocks import (
+from nsbench.results.stats.blocks import (
     block_ranks,
     friedman,
     friedman_of_ranks,
@@ -145,7 +145,7 @@ def test_labels_permuted_per_dataset(k):
 def test_drawn_permutations_agree_with_counted_ones(monkeypatch):
     values = np.random.default_rng(5).normal(size=(6, 4)) + np.arange(4) / 4
     counted = friedman_permutation(values, np.random.default_rng(0))
-    monkeypatch.setattr("nsbench.results.blocks.STATES", 1)
+    monkeypatch.setattr("nsbench.results.stats.blocks.STATES", 1)
     drawn = friedman_permutation(values, np.random.default_rng(0), draws=4999)
     assert counted.exact
     assert not drawn.exact

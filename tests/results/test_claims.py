@@ -8,10 +8,11 @@ from scipy import stats
 
 from nsbench.errors import Misuse
 from nsbench.metrics import reciprocal
-from nsbench.results import ablation, load, statistics
+from nsbench.results import ablation, load
 from nsbench.results.claims import p_rope, p_text
-from nsbench.results.clusters import labels
 from nsbench.results.comparison import comparison
+from nsbench.results.stats import statistics
+from nsbench.results.stats.clusters import labels
 from nsbench.results.store import ranks, select
 from nsbench.results.tables import write
 

@@ -5,7 +5,7 @@ import statsmodels.api as sm
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsbench.results.clusters import cluster_totals, clustered_error, labels, mean_error
+from nsbench.results.stats.clusters import cluster_totals, clustered_error, labels, mean_error
 
 
 def drawn(sizes, effect, seed=0):

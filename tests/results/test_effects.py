@@ -9,13 +9,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsbench.results.aggregates import (
-    interquartile_mean,
-    performance_profile,
-    probability_of_improvement,
-    stratified_bootstrap,
-)
-from nsbench.results.effects import seeds_needed, smallest_p, superiority
+from nsbench.results.stats.effects import seeds_needed, smallest_p, superiority
 
 A, B = [0.30, 0.32, 0.31, 0.33, 0.34], [0.29, 0.31, 0.30, 0.30, 0.32]
 
@@ -70,38 +64,6 @@ def test_seeds_that_noethers_formula_asks_for():
     assert seeds_needed() == pytest.approx((z + z) ** 2 / (6 * (0.75 - 0.5) ** 2))
 
 
-@pytest.mark.fact(19, oracle="scipy")
-def test_interquartile_mean_and_improvement():
-    """F10 and G7: the figures of rliable's own test."""
-    assert interquartile_mean([[1, 2], [2, 2], [1, 1], [2, 1]]) == 1.5
-    assert interquartile_mean([[1, 1], [2, 2], [3, 3]]) == 2
-    assert probability_of_improvement([[1, 2], [2, 2], [1, 1], [2, 1]], [[1, 1], [2, 2], [3, 3]]) == pytest.approx(1 / 3)
-    for top, mean in ((8, 4.5), (10, 5.5), (5, 3)):
-        values = np.random.default_rng(0).permutation(np.arange(1, top + 1))
-        assert interquartile_mean(values) == mean
-        assert interquartile_mean(values) == scipy.stats.trim_mean(values, 0.25)
-
-
-def test_performance_profile():
-    profile = performance_profile([[0.1, 0.4], [0.2, 0.4]], [0, 0.1, 0.3, 0.4, 1])
-    assert profile.tolist() == [1, 0.75, 0.5, 0, 0]
-
-
-def test_stratified_bootstrap_draws_inside_tasks():
-    rng = np.random.default_rng(0)
-    constant = np.tile([0.1, 0.9], (5, 1))  # all spread is between the tasks, none inside them
-    low, high = stratified_bootstrap(constant, np.mean, rng)
-    assert low == pytest.approx(0.5)
-    assert high == pytest.approx(0.5)
-    scores = rng.normal(size=(10, 4)) + 5 * np.arange(4)
-    low, high = stratified_bootstrap(scores, np.mean, np.random.default_rng(1))
-    error = np.sqrt(scores.var(axis=0).sum() / 10) / 4
-    assert (high - low) / (2 * 1.96) == pytest.approx(error, rel=0.06)
-    assert stratified_bootstrap(scores, np.mean, np.random.default_rng(1)) == (low, high)
-
-
 def test_what_does_not_compare_is_refused():
     with pytest.raises(ValueError, match="one value for each seed"):
         superiority([], [1])
-    with pytest.raises(ValueError, match="same tasks"):
-        probability_of_improvement(np.ones((3, 2)), np.ones((3, 3)))

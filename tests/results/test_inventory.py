@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from nsbench.cli import cli
 from nsbench.errors import Busy, Misuse, RunFailed
-from nsbench.results import inventory
+from nsbench.results.store import inventory
 from nsbench.runs.folder import RunFolder
 
 

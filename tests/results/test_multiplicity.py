@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from statsmodels.stats.multitest import multipletests
 
-from nsbench.results import multiplicity
-from nsbench.results.multiplicity import (
+from nsbench.results.stats import multiplicity
+from nsbench.results.stats.multiplicity import (
     benjamini_hochberg,
     benjamini_yekutieli,
     bonferroni,

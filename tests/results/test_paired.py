@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
-from nsbench.results import paired, resampling
-from nsbench.results.paired import (
+from nsbench.results.stats import paired, resampling
+from nsbench.results.stats.paired import (
     bootstrap,
     differences,
     effect,
@@ -21,7 +21,7 @@ from nsbench.results.paired import (
     rejection_of_equals,
     sign_test,
 )
-from nsbench.results.resampling import bootstrap_totals, flip_exceedance
+from nsbench.results.stats.resampling import bootstrap_totals, flip_exceedance
 from tests.results.examples import MAIZE
 
 

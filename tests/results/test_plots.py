@@ -591,8 +591,8 @@ def test_the_command_writes_what_was_asked_for_and_says_what_it_could_not(learni
 @pytest.mark.fact(52)
 def test_demsars_diagram_at_one_tenth():
     """Bars over {A, C} and {B, C, D}."""
-    from nsbench.results.blocks import block_ranks
-    from nsbench.results.posthoc import cliques, nemenyi_p
+    from nsbench.results.stats.blocks import block_ranks
+    from nsbench.results.stats.posthoc import cliques, nemenyi_p
 
     ranks = block_ranks(DEMSAR).mean(axis=0)
     np.testing.assert_allclose(ranks, DEMSAR_RANKS)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from statsmodels.stats.libqsturng import qsturng
 
-from nsbench.results.blocks import block_ranks
-from nsbench.results.multiplicity import hochberg, holm, hommel
-from nsbench.results.posthoc import (
+from nsbench.results.stats.blocks import block_ranks
+from nsbench.results.stats.multiplicity import hochberg, holm, hommel
+from nsbench.results.stats.posthoc import (
     blocks_needed,
     bonferroni_dunn,
     cliques,

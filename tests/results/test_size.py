@@ -7,8 +7,8 @@ hubs, whole groups of triples make them differ. Hubs are those of random triples
 import numpy as np
 import pytest
 
-from nsbench.results.clusters import clustered_error, labels
-from nsbench.results.statistics import two_way_t
+from nsbench.results.stats.clusters import clustered_error, labels
+from nsbench.results.stats.statistics import two_way_t
 
 REPETITIONS = 5_000
 SEEDS = 5

@@ -14,9 +14,9 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
 from nsbench.errors import Misuse
-from nsbench.results import resampling, statistics
-from nsbench.results.paired import randomisation
-from nsbench.results.statistics import (
+from nsbench.results.stats import resampling, statistics
+from nsbench.results.stats.paired import randomisation
+from nsbench.results.stats.statistics import (
     crossed_bootstrap,
     crossed_variance,
     prediction_interval,

@@ -8,7 +8,9 @@ import pytest
 
 from nsbench.errors import Misuse
 from nsbench.results import load
-from nsbench.results.store import COLUMNS, COST, METRICS, default_folder, ranks, select
+from nsbench.results.store import COST, FIGURES, METRICS, SETTINGS, default_folder, ranks, select
+
+COLUMNS = ("path", *SETTINGS, *FIGURES, "config", "result")
 
 
 def test_a_run_becomes_a_row_with_the_figures_of_its_files(store, run):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsbench.metrics import chance, metrics, realistic
-from nsbench.results.ties import adjusted, chance_sd, random_ties, tie_share
+from nsbench.results.stats.ties import adjusted, chance_sd, random_ties, tie_share
 
 ties = st.tuples(st.integers(1, 60), st.integers(0, 60)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 

@@ -1,6 +1,6 @@
 import pytest
 
-from nsbench.results.verdicts import verdict
+from nsbench.results.stats.verdicts import verdict
 
 
 @pytest.mark.parametrize(

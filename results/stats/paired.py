@@ -1,10 +1,10 @@
 """One run against another on the same test triples: says which trained model ranks this test set better, no more.
 
-Whether the sampler made it better takes seeds (nsbench.results.statistics): the larger the test set, the surer a test
+Whether the sampler made it better takes seeds (nsbench.results.stats.statistics): the larger the test set, the surer a test
 of single runs is of a difference that the seeds made. Scores come as [T, 2 sides], of which a triple's mean is the unit:
 its two queries are answered from the same embeddings and are no two pieces of evidence.
 
-With `clusters` (labels [T], nsbench.results.clusters) whole clusters flip or are drawn, where that makes the standard
+With `clusters` (labels [T], nsbench.results.stats.clusters) whole clusters flip or are drawn, where that makes the standard
 error larger.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, stdtr, stdtrit
 
-from nsbench.results.clusters import cluster_totals, mean_error
-from nsbench.results.resampling import bootstrap_totals, flip_exceedance
+from nsbench.results.stats.clusters import cluster_totals, mean_error
+from nsbench.results.stats.resampling import bootstrap_totals, flip_exceedance
 
 DRAWS = 9_999  # of a test: the smallest p is one in ten thousand
 BOOTSTRAP_DRAWS = 10_000
@@ -42,7 +42,7 @@ class Bootstrap(NamedTuple):
 
 
 class PairedT(NamedTuple):
-    """Student's t on the triples' differences; `inflation` as in nsbench.results.clusters.MeanError."""
+    """Student's t on the triples' differences; `inflation` as in nsbench.results.stats.clusters.MeanError."""
 
     difference: float
     standard_error: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from nsbench.results.statistics import ALPHA
+from nsbench.results.stats.statistics import ALPHA
 
 ROPE = 0.005  # MRR: a region of practical equivalence, to be declared before the runs
 

@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from nsbench.errors import Misuse, RunFailed
-from nsbench.results import store
+from nsbench.files import replacing
+from nsbench.results.store.reading import read
 
 KEPT = (
     "config.json",
@@ -36,11 +37,10 @@ class Merged(NamedTuple):
 
 def pack(folder: Path, archive: Path) -> list[str]:
     """Write the complete runs of the store to a .tar.gz; returns their names. Unfinished and damaged ones stay behind."""
-    frame = store.load(folder)
-    if frame.empty:
+    paths = [run.path for run in read(folder).runs]
+    if not paths:
         raise Misuse(f"no complete run in {folder}; there is nothing to pack")
-    paths = [Path(path) for path in frame["path"]]
-    with _written(archive) as temporary, tarfile.open(temporary, "w:gz") as tar:
+    with replacing(archive) as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
         for path in paths:
             for name in KEPT:
                 if (path / name).is_file():
@@ -55,13 +55,13 @@ def merge(archive: Path, folder: Path) -> Merged:
     """
     with _made(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".merge-") as scratch:
         source = archive if archive.is_dir() else _unpacked(archive, Path(scratch))
-        frame = store.load(source)
-        refused = dict(frame.attrs["skipped"])
-        if frame.empty and not refused:
+        found = read(source)
+        refused = dict(found.skipped)
+        if not found.runs and not refused:
             raise Misuse(f"{archive} holds no run; give an archive of `nsbench runs pack`, or a store's folder")
         added, present = [], []
-        here = set(store.load(folder)["path"].map(lambda path: Path(path).name))
-        for path in map(Path, frame["path"]):
+        here = {run.name for run in read(folder).runs}
+        for path in (run.path for run in found.runs):
             if path.name in here:
                 present.append(path.name)
                 continue
@@ -116,16 +116,3 @@ def _made(folder: Path) -> Iterator[None]:
         if made:
             folder.rmdir()
         raise
-
-
-@contextlib.contextmanager
-def _written(final: Path) -> Iterator[Path]:
-    """A temporary name beside `final`, which it becomes once the block ends well."""
-    temporary = final.with_name(final.name + ".tmp")
-    try:
-        yield temporary
-        os.replace(temporary, final)
-    except OSError as error:
-        raise RunFailed(f"cannot write {final}: {error.strerror}; choose another place or free some space") from None
-    finally:
-        temporary.unlink(missing_ok=True)

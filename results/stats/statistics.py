@@ -2,7 +2,7 @@
 
 The design is crossed: every seed of a sampler is scored on the same test triples. The two-way t takes both sources of
 variance into account, which sampler was trained with which seed and which triples happened to be drawn; pooling all
-seed-triple pairs, or testing one run against another (nsbench.results.paired), does not and rejects far too often.
+seed-triple pairs, or testing one run against another (nsbench.results.stats.paired), does not and rejects far too often.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit  # Student's t without importing the whole of scipy.stats
 
 from nsbench.errors import Misuse
-from nsbench.results.clusters import cluster_totals, mean_error
-from nsbench.results.resampling import bootstrap_totals
+from nsbench.results.stats.clusters import cluster_totals, mean_error
+from nsbench.results.stats.resampling import bootstrap_totals
 
 ALPHA = 0.05
 TEST_SEEDS = 5  # per arm: fewer, and no p-value is given unless asked for

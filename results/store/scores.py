@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -13,9 +11,8 @@ from numpy.typing import NDArray
 
 from nsbench.errors import Misuse
 from nsbench.metrics import reciprocal
-from nsbench.results import npz, store
-from nsbench.results.grid import Run
-from nsbench.results.ties import tie_share
+from nsbench.results.stats.ties import tie_share
+from nsbench.results.store.run import Run, ranks
 
 
 class Scores(NamedTuple):
@@ -31,8 +28,8 @@ class Scores(NamedTuple):
 
 def scores(cell: Sequence[Run], like: Run) -> Scores:
     """Of the runs of a cell. Misuse unless they rank the triples of `like`, in its order, and none is another's copy."""
-    reference = store.ranks(like)
-    stored = [reference if run["path"] == like["path"] else store.ranks(run) for run in cell]
+    reference = ranks(like)
+    stored = [reference if run["path"] == like["path"] else ranks(run) for run in cell]
     values = np.stack([reciprocal(own.ranks) for own in stored])
     for run, own, mean in zip(cell, stored, values.mean(axis=1)):
         pairs = ((own.triples, reference.triples), (own.candidates, reference.candidates))
@@ -60,10 +57,7 @@ def seen(runs: Iterable[Run], triples: int) -> NDArray[np.bool_] | None:
     The runs are of one dataset and split, so that what one of them recorded holds for all.
     """
     for run in runs:
-        try:
-            (found,) = npz.read(run["path"] / "ranks.npz", ["seen"])
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
-            continue  # not recorded; of a damaged file nsbench.results.store says so where its ranks are needed
-        if found.shape == (triples,):
-            return found.astype(bool)
+        found = ranks(run).seen
+        if found is not None and found.shape == (triples,):
+            return found
     return None

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 from scipy.stats import rankdata, studentized_range
 
-from nsbench.results.multiplicity import holm
+from nsbench.results.stats.multiplicity import holm
 
 Matrix = NDArray[np.float64]
 

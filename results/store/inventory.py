@@ -8,35 +8,34 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nsbench.errors import Misuse
-from nsbench.results import archive, store
 from nsbench.results.grid import flat
+from nsbench.results.store.archive import KEPT
+from nsbench.results.store.reading import folders, read
+from nsbench.results.store.run import CONFIG, COST, ENV, FIGURES, SETTINGS, Run
+from nsbench.results.store.selection import select
 from nsbench.runs.folder import RunFolder
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-OWN = (*archive.KEPT, "checkpoint.pt", "failed.json", "lock")  # files that a run writes, or wrote in earlier versions
+OWN = (*KEPT, "checkpoint.pt", "failed.json", "lock")  # files that a run writes, or wrote in earlier versions
 MADE_BY_A_RUN = {"config.json", "result.json", "checkpoint.pt", "failed.json"}  # a folder with none of them is no run's
 LISTED = ("sampler", "kge", "dataset", "seed", "protocol")
 
 
-def listing(frame: pd.DataFrame, skipped: Mapping[str, str]) -> str:
+def listing(runs: Sequence[Run], folder: Path, skipped: Mapping[str, str]) -> str:
     """A line per run, MRR x100; below, a line for each of the unfinished and damaged folders."""
     from tabulate import tabulate
 
-    folder = Path(frame.attrs["folder"])
     rows = [
         [
-            *(row[name] for name in LISTED),
-            f"{100 * row['mrr']:.2f}",
-            "yes" if row["converged"] else "no",
-            megabytes(size(row["path"])),
-            row["path"].name,
+            *(run[name] for name in LISTED),
+            f"{100 * run['mrr']:.2f}",
+            "yes" if run["converged"] else "no",
+            megabytes(size(run.path)),
+            run.name,
         ]
-        for row in store.records(frame)
+        for run in runs
     ]
     sides = ["left"] * 3 + ["right", "left", "right", "left", "right", "left"]
     header = ["sampler", "model", "dataset", "seed", "protocol", "MRR", "converged", "size", "folder"]
@@ -62,28 +61,26 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:.2f} MB"
 
 
-def export(frame: pd.DataFrame) -> str:
-    """CSV (RFC 4180), a line per run: the frame's columns, then every other value of config.json and result.json.
+def export(runs: Sequence[Run]) -> str:
+    """CSV (RFC 4180), a line per run: SETTINGS and FIGURES, then every other value of config.json and result.json.
 
     Nothing is rounded. Values of config.json have the names that filters take, as protocol.steps; those of result.json
     the path to them, as breakdown.side.head.mrr. A field is empty where a run has no such value.
     """
-    plain = [name for name in frame.columns if name not in ("path", "config", "result")]
-    known = {*store.CONFIG.values(), *(f"env.{name}" for name in store.ENV)}
-    known |= {f"cost.{name}" for name in (*store.COST, "steps")}
+    plain = [*SETTINGS, *FIGURES]
+    known = {*CONFIG.values(), *(f"env.{name}" for name in ENV), *(f"cost.{name}" for name in (*COST, "steps"))}
     lines: list[dict[str, Any]] = []
-    for row in store.records(frame):
-        line = {"folder": row["path"].name} | {name: row[name] for name in plain}
-        rest = {name: part for name, part in row["result"].items() if name not in ("config", "test", "valid")}
-        values = flat(row["config"]) | flat(rest)
+    for run in runs:
+        line = {"folder": run.name, **run.values}
+        rest = {name: part for name, part in run.record.items() if name not in ("config", "test", "valid")}
+        values = flat(run.config) | flat(rest)
         lines.append(line | {name: value for name, value in values.items() if name not in known and name not in line})
     first = ["folder", *plain]
     further = {name for line in lines for name in line} - set(first)
     text = io.StringIO()
     writer = csv.DictWriter(text, first + sorted(further), restval="")
     writer.writeheader()
-    absent = (None, "null")  # and nan, which pandas makes of None among numbers and which equals nothing
-    writer.writerows({name: "" if x in absent or x != x else x for name, x in line.items()} for line in lines)
+    writer.writerows({name: "" if value in (None, "null") else value for name, value in line.items()} for line in lines)
     return text.getvalue()
 
 
@@ -94,8 +91,8 @@ def chosen(folder: Path, names: Sequence[str], where: Mapping[str, Any]) -> list
     """
     if not names and not where:
         raise Misuse("say which runs: their folders' names, or --where NAME=VALUE (nsbench runs list)")
-    there = store.folders(folder)
-    passing = [path.name for path in store.select(store.load(folder), where)["path"]] if where else there
+    there = folders(folder)
+    passing = [run.name for run in select(read(folder).runs, where)] if where else there
     given = [Path(name).name if Path(name).parent in (folder, Path()) else name for name in names]
     missing = [name for name in given if name not in there]
     if missing:
