@@ -242,7 +242,7 @@ def runs_export(file: Path, where: dict[str, str], runs: Path | None) -> None:
 @click.argument("archive", type=click.Path(path_type=Path, dir_okay=False))
 @runs_option
 def pack(archive: Path, runs: Path | None) -> None:
-    """Write the complete runs of the store to ARCHIVE (.tar.gz)."""
+    """Write the complete runs of the store to one file, ARCHIVE (.nsb), which every --runs reads as it is."""
     from nsbench.results.store import archive as archives
     from nsbench.results.store import default_folder
 

@@ -13,18 +13,9 @@ from typing import NamedTuple
 
 from nsbench.errors import Misuse, RunFailed
 from nsbench.files import replacing
+from nsbench.results.store.packed import KEPT, LARGEST, packed, write
 from nsbench.results.store.reading import read
-
-KEPT = (
-    "config.json",
-    "events.jsonl",
-    "ranks.npz",
-    "result.json",
-    "reference.safetensors",
-    "model.safetensors",
-    "sampler.safetensors",
-)
-LARGEST = 2**34  # bytes that one file may unpack to
+from nsbench.results.store.run import content
 
 
 class Merged(NamedTuple):
@@ -36,15 +27,14 @@ class Merged(NamedTuple):
 
 
 def pack(folder: Path, archive: Path) -> list[str]:
-    """Write the complete runs of the store to a .tar.gz; returns their names. Unfinished and damaged ones stay behind."""
+    """Write the complete runs of the store to a file; returns their names. Unfinished and damaged ones stay behind."""
     paths = [run.path for run in read(folder).runs]
     if not paths:
         raise Misuse(f"no complete run in {folder}; there is nothing to pack")
-    with replacing(archive) as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
-        for path in paths:
-            for name in KEPT:
-                if (path / name).is_file():
-                    tar.add(path / name, arcname=f"{path.name}/{name}", recursive=False)
+    if packed(folder):
+        raise Misuse(f"{folder} is packed already; copy it")
+    with replacing(archive) as file:
+        write(file, paths)
     return [path.name for path in paths]
 
 
@@ -54,7 +44,7 @@ def merge(archive: Path, folder: Path) -> Merged:
     Nothing but the known files of a run is taken, and only into folders of the store; a run that cannot be read is refused.
     """
     with _made(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".merge-") as scratch:
-        source = archive if archive.is_dir() else _unpacked(archive, Path(scratch))
+        source = _unpacked(archive, Path(scratch)) if archive.is_file() and tarfile.is_tarfile(archive) else archive
         found = read(source)
         refused = dict(found.skipped)
         if not found.runs and not refused:
@@ -71,15 +61,15 @@ def merge(archive: Path, folder: Path) -> Merged:
             ready = Path(scratch) / f"ready-{path.name}"
             ready.mkdir()
             for name in KEPT:
-                if (path / name).is_file():
-                    shutil.copyfile(path / name, ready / name)
+                with contextlib.suppress(FileNotFoundError):
+                    (ready / name).write_bytes(content(path, name))
             os.replace(ready, folder / path.name)  # whole or not at all
             added.append(path.name)
     return Merged(added, present, refused)
 
 
 def _unpacked(archive: Path, into: Path) -> Path:
-    """The archive's runs in a folder of their own. Misuse for a file that is no packed store."""
+    """The runs of a .tar.gz, as earlier versions packed them, in a folder of their own."""
     target = into / "unpacked"
     target.mkdir()
     try:
@@ -95,8 +85,6 @@ def _unpacked(archive: Path, into: Path) -> Path:
                 assert content is not None
                 with content, open(target / parts[0] / parts[1], "wb") as file:
                     shutil.copyfileobj(content, file)
-    except FileNotFoundError:
-        raise Misuse(f"there is no file {archive}; give an archive of `nsbench runs pack`, or a store's folder") from None
     except (tarfile.TarError, EOFError, OSError) as error:
         raise Misuse(f"{archive} cannot be unpacked ({error}); pack the store again") from None
     return target

@@ -12,7 +12,7 @@ from typing import Any
 
 from nsbench.errors import Misuse
 from nsbench.results.grid import flat
-from nsbench.results.store.archive import KEPT
+from nsbench.results.store.packed import KEPT
 from nsbench.results.store.reading import folders, read
 from nsbench.results.store.run import CONFIG, COST, ENV, FIGURES, SETTINGS, Run
 from nsbench.results.store.selection import select

@@ -1,4 +1,4 @@
-"""A run store: a folder of run folders, of which those with a result.json are complete."""
+"""Reading a run store: a folder of run folders, of which those with a result.json are complete, or a packed store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nsbench.results.store.run import Damaged, Run, begun, complete
+from nsbench.results.store.packed import packed
+from nsbench.results.store.run import Damaged, Run, begun, complete, content
 
 FAILED = "failed: "  # begins why something was skipped, where the run says so itself
 
@@ -33,7 +34,9 @@ def default_folder() -> Path:
 
 
 def folders(store: Path) -> list[str]:
-    """Names of the folders in the store, sorted; none if it does not exist."""
+    """Names of the runs of a packed store, or of the folders in a folder, sorted; none if it does not exist."""
+    if pack := packed(store):
+        return list(pack.runs)
     try:
         with os.scandir(store) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir())
@@ -71,7 +74,7 @@ def read(store: str | Path | None = None) -> Store:
         except Damaged as reason:
             found.skipped[name] = str(reason)
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-                config = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
+                config = json.loads(content(folder / name, "config.json"))
                 found.begun.append(begun(folder / name, config))
         else:
             twins.append(run)
@@ -82,12 +85,14 @@ def read(store: str | Path | None = None) -> Store:
 def _record(path: Path) -> dict[str, Any]:
     """result.json of a folder that seems complete; Damaged with the reason if it is not."""
     try:
-        text = (path / "result.json").read_bytes()
+        text = content(path, "result.json")
     except FileNotFoundError:
         raise Damaged(_why_unfinished(path)) from None
     except OSError as error:
         raise Damaged(f"result.json cannot be read: {error.strerror}") from None
-    if not zipfile.is_zipfile(path / "ranks.npz"):  # looks at the end of the file only, which a cut file lacks
+    if not packed(path.parent) and not zipfile.is_zipfile(
+        path / "ranks.npz"
+    ):  # looks at the end of the file only, which a cut file lacks
         raise Damaged("ranks.npz is missing or cut off")
     try:
         return json.loads(text.decode("utf-8"))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nsbench.errors import Misuse
+from nsbench.results.store.packed import packed, unzipped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,8 +137,9 @@ def config_value(config: Mapping[str, Any], name: str) -> Any:
 
 
 def content(path: Path, name: str) -> bytes:
-    """A file of the run at `path`, of which the store may be a packed one. FileNotFoundError where there is none."""
-    return (path / name).read_bytes()
+    """A file of the run at `path`, in a folder or in a packed store. FileNotFoundError where there is none."""
+    pack = packed(path.parent)
+    return pack.content(path.name, name) if pack else (path / name).read_bytes()
 
 
 def events(path: Path) -> list[dict[str, Any]]:
@@ -150,17 +149,16 @@ def events(path: Path) -> list[dict[str, Any]]:
 
 def ranks(run: Run | Mapping[str, Any] | str | Path) -> Ranks:
     """The stored ranks of a run; read from disk on each call. Misuse if they are damaged."""
-    import numpy as np
-
     path = Path(run if isinstance(run, str | Path) else run["path"] if isinstance(run, Mapping) else run.path)
+    file, pack = path / "ranks.npz", packed(path.parent)
     try:
-        with np.load(io.BytesIO(content(path, "ranks.npz"))) as arrays:
-            stored = Ranks(*(arrays[name] for name in Ranks._fields[:3]), None)
-            seen = arrays["seen"].astype(bool) if "seen" in arrays else None
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise Misuse(f"{path / 'ranks.npz'} is damaged ({error}); delete {path} and run it again") from None
-    count = len(stored.triples)
-    if [x.shape for x in stored[:3]] != [(count, 2, 2), (count, 2), (count, 3)]:
-        shapes = ", ".join(str(list(x.shape)) for x in stored[:3])
-        raise Misuse(f"{path / 'ranks.npz'} has arrays of shapes {shapes}; delete {path} and run it again")
-    return stored._replace(seen=seen if seen is not None and seen.shape == (count,) else None)
+        arrays = pack.arrays(path.name) if pack else unzipped(file, file.read_bytes())
+        stored = Ranks(*(arrays.get(name) for name in Ranks._fields))
+        count = len(stored.triples)
+        shapes = [array.shape for array in stored[:3]]
+    except (OSError, TypeError, AttributeError) as error:
+        raise Misuse(f"{file} is damaged ({error}); delete {path} and run it again") from None
+    if shapes != [(count, 2, 2), (count, 2), (count, 3)]:
+        raise Misuse(f"{file} has arrays of shapes {', '.join(map(str, shapes))}; delete {path} and run it again")
+    kept = stored.seen is not None and stored.seen.shape == (count,)
+    return stored._replace(seen=stored.seen.astype(bool) if kept else None)
