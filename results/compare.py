@@ -85,7 +85,7 @@ def _group(text: str, runs: str | Path | None, where: Mapping[str, Any]) -> list
     path, filters = Path(text), {}
     if "=" in text:
         frame, filters = store.load(runs), _filters(text)
-    elif path.is_dir() and not (path / "result.json").exists():
+    elif path.is_file() or (path.is_dir() and not (path / "result.json").exists()):
         frame = store.load(path)
     else:
         frame = store.load(path.resolve().parent if path.is_dir() else runs)

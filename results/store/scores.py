@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nsbench.errors import Misuse
 from nsbench.metrics import reciprocal
-from nsbench.results.stats.ties import tie_share
+from nsbench.results.stats.ties import tie_gap
 from nsbench.results.store.run import Run, ranks
 
 
@@ -42,13 +42,7 @@ def scores(cell: Sequence[Run], like: Run) -> Scores:
             if np.array_equal(stored[i].ranks, stored[j].ranks):
                 pair = f"{cell[j]['path'].name} and {run['path'].name}"
                 raise Misuse(f"{pair} have different seeds and identical ranks, as copies have; move one of them away")
-    return Scores(values, reference.triples, max(_ties(own.ranks) for own in stored))
-
-
-def _ties(ranks: NDArray) -> float:
-    """MRR of the best order of ties less that of the worst: ranks [T, 2, 2]."""
-    tied = ranks[..., 0] != ranks[..., 1]  # most runs have none, and thousands are read
-    return tie_share(ranks[tied])[1] * float(tied.mean()) if tied.any() else 0.0
+    return Scores(values, reference.triples, max(tie_gap(own.ranks) for own in stored))
 
 
 def seen(runs: Iterable[Run], triples: int) -> NDArray[np.bool_] | None:

@@ -21,7 +21,7 @@ from nsbench.commands.results import default_of
 from nsbench.errors import Misuse
 from nsbench.results import drawing, papers
 from nsbench.results.plots import KINDS, TRAIN_TRIPLES, plots, write
-from tests.results.examples import DEMSAR, DEMSAR_RANKS
+from tests.results.stats.examples import DEMSAR, DEMSAR_RANKS
 
 SIZE, BATCH, EVERY = 1000, 250, 20
 PARTS = {"category": ("1-1", "1-n", "n-1", "n-n"), "seen": ("seen", "unseen")}
