@@ -8,10 +8,11 @@ from itertools import product
 from typing import Any
 
 from nsbench.errors import Misuse
-from nsbench.results import papers, statistics
+from nsbench.results import papers
 from nsbench.results.cells import Cell, Column, Metric, Row, Table
 from nsbench.results.grid import Run
 from nsbench.results.rows import about_column
+from nsbench.results.stats import statistics
 
 OUTSIDE = "‡"
 ABOUT = ("model", "row", "kge", "sampler", "variant", "fusion", "features", "options")  # of a record, shared with ours

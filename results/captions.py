@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from nsbench.results import statistics, store
+from nsbench.results import store
 from nsbench.results.cells import DIAGNOSTICS, METRICS, Metric
-from nsbench.results.clusters import INFLATED
 from nsbench.results.contrasts import EQUAL, Contrast
 from nsbench.results.grid import Grid, Key, chosen, differs, flat, implied, listed, proposed, trials
-from nsbench.results.ties import TIE_WARNING
-from nsbench.results.verdicts import ROPE
+from nsbench.results.stats import statistics
+from nsbench.results.stats.clusters import INFLATED
+from nsbench.results.stats.ties import TIE_WARNING
+from nsbench.results.stats.verdicts import ROPE
 
 
 def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None, means: bool = True) -> str:

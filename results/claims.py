@@ -9,12 +9,13 @@ import numpy as np
 from scipy.special import stdtr
 
 from nsbench.errors import Misuse
-from nsbench.results import captions, statistics
+from nsbench.results import captions
 from nsbench.results.cells import DIFFERENCE, METRICS, Cell, Column, Metric, Row, Table
 from nsbench.results.contrasts import EQUAL, MARKS, Contrast, Progress, baseline_row, contrasts
 from nsbench.results.grid import Grid, Key, Run
 from nsbench.results.rows import about_column, about_row, absent
-from nsbench.results.verdicts import ROPE
+from nsbench.results.stats import statistics
+from nsbench.results.stats.verdicts import ROPE
 
 INTERVAL = Metric("interval", "95 % interval", None, 100, 2, "fraction")
 DRAWN = Metric("bootstrap", "bootstrap", None, 100, 2, "fraction")
@@ -79,7 +80,7 @@ def _figures(ours: list[float], theirs: list[float], contrast: Contrast | None) 
     """The difference; with a test also Cliff's delta over seeds, and the mass of the difference's t within the rope."""
     if contrast is None:
         return {"difference": float(np.mean(ours) - np.mean(theirs))}
-    from nsbench.results.effects import superiority  # loads the whole of scipy.stats
+    from nsbench.results.stats.effects import superiority  # loads the whole of scipy.stats
 
     return {
         "difference": contrast.test.difference,

@@ -15,14 +15,15 @@ import numpy as np
 
 from nsbench.errors import Misuse
 from nsbench.metrics import realistic
-from nsbench.results import paired, statistics, store
+from nsbench.results import store
 from nsbench.results.cells import METRICS
 from nsbench.results.claims import p_text
-from nsbench.results.clusters import INFLATED, labels
 from nsbench.results.contrasts import Contrast, adjusted, contrast_of, refuse_unequal_seeds
 from nsbench.results.grid import Run, flat, listed
-from nsbench.results.scores import scores, seen
-from nsbench.results.verdicts import ROPE
+from nsbench.results.stats import paired, statistics
+from nsbench.results.stats.clusters import INFLATED, labels
+from nsbench.results.stats.verdicts import ROPE
+from nsbench.results.store.scores import scores, seen
 
 APART = ("seed", "id", "changed", "own_loss", "feature_fingerprint")  # of a run, or implied by the rest, or refused
 AGREE = 0.01  # p of the randomisation and of the t test on thousands of triples, but for a broken tail
@@ -84,7 +85,7 @@ def _group(text: str, runs: str | Path | None, where: Mapping[str, Any]) -> list
     path, filters = Path(text), {}
     if "=" in text:
         frame, filters = store.load(runs), _filters(text)
-    elif path.is_dir() and not (path / "result.json").exists():
+    elif path.is_file() or (path.is_dir() and not (path / "result.json").exists()):
         frame = store.load(path)
     else:
         frame = store.load(path.resolve().parent if path.is_dir() else runs)
@@ -276,11 +277,11 @@ def _overall(compared: Sequence[Compared], lacking: int) -> str:
     said = f"A is above B in {sum(d > 0 for d in differences)} of {len(compared)} blocks"
     if len(compared) < statistics.FEWEST_BLOCKS:
         return f"{said}, too few for a test over blocks."
-    from nsbench.results.blocks import LACKING
+    from nsbench.results.stats.blocks import LACKING
 
     if lacking > LACKING * (len(compared) + lacking):
         return f"{said}; {lacking} more have runs of one group only, so these are a choice and there is no test over blocks."
-    from nsbench.results.posthoc import wilcoxon
+    from nsbench.results.stats.posthoc import wilcoxon
 
     p = p_text(wilcoxon(differences).p)
     return f"{said} (signed-rank p {p}; blocks that share a dataset or a model are not independent)."

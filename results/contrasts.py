@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nsbench.errors import Misuse
-from nsbench.results import cache, statistics
-from nsbench.results.clusters import labels
 from nsbench.results.grid import Grid, Identity, Key, Run, listed
-from nsbench.results.multiplicity import holm
-from nsbench.results.scores import Scores, scores, seen
-from nsbench.results.verdicts import Verdict, verdict
+from nsbench.results.stats import statistics
+from nsbench.results.stats.clusters import labels
+from nsbench.results.stats.multiplicity import holm
+from nsbench.results.stats.verdicts import Verdict, verdict
+from nsbench.results.store.scores import Scores, scores, seen
 
 BASELINE = "uniform"
 MARKS = {"better": "▲", "worse": "▼"}
 EQUAL = "≈"
 BOOTSTRAP_SEED = 0
-REMEMBERED = 20_000  # contrasts, the latest; of a store with its tables under many filters
 
 Name = TypeVar("Name")
 Progress = Callable[[int, int], None]  # (done, total)
@@ -82,18 +78,10 @@ def contrasts(
     """Every cell with enough seeds against its baseline, Holm over all of them at once.
 
     The baseline is the row of that name that is otherwise most alike, or the row `full` for all. `bootstrap` adds its
-    intervals, a second each. What came of the same files the last time is remembered (nsbench.results.cache); of the
-    others `progress` hears how many are done.
+    intervals, a second each. `progress` hears how many are done.
     """
     pairs = _pairs(grid, baseline, full)
-    store = Path(grid.runs[0]["path"]).parent
-    before, names = cache.read("contrasts", store), _names(grid, pairs)
-    found = {key: _unpacked(before[name]) for key, name in names.items() if name in before}
-    lacking = {key: other for key, other in pairs.items() if key not in found or (bootstrap and found[key].drawn is None)}
-    if lacking:
-        found |= _computed(grid, lacking, bootstrap, progress or (lambda done, total: None))
-        now = {name: _packed(found[key]) for key, name in names.items()}
-        cache.keep("contrasts", store, dict([*(before | now).items()][-REMEMBERED:]))
+    found = _computed(grid, pairs, bootstrap, progress or (lambda done, total: None))
     return adjusted({key: replace(found[key], baseline=grid.labels[other[1]]) for key, other in pairs.items()})
 
 
@@ -144,41 +132,6 @@ def _computed(grid: Grid, pairs: Mapping[Key, Key], bootstrap: bool, progress: P
 
 def _first_runs(grid: Grid, dataset: str) -> list[Run]:
     return [cell[0] for (_, _, of), cell in grid.cells.items() if of == dataset]
-
-
-# Remembered contrasts
-
-
-def _names(grid: Grid, pairs: Mapping[Key, Key]) -> dict[Key, str]:
-    """What each contrast is remembered by: the files that it was computed from. Left out: any that may yet change."""
-
-    @functools.cache
-    def seen_from(dataset: str) -> str:
-        return str([run["result"].identity for run in _first_runs(grid, dataset)])
-
-    names = {}
-    for key, other in pairs.items():
-        arms = [[run["result"].identity for run in grid.cells[cell]] for cell in (key, other)]
-        if all(known and cache.settled(known) for arm in arms for known in arm):
-            names[key] = hashlib.sha256(f"{arms} {seen_from(key[2])}".encode()).hexdigest()[:32]
-    return names
-
-
-def _packed(contrast: Contrast) -> list[Any]:
-    """All of it but the baseline's name and what depends on the other contrasts."""
-    return [contrast.test, contrast.seen and contrast.seen.test, contrast.ties, contrast.drawn]
-
-
-def _unpacked(fields: list[Any]) -> Contrast:
-    test, again, ties, drawn = fields
-    repeated = Contrast("", _test(again)) if again else None
-    return Contrast("", _test(test), seen=repeated, ties=ties, drawn=tuple(drawn) if drawn else None)
-
-
-def _test(fields: list[Any]) -> statistics.TwoWayT:
-    test = statistics.TwoWayT(*fields)
-    low, high = test.interval
-    return test._replace(interval=(low, high))
 
 
 # One contrast

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nsbench.errors import Misuse
-from nsbench.results import statistics
+from nsbench.results.stats import statistics
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nsbench.errors import Misuse, RunFailed
-from nsbench.results import drawing, papers, statistics, store
+from nsbench.results import drawing, papers, store
 from nsbench.results.beside import half_digit
 from nsbench.results.comparison import FIRST_RUN
 from nsbench.results.grid import Grid, Run, chosen_by, cited, listed, proposed, refuse_mixtures
+from nsbench.results.stats import statistics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,7 +138,7 @@ def _events(run: Run) -> Iterator[dict[str, Any]]:
     size, batch = _train_triples(run), run["config"]["protocol"].get("batch")
     path = Path(run["path"]) / "events.jsonl"
     try:
-        for event in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        for event in store.events(path.parent):
             yield {
                 "step": int(event["step"]),
                 "epoch": event["step"] * batch / size if size and batch else None,
@@ -310,8 +311,8 @@ PUBLISHED = ("model", "dataset", "row", "source", "published", "mean", "low", "h
 
 def _cd(records: Sequence[Run], posthoc: str) -> Iterator[Plot]:
     """Average ranks over blocks (model, dataset), with bars over what the post-hoc test does not separate."""
-    from nsbench.results import blocks as tests
-    from nsbench.results import posthoc as tests_of_pairs
+    from nsbench.results.stats import blocks as tests
+    from nsbench.results.stats import posthoc as tests_of_pairs
 
     if posthoc not in ("wilcoxon", "nemenyi"):
         raise Misuse(f"unknown post-hoc test '{posthoc}'; there are wilcoxon, nemenyi")

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nsbench.results import statistics, store
+from nsbench.results import store
 from nsbench.results.cells import STYLES, Cell, Column, Metric, Row, Style
 from nsbench.results.contrasts import Contrast
 from nsbench.results.grid import Grid, Identity, Key, Run, listed
+from nsbench.results.stats import statistics
 
 
 def row_of(

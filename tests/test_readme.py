@@ -46,23 +46,23 @@ def cells(text: str) -> list[list[str]]:
     return rows[2:]
 
 
-RESULTS = README.parent / "results"
+RUNS = README.parent / "results" / "runs"
 SHOWN = {"kge": "transe,distmult", "dataset": "mkg_y", "sampler": "uniform,bernoulli,kbgan,nscaching,sans,pseudo_typed"}
 
 
-def figures(folder: str, **where: str) -> dict[str, str]:
-    """Row -> MRR of a store with one model and one dataset in it, as its table prints them."""
-    made = tables.comparison(RESULTS / folder, where=where)
+def figures(store: str, **where: str) -> dict[str, str]:
+    """Row -> MRR of a shipped store with one model and one dataset in it, as its table prints them."""
+    made = tables.comparison(RUNS / f"{store}.nsb", where=where)
     return {row.label: row.cells[0].value for row in made.rows}
 
 
 def test_the_table_is_the_one_of_the_shipped_runs():
-    made = tables.comparison(RESULTS / "classic", where=SHOWN)
+    made = tables.comparison(RUNS / "classic.nsb", where=SHOWN)
     assert cells(README.read_text()) == cells(tables.write(made, "md"))
 
 
 def test_the_figures_taken_apart_are_those_of_the_shipped_runs():
-    plain = figures("runs", dataset="mkg_y", kge="distmult")
+    plain = figures("nsbench", dataset="mkg_y", kge="distmult")
     bare = figures("one_factor", **{"changed.regularizer": "0.0"})
     looked = {
         "sans": "13.26",
@@ -77,7 +77,7 @@ def test_the_figures_taken_apart_are_those_of_the_shipped_runs():
     assert found == ["27.98", "28.34", "33.27", "32.74"]
     assert figures("variants") == looked
     drawn = tables.comparison(
-        RESULTS / "classic", layout="diagnostics", where={"sampler": "sans", "kge": "transe", "dataset": "mkg_y"}
+        RUNS / "classic.nsb", layout="diagnostics", where={"sampler": "sans", "kge": "transe", "dataset": "mkg_y"}
     )
     hardness = {column.metric.name: cell.value for column, cell in zip(drawn.columns, drawn.rows[0].cells)}
     assert (hardness["end.hardness"], hardness["end.hardness_now"]) == ("83.8", "20.6")
@@ -101,7 +101,7 @@ def marked(made: tables.Table) -> dict[str, str]:
 
 
 def test_the_multimodal_figures_are_those_of_the_shipped_runs():
-    made = tables.comparison(RESULTS / "multimodal", where={"fusion": "none", "kge": "transe"})
+    made = tables.comparison(RUNS / "multimodal.nsb", where={"fusion": "none", "kge": "transe"})
     printed = marked(made)
     expected = {
         "uniform": "31.58",
@@ -124,9 +124,9 @@ def test_the_figures_with_fused_features_are_those_of_the_shipped_runs():
         "mmrns (beta=0.0, feedback=0)": "34.66▲",
         "dhns": "33.19≈",
     }
-    assert marked(tables.comparison(RESULTS / "multimodal", where=where)) == expected
+    assert marked(tables.comparison(RUNS / "multimodal.nsb", where=where)) == expected
     said = compare.compare(
-        "sampler=mmrns,options.sampler.beta=0.0", "sampler=mmrns,options.sampler.beta=none", RESULTS / "multimodal", where
+        "sampler=mmrns,options.sampler.beta=0.0", "sampler=mmrns,options.sampler.beta=none", RUNS / "multimodal.nsb", where
     )
     assert "they are practically equal, the interval lying within ±0.50: +0.14, 95 % interval -0.09 to +0.37" in said
     assert all(figure in README.read_text() for figure in [*expected.values(), "(+0.14,", "-0.09 to 0.37;"])
@@ -134,9 +134,9 @@ def test_the_figures_with_fused_features_are_those_of_the_shipped_runs():
 
 def test_the_figures_at_weight_1_are_those_of_the_shipped_runs():
     expected = {"uniform": "31.58", "dhns (weight=1.0)": "32.76▲", "dhns (forward)": "34.41▲", "dhns (gauss)": "32.58▲"}
-    assert marked(tables.comparison(RESULTS / "weight")) == expected
+    assert marked(tables.comparison(RUNS / "weight.nsb")) == expected
     said = [
-        compare.compare(f"sampler=dhns,variant={control}", "sampler=dhns,variant=recommended", RESULTS / "weight", {})
+        compare.compare(f"sampler=dhns,variant={control}", "sampler=dhns,variant=recommended", RUNS / "weight.nsb", {})
         for control in ("forward", "gauss")
     ]
     assert "A is better: +1.65, 95 % interval +1.20 to +2.10" in said[0]

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from nsbench.commands.options import Commands, runs_option, where_option, words
+from nsbench.commands.options import Commands, read_option, runs_option, where_option, words
 from nsbench.errors import Busy, Misuse, RunFailed
 
 
 @click.command()
-@runs_option
+@read_option
 @click.option(
     "--baseline",
     default="uniform",
@@ -69,7 +69,7 @@ def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
 @click.argument("first", metavar="RUNS_A")
 @click.argument("second", metavar="RUNS_B")
 @where_option
-@runs_option
+@read_option
 def compare(first: str, second: str, where: dict[str, str], runs: Path | None) -> None:
     """One contrast in words: what differs, by how much, how surely, and what may not be said.
 
@@ -86,7 +86,7 @@ def compare(first: str, second: str, where: dict[str, str], runs: Path | None) -
 
 
 @click.command()
-@runs_option
+@read_option
 @click.option(
     "--kind",
     "kinds",
@@ -126,7 +126,7 @@ def plot(runs: Path | None, kinds: str | None, where: dict[str, str], posthoc: s
 
 
 @click.command()
-@runs_option
+@read_option
 @where_option
 @click.option("--baseline", default="uniform", show_default=True, help="The sampler, or row, that others are tested with.")
 @click.option(
@@ -177,15 +177,16 @@ def runs_() -> None:
 
 @runs_.command("list")
 @where_option
-@runs_option
+@read_option
 def runs_list(where: dict[str, str], runs: Path | None) -> None:
     """The runs of the store, MRR x100; without --where also what is unfinished or damaged, and why."""
-    from nsbench.results import inventory, store
+    from nsbench.results import store
+    from nsbench.results.store import inventory
 
-    frame = store.load(runs)
-    skipped = frame.attrs["skipped"] if not where else {}
-    shown = store.select(frame, where)
-    click.echo(inventory.listing(shown, skipped) or f"no run in {frame.attrs['folder']}; start with nsbench run")
+    found = store.read(runs)
+    skipped = found.skipped if not where else {}
+    shown = store.select(found.runs, where)
+    click.echo(inventory.listing(shown, found.folder, skipped) or f"no run in {found.folder}; start with nsbench run")
 
 
 @runs_.command("rm")
@@ -200,8 +201,7 @@ def runs_rm(names: tuple[str, ...], where: dict[str, str], yes: bool, runs: Path
     nsbench runs rm uniform-transe-mkg_y-s0-3b0ee4dd
     nsbench runs rm --where protocol=quick
     """
-    from nsbench.results import inventory
-    from nsbench.results.store import default_folder
+    from nsbench.results.store import default_folder, inventory
 
     paths = inventory.chosen(runs or default_folder(), names, where)
     for path in paths:
@@ -223,26 +223,27 @@ def runs_rm(names: tuple[str, ...], where: dict[str, str], yes: bool, runs: Path
 @runs_.command("export")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @where_option
-@runs_option
+@read_option
 def runs_export(file: Path, where: dict[str, str], runs: Path | None) -> None:
     """Write FILE.csv: a line per complete run with all of its figures, unrounded, and its configuration."""
-    from nsbench.results import inventory, store
+    from nsbench.results import store
+    from nsbench.results.store import inventory
 
-    frame = store.load(runs)
-    shown = store.select(frame, where)
-    if shown.empty:
-        raise Misuse(f"no complete run in {frame.attrs['folder']}; there is nothing to export")
+    found = store.read(runs)
+    shown = store.select(found.runs, where)
+    if not shown:
+        raise Misuse(f"no complete run in {found.folder}; there is nothing to export")
     file.write_text(inventory.export(shown), encoding="utf-8", newline="")
-    left_out = len(frame.attrs["skipped"])
+    left_out = len(found.skipped)
     click.echo(f"{len(shown)} runs in {file}" + (f"; {left_out} unfinished or damaged ones left out" if left_out else ""))
 
 
 @runs_.command()
 @click.argument("archive", type=click.Path(path_type=Path, dir_okay=False))
-@runs_option
+@read_option
 def pack(archive: Path, runs: Path | None) -> None:
-    """Write the complete runs of the store to ARCHIVE (.tar.gz)."""
-    from nsbench.results import archive as archives
+    """Write the complete runs of the store to one file, ARCHIVE (.nsb), which every --runs reads as it is."""
+    from nsbench.results.store import archive as archives
     from nsbench.results.store import default_folder
 
     names = archives.pack(runs or default_folder(), archive)
@@ -254,8 +255,7 @@ def pack(archive: Path, runs: Path | None) -> None:
 @runs_option
 def merge(archives: tuple[Path, ...], runs: Path | None) -> None:
     """Add the runs of packed stores, or of other stores' folders; what is there already stays as it is."""
-    from nsbench.results import archive
-    from nsbench.results.store import default_folder
+    from nsbench.results.store import archive, default_folder
 
     store = runs or default_folder()
     for one in archives:

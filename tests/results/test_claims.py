@@ -8,10 +8,11 @@ from scipy import stats
 
 from nsbench.errors import Misuse
 from nsbench.metrics import reciprocal
-from nsbench.results import ablation, load, statistics
+from nsbench.results import ablation, load
 from nsbench.results.claims import p_rope, p_text
-from nsbench.results.clusters import labels
 from nsbench.results.comparison import comparison
+from nsbench.results.stats import statistics
+from nsbench.results.stats.clusters import labels
 from nsbench.results.store import ranks, select
 from nsbench.results.tables import write
 
@@ -371,7 +372,7 @@ def rows_of(store, **how):
 
 
 def test_the_full_method_of_a_protocol_that_sets_sizes_is_known(store, run):
-    """As the runs of results/weight are: sizes of the protocol, a weight of the user, and what a variant sets."""
+    """As the runs of results/runs/weight.nsb are: sizes of the protocol, a weight of the user, and what a variant sets."""
     sizes = {"timesteps": 20, "weight": 1.0}
     made = {"protocol": {"name": "cpu-mm"}, "seeds": range(2)}
     run("dhns", quality=2, options={"sampler": sizes}, **made)

@@ -9,9 +9,10 @@ from click.testing import CliRunner
 from nsbench.cli import cli
 from nsbench.errors import Misuse
 from nsbench.metrics import realistic, reciprocal
-from nsbench.results import load, paired, statistics
-from nsbench.results.clusters import labels
+from nsbench.results import load
 from nsbench.results.compare import _clustered, compare
+from nsbench.results.stats import paired, statistics
+from nsbench.results.stats.clusters import labels
 from nsbench.results.store import ranks
 from tests.results.conftest import make_ranks
 

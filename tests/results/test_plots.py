@@ -21,7 +21,7 @@ from nsbench.commands.results import default_of
 from nsbench.errors import Misuse
 from nsbench.results import drawing, papers
 from nsbench.results.plots import KINDS, TRAIN_TRIPLES, plots, write
-from tests.results.examples import DEMSAR, DEMSAR_RANKS
+from tests.results.stats.examples import DEMSAR, DEMSAR_RANKS
 
 SIZE, BATCH, EVERY = 1000, 250, 20
 PARTS = {"category": ("1-1", "1-n", "n-1", "n-n"), "seen": ("seen", "unseen")}
@@ -591,8 +591,8 @@ def test_the_command_writes_what_was_asked_for_and_says_what_it_could_not(learni
 @pytest.mark.fact(52)
 def test_demsars_diagram_at_one_tenth():
     """Bars over {A, C} and {B, C, D}."""
-    from nsbench.results.blocks import block_ranks
-    from nsbench.results.posthoc import cliques, nemenyi_p
+    from nsbench.results.stats.blocks import block_ranks
+    from nsbench.results.stats.posthoc import cliques, nemenyi_p
 
     ranks = block_ranks(DEMSAR).mean(axis=0)
     np.testing.assert_allclose(ranks, DEMSAR_RANKS)

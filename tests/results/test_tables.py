@@ -15,10 +15,11 @@ from rich.console import Console
 
 from nsbench.errors import Misuse
 from nsbench.metrics import reciprocal
-from nsbench.results import grid, load, papers, statistics
+from nsbench.results import grid, load, papers
 from nsbench.results.cells import METRICS, Metric
 from nsbench.results.comparison import comparison
-from nsbench.results.multiplicity import holm
+from nsbench.results.stats import statistics
+from nsbench.results.stats.multiplicity import holm
 from nsbench.results.store import ranks
 from nsbench.results.tables import show, to_rich, write
 

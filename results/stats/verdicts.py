@@ -1,0 +1,34 @@
+"""What may be said of a difference. "Not significant" is never "equal": that takes an interval inside the rope."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from nsbench.results.stats.statistics import ALPHA
+
+ROPE = 0.005  # MRR: a region of practical equivalence, to be declared before the runs
+
+Word = Literal["better", "worse", "practically equal", "inconclusive", "not testable"]
+
+
+class Verdict(NamedTuple):
+    """`negligible`: the interval lies inside the rope, so that better or worse is so by less than matters."""
+
+    word: Word
+    negligible: bool
+
+
+def verdict(
+    difference: float, interval: tuple[float, float], p_adjusted: float | None, *, rope: float = ROPE, alpha: float = ALPHA
+) -> Verdict:
+    """Of a difference with its interval and its p, adjusted for the whole family; no p where no test could be made.
+
+    Better or worse if and only if p < alpha, whatever the rope; else practically equal if the interval lies inside it.
+    """
+    if p_adjusted is None:
+        return Verdict("not testable", False)
+    low, high = interval
+    negligible = -rope <= low and high <= rope
+    if p_adjusted < alpha and difference != 0:
+        return Verdict("better" if difference > 0 else "worse", negligible)
+    return Verdict("practically equal" if negligible else "inconclusive", negligible)

@@ -1,0 +1,106 @@
+"""A run store as one file, to carry it from machine to machine: `nsbench runs pack` and `nsbench runs merge`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from nsbench.errors import Misuse, RunFailed
+from nsbench.files import replacing
+from nsbench.results.store.packed import KEPT, LARGEST, packed, write
+from nsbench.results.store.reading import read
+from nsbench.results.store.run import content
+
+
+class Merged(NamedTuple):
+    """Folder names: what came, what was there already, and what could not be used, with the reason."""
+
+    added: list[str]
+    present: list[str]
+    refused: dict[str, str]
+
+
+def pack(folder: Path, archive: Path) -> list[str]:
+    """Write the complete runs of the store to a file; returns their names. Unfinished and damaged ones stay behind."""
+    paths = [run.path for run in read(folder).runs]
+    if not paths:
+        raise Misuse(f"no complete run in {folder}; there is nothing to pack")
+    if packed(folder):
+        raise Misuse(f"{folder} is packed already; copy it")
+    with replacing(archive) as file:
+        write(file, paths)
+    return [path.name for path in paths]
+
+
+def merge(archive: Path, folder: Path) -> Merged:
+    """Add the runs of a packed store, or of another store's folder; a run that is there already stays as it is.
+
+    Nothing but the known files of a run is taken, and only into folders of the store; a run that cannot be read is refused.
+    """
+    with _made(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".merge-") as scratch:
+        source = _unpacked(archive, Path(scratch)) if archive.is_file() and tarfile.is_tarfile(archive) else archive
+        found = read(source)
+        refused = dict(found.skipped)
+        if not found.runs and not refused:
+            raise Misuse(f"{archive} holds no run; give an archive of `nsbench runs pack`, or a store's folder")
+        added, present = [], []
+        here = {run.name for run in read(folder).runs}
+        for path in (run.path for run in found.runs):
+            if path.name in here:
+                present.append(path.name)
+                continue
+            if (folder / path.name).exists():  # begun here, not finished: the finished one is worth more
+                refused[path.name] = f"an unfinished run of that name is in {folder}; delete it to take the finished one"
+                continue
+            ready = Path(scratch) / f"ready-{path.name}"
+            ready.mkdir()
+            for name in KEPT:
+                with contextlib.suppress(FileNotFoundError):
+                    (ready / name).write_bytes(content(path, name))
+            os.replace(ready, folder / path.name)  # whole or not at all
+            added.append(path.name)
+    return Merged(added, present, refused)
+
+
+def _unpacked(archive: Path, into: Path) -> Path:
+    """The runs of a .tar.gz, as earlier versions packed them, in a folder of their own."""
+    target = into / "unpacked"
+    target.mkdir()
+    try:
+        with tarfile.open(archive, "r:*") as tar:
+            for member in tar:
+                parts = PurePosixPath(member.name).parts
+                if len(parts) != 2 or parts[1] not in KEPT or parts[0] in ("", ".", "..") or not member.isfile():
+                    continue
+                if member.size > LARGEST:
+                    raise Misuse(f"{archive}: {member.name} claims {member.size} bytes; this is no packed store")
+                (target / parts[0]).mkdir(exist_ok=True)
+                content = tar.extractfile(member)
+                assert content is not None
+                with content, open(target / parts[0] / parts[1], "wb") as file:
+                    shutil.copyfileobj(content, file)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise Misuse(f"{archive} cannot be unpacked ({error}); pack the store again") from None
+    return target
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make the folder; one in which a refusal leaves nothing goes again."""
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFailed(f"cannot write {folder}: {error.strerror}; choose another store with --runs") from None
+    try:
+        yield
+    except Misuse:
+        if made:
+            folder.rmdir()
+        raise

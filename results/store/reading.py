@@ -1,0 +1,110 @@
+"""Reading a run store: a folder of run folders, of which those with a result.json are complete, or a packed store."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nsbench.results.store.packed import packed
+from nsbench.results.store.run import Damaged, Run, begun, complete, content
+
+FAILED = "failed: "  # begins why something was skipped, where the run says so itself
+
+
+@dataclass(frozen=True)
+class Store:
+    """The complete runs of a store, by name, and what was skipped: name -> reason, of which `begun` have a config.json."""
+
+    folder: Path
+    runs: list[Run]
+    skipped: dict[str, str]
+    begun: list[Run]
+
+
+def default_folder() -> Path:
+    """NSBENCH_RUNS, or ./runs."""
+    return Path(os.environ.get("NSBENCH_RUNS") or "runs")
+
+
+def folders(store: Path) -> list[str]:
+    """Names of the runs of a packed store, or of the folders in a folder, sorted; none if it does not exist."""
+    if pack := packed(store):
+        return list(pack.runs)
+    try:
+        with os.scandir(store) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the garbage collector, which takes a third of the time to find that none of these records is garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@uncollected()
+def read(store: str | Path | None = None) -> Store:
+    """The runs of a store, or of the default one. Unfinished and damaged ones never stop the reading.
+
+    A store that does not exist is an empty one.
+    """
+    folder = default_folder() if store is None else Path(store)
+    found = Store(folder, [], {}, [])
+    first: dict[str, list[Run]] = {}  # id -> runs
+    for name in folders(folder):
+        try:
+            run = complete(folder / name, _record(folder / name))
+            twins = first.setdefault(str(run["id"]), [])
+            if twin := next((other for other in twins if other.config == run.config), None):
+                raise Damaged(f"the same run as {twin.name}")
+        except Damaged as reason:
+            found.skipped[name] = str(reason)
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                config = json.loads(content(folder / name, "config.json"))
+                found.begun.append(begun(folder / name, config))
+        else:
+            twins.append(run)
+            found.runs.append(run)
+    return found
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """result.json of a folder that seems complete; Damaged with the reason if it is not."""
+    try:
+        text = content(path, "result.json")
+    except FileNotFoundError:
+        raise Damaged(_why_unfinished(path)) from None
+    except OSError as error:
+        raise Damaged(f"result.json cannot be read: {error.strerror}") from None
+    if not packed(path.parent) and not zipfile.is_zipfile(
+        path / "ranks.npz"
+    ):  # looks at the end of the file only, which a cut file lacks
+        raise Damaged("ranks.npz is missing or cut off")
+    try:
+        return json.loads(text.decode("utf-8"))
+    except ValueError:
+        raise Damaged("result.json is not JSON") from None
+
+
+def _why_unfinished(path: Path) -> str:
+    """Why a folder has no result.json."""
+    if (path / "failed.json").exists():
+        try:
+            return f"{FAILED}{json.loads((path / 'failed.json').read_bytes())['reason']}"
+        except (OSError, ValueError, TypeError, KeyError):
+            return f"{FAILED}failed.json is damaged"
+    return "not finished" if (path / "config.json").exists() else "no run: no config.json and no result.json"

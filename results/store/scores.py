@@ -1,0 +1,57 @@
+"""Per-triple scores of runs that are compared, read from their ranks, and which triples hold seen entities only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsbench.errors import Misuse
+from nsbench.metrics import reciprocal
+from nsbench.results.stats.ties import tie_gap
+from nsbench.results.store.run import Run, ranks
+
+
+class Scores(NamedTuple):
+    """Of a cell's S runs on T triples: reciprocal ranks [S, T], means of both sides; triples [T, 3].
+
+    `ties`: the largest difference in a run's MRR between the best and the worst order of ties.
+    """
+
+    values: NDArray[np.float64]
+    triples: NDArray[np.int64]
+    ties: float
+
+
+def scores(cell: Sequence[Run], like: Run) -> Scores:
+    """Of the runs of a cell. Misuse unless they rank the triples of `like`, in its order, and none is another's copy."""
+    reference = ranks(like)
+    stored = [reference if run["path"] == like["path"] else ranks(run) for run in cell]
+    values = np.stack([reciprocal(own.ranks) for own in stored])
+    for run, own, mean in zip(cell, stored, values.mean(axis=1)):
+        pairs = ((own.triples, reference.triples), (own.candidates, reference.candidates))
+        if not all(one is other or np.array_equal(one, other) for one, other in pairs):
+            raise Misuse(f"{run['path'].name} and {like['path'].name} rank different triples; move one of them away")
+        if not math.isclose(mean, run["mrr"], rel_tol=1e-6):
+            raise Misuse(f"ranks.npz of {run['path'].name} does not give its MRR; delete the folder and run it again")
+    for i, run in enumerate(cell):
+        for j in range(i):
+            if np.array_equal(stored[i].ranks, stored[j].ranks):
+                pair = f"{cell[j]['path'].name} and {run['path'].name}"
+                raise Misuse(f"{pair} have different seeds and identical ranks, as copies have; move one of them away")
+    return Scores(values, reference.triples, max(tie_gap(own.ranks) for own in stored))
+
+
+def seen(runs: Iterable[Run], triples: int) -> NDArray[np.bool_] | None:
+    """Whether both entities of each test triple occur in train, [T]; None where no run recorded it.
+
+    The runs are of one dataset and split, so that what one of them recorded holds for all.
+    """
+    for run in runs:
+        found = ranks(run).seen
+        if found is not None and found.shape == (triples,):
+            return found
+    return None

@@ -1,0 +1,111 @@
+"""Packing and merging of run stores: nothing lost, nothing overwritten, nothing let out of its folder."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from nsbench.errors import Misuse, RunFailed
+from nsbench.results import load
+from nsbench.results.store.archive import merge, pack
+
+
+def content(store: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file()}
+
+
+def test_a_packed_store_comes_back_byte_for_byte(run, store, tmp_path):
+    run("uniform", seeds=(0, 1))
+    (next(store.iterdir()) / "reference.safetensors").write_bytes(b"tensors")
+    before = content(store)
+    (store / "begun").mkdir()
+    (store / "begun" / "config.json").write_text("{}")
+    (next(iter(sorted(store.iterdir()))) / "lock").write_text("")
+    names = pack(store, tmp_path / "runs.tar.gz")
+    assert len(names) == 2
+    found = merge(tmp_path / "runs.tar.gz", tmp_path / "elsewhere" / "runs")
+    assert sorted(found.added) == sorted(names)
+    assert content(tmp_path / "elsewhere" / "runs") == before
+    assert not list(tmp_path.rglob(".merge-*"))
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_merging_twice_changes_nothing_and_keeps_what_is_there(run, store, tmp_path):
+    run("uniform", seeds=(0, 1))
+    pack(store, tmp_path / "a.tar.gz")
+    kept = next(iter(sorted(store.iterdir())))
+    (kept / "events.jsonl").write_text("ours\n")
+    before = content(store)
+    found = merge(tmp_path / "a.tar.gz", store)
+    assert (found.added, len(found.present)) == ([], 2)
+    assert content(store) == before
+
+
+def test_a_folder_merges_like_an_archive_and_unfinished_runs_are_not_overwritten(run, store, tmp_path):
+    run("uniform", seeds=(0, 1))
+    first, second = sorted(store.iterdir())
+    other = tmp_path / "other"
+    (other / first.name).mkdir(parents=True)
+    (other / first.name / "checkpoint.pt").write_bytes(b"half-way")
+    found = merge(store, other)
+    assert found.added == [second.name]
+    assert "unfinished run of that name" in found.refused[first.name]
+    assert (other / first.name / "checkpoint.pt").read_bytes() == b"half-way"
+    assert len(load(other)) == 1
+
+
+def archive_of(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_hostile_members_stay_outside(run, store, tmp_path):
+    run("uniform", seeds=(0,))
+    (good,) = store.iterdir()
+    members = {f"{good.name}/{path.name}": path.read_bytes() for path in good.iterdir()}
+    names = ("../escaped/result.json", "/tmp/nsbench-escaped", "a/b/result.json", f"{good.name}/run.sh", "../result.json")
+    evil = dict.fromkeys(names, b"{}")
+    other = tmp_path / "in" / "other"
+    found = merge(archive_of(tmp_path / "evil.tar.gz", members | evil), other)
+    assert found.added == [good.name]
+    assert set(content(other)) == {f"{good.name}/{path.name}" for path in good.iterdir()}
+    assert sorted(path.name for path in (tmp_path / "in").iterdir()) == ["other"]
+    assert not Path("/tmp/nsbench-escaped").exists()
+
+
+def test_damaged_runs_are_named_and_left_out(run, store, tmp_path):
+    run("uniform", seeds=(0,))
+    (good,) = store.iterdir()
+    members = {f"{good.name}/{path.name}": path.read_bytes() for path in good.iterdir()}
+    members["broken/result.json"] = b"{"
+    found = merge(archive_of(tmp_path / "a.tar.gz", members), tmp_path / "other")
+    assert found.added == [good.name]
+    assert list(found.refused) == ["broken"]
+    assert [path.name for path in (tmp_path / "other").iterdir()] == [good.name]
+
+
+def test_refusals(store, tmp_path):
+    with pytest.raises(Misuse, match="there is nothing to pack"):
+        pack(store, tmp_path / "a.tar.gz")
+    with pytest.raises(Misuse, match="there is no file"):
+        merge(tmp_path / "nowhere.tar.gz", store)
+    (tmp_path / "empty").mkdir()
+    for nothing in (archive_of(tmp_path / "nothing.tar.gz", {}), tmp_path / "empty"):
+        with pytest.raises(Misuse, match=f"{nothing} holds no run; give an archive"):
+            merge(nothing, tmp_path / "new" / "runs")
+    assert not (tmp_path / "new" / "runs").exists()
+    (tmp_path / "text.tar.gz").write_text("no archive")
+    with pytest.raises(Misuse, match="cannot be unpacked"):
+        merge(tmp_path / "text.tar.gz", store)
+
+
+def test_no_place_for_the_archive(run, store, tmp_path):
+    run("uniform", seeds=(0,))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFailed, match="cannot write"):
+        pack(store, tmp_path / "file" / "a.tar.gz")

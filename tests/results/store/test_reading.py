@@ -1,0 +1,212 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nsbench.errors import Misuse
+from nsbench.results import load
+from nsbench.results.store import COST, FIGURES, METRICS, SETTINGS, default_folder, ranks, select
+
+COLUMNS = ("path", *SETTINGS, *FIGURES, "config", "result")
+
+
+def test_a_run_becomes_a_row_with_the_figures_of_its_files(store, run):
+    path = run("dhns", "rotate", "db15k", seed=3, split="clean", aux={"diffusion": 0.5, "anchor": 1.0})
+    frame = load(store)
+    assert list(frame.columns) == list(COLUMNS)
+    row = frame.iloc[0]
+    result = json.loads((path / "result.json").read_text())
+    assert {name: row[name] for name in METRICS} == result["test"]
+    assert {name: row[f"valid_{name}"] for name in METRICS} == result["valid"]
+    assert {name: row[name] for name in COST} == {name: result["cost"][name] for name in COST}
+    assert (row.sampler, row.kge, row.dataset, row.split, row.seed) == ("dhns", "rotate", "db15k", "clean", 3)
+    assert (row.protocol, row.protocol_version, row.aux) == ("nsbench", 1, "anchor+diffusion")
+    assert (row.device, row.threads, row.kernels) == ("cpu x86_64", 2, "native")
+    assert row.config == result["config"]
+    assert frame.attrs == {"folder": str(store), "skipped": {}}
+
+
+def test_ranks_are_read_on_demand(store, run):
+    path = run()
+    row = load(store).iloc[0]
+    with np.load(path / "ranks.npz") as stored:
+        for name in ("ranks", "candidates", "triples"):
+            assert np.array_equal(getattr(ranks(row), name), stored[name])
+            assert np.array_equal(getattr(ranks(path), name), stored[name])
+    assert 1 / ranks(row).ranks.mean(axis=2).ravel()[0] > 0
+
+
+def break_result(path, change):
+    result = json.loads((path / "result.json").read_text())
+    change(result)
+    (path / "result.json").write_text(json.dumps(result))
+
+
+DAMAGE = {
+    "not finished": lambda path: (path / "result.json").unlink(),
+    "no config.json": lambda path: [(path / name).unlink() for name in ("result.json", "config.json")],
+    "not JSON": lambda path: (path / "result.json").write_text('{"config": {"sampler'),
+    "result.json is not JSON": lambda path: (path / "result.json").write_bytes(b"\xff\xfe\x00"),
+    "result.json lacks what a table needs": lambda path: (path / "result.json").write_text("3"),
+    "lacks what a table needs": lambda path: (path / "result.json").write_text("[]"),
+    "'mrr'": lambda path: break_result(path, lambda result: result["test"].pop("mrr")),
+    "'protocol'": lambda path: break_result(path, lambda result: result["config"].pop("protocol")),
+    "'fingerprint'": lambda path: break_result(path, lambda result: result["config"].pop("fingerprint")),
+    "metrics that cannot be": lambda path: break_result(path, lambda result: result["test"].update(mrr=float("nan"))),
+    "holds metrics that cannot be": lambda path: break_result(path, lambda result: result["test"].update({"mrr": 34.5})),
+    "ranks.npz is missing": lambda path: (path / "ranks.npz").unlink(),
+    "cut off": lambda path: (path / "ranks.npz").write_bytes((path / "ranks.npz").read_bytes()[:-100]),
+    "cannot be read": lambda path: [(path / "result.json").unlink(), (path / "result.json").mkdir()],
+}
+
+
+@pytest.mark.parametrize("reason", DAMAGE)
+def test_damaged_folders_are_named_and_left_out(store, run, reason):
+    good, bad = run("uniform"), run("bernoulli")
+    DAMAGE[reason](bad)
+    frame = load(store)
+    assert frame["path"].tolist() == [good]
+    assert list(frame.attrs["skipped"]) == [bad.name]
+    assert reason in frame.attrs["skipped"][bad.name]
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("config.options", 3),
+        ("config.options.sampler", []),
+        ("config.changed", 3),
+        ("config.tuning", 3),
+        ("config.seed", "a"),
+        ("config.seed", True),
+        ("config.kge", 3),
+        ("config.protocol.version", "1"),
+        ("config.modalities", 3),
+        ("diagnostics", 3),
+        ("diagnostics.end", 3),
+        ("breakdown", []),
+        ("breakdown.category", 3),
+        ("cost.seconds", "x"),
+        ("cost.steps", 2.5),
+        ("selected_at", "x"),
+        ("env.threads", "x"),
+        ("code", 3),
+        ("diagnostics", None),
+        ("diagnostics.end", None),
+        ("config.modalities", None),
+        ("config.tuning", {"trials": "x", "chosen": {}}),
+    ],
+)
+def test_what_is_of_another_kind_is_damage(store, run, where, value):
+    good, bad = run("uniform"), run("bernoulli", result={"diagnostics": {"end": {}}, "breakdown": {"category": {}}})
+
+    def change(result):
+        *path, last = where.split(".")
+        for name in path:
+            result = result[name]
+        result[last] = value
+
+    break_result(bad, change)
+    frame = load(store)
+    said = f"{where}.trials" if isinstance(value, dict) else where
+    assert frame["path"].tolist() == [good]
+    assert frame.attrs["skipped"] == {bad.name: f"result.json lacks what a table needs ({said} is not what it should be)"}
+
+
+def test_a_copied_folder_counts_once(store, run):
+    path = run()
+    run(seed=1)
+    copy = store / "zz-copy"
+    copy.mkdir()
+    for file in path.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    frame = load(store)
+    assert len(frame) == 2
+    assert frame.attrs["skipped"] == {"zz-copy": f"the same run as {path.name}"}
+
+
+def test_files_beside_the_runs_do_not_matter(store, run):
+    run()
+    (store / "README").write_text("notes")
+    frame = load(store)
+    assert len(frame) == 1
+    assert not frame.attrs["skipped"]
+
+
+def test_a_store_that_is_not_there_is_empty(tmp_path):
+    frame = load(tmp_path / "nowhere")
+    assert frame.empty
+    assert list(frame.columns) == list(COLUMNS)
+
+
+def test_the_default_store(monkeypatch, store, run):
+    run()
+    monkeypatch.setenv("NSBENCH_RUNS", str(store))
+    assert default_folder() == store
+    assert len(load()) == 1
+    monkeypatch.setenv("NSBENCH_RUNS", "")
+    assert default_folder() == Path("runs")
+
+
+def test_damaged_ranks_are_a_sentence(store, run):
+    path = run()
+    data = bytearray((path / "ranks.npz").read_bytes())
+    data[60:200] = bytes(140)
+    (path / "ranks.npz").write_bytes(data)
+    with pytest.raises(Misuse, match=r"damaged.*run it again"):
+        ranks(path)
+    np.savez(path / "ranks.npz", ranks=np.ones((4, 2)), candidates=np.ones((4, 2)), triples=np.ones((4, 3)))
+    with pytest.raises(Misuse, match=r"shapes.*run it again"):
+        ranks(path)
+
+
+def test_filters(small_store):
+    frame = load(small_store)
+    assert set(select(frame, {"dataset": "db15k"})["dataset"]) == {"db15k"}
+    assert set(select(frame, {"seed": "0,3"})["seed"]) == set(select(frame, {"seed": [0, 3]})["seed"]) == {0, 3}
+    assert len(select(frame, {"protocol.steps": 6000})) == len(frame)
+    assert select(frame, {"kge": "rotate", "sampler": ["dhns", "uniform"], "seed": 0}).shape[0] == 3
+    assert len(select(frame, {"fingerprint": "mkg0y000"})) == (frame["dataset"] == "mkg_y").sum()
+
+
+def test_a_filter_with_a_scope_leaves_the_rest_alone(small_store):
+    frame = load(small_store)
+    kept = select(frame, {"seed@dhns": 4, "split@db15k": "clean"})
+    assert set(kept[kept["sampler"] == "dhns"]["seed"]) == {4}
+    assert len(kept[kept["sampler"] != "dhns"]) == (frame["sampler"] != "dhns").sum()
+
+
+@pytest.mark.parametrize(
+    ("filters", "sentence"),
+    [
+        ({"sampler": "dnhs"}, "no run has sampler=dnhs; there is bernoulli, dhns, uniform"),
+        ({"dataset": "mkg_y", "split": "clean"}, "no run has split=clean; there is released"),
+        ({"split@mkg_w": "clean"}, "no run has split@mkg_w=clean; there is no such run"),
+        ({"colour": "red"}, "cannot filter by 'colour'; filter by sampler, "),
+    ],
+)
+def test_a_filter_that_fits_nothing_says_what_there_is(small_store, filters, sentence):
+    with pytest.raises(Misuse, match=sentence):
+        select(load(small_store), filters)
+
+
+OUTCOMES = ("mrr", "hits@10", "valid_mrr", "valid_hits@1", "converged", "selected_at", "steps", "seconds", "peak_memory")
+
+
+@pytest.mark.parametrize("name", [*OUTCOMES, "converged@uniform", "mr@mkg_y"])
+def test_runs_are_not_chosen_by_their_outcome(small_store, name):
+    frame = load(small_store)
+    with pytest.raises(Misuse, match=f"runs cannot be chosen by {name.removesuffix('@uniform').removesuffix('@mkg_y')}, a"):
+        select(frame, {name: frame.iloc[0].get(name, True)})
+    assert len(select(frame, {"kernels": "native", "code": "none", "protocol.steps": 6000})) == len(frame)
+
+
+@pytest.mark.parametrize(("module", "absent"), [("results", "torch pandas numpy scipy"), ("results.tables", "torch")])
+def test_imports_stay_light(module, absent):
+    code = f"import sys, nsbench.{module}; print([name for name in {absent.split()} if name in sys.modules])"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
