@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nsbench.kge.models.rotate import RotatE
-from nsbench.registry import build_options
+from nsbench.options import build_options
 
 
 def model(seed, phase, width=30, margin=3.0):
