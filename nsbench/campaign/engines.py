@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from nsbench.campaign.estimates import group_of
-from nsbench.campaign.plan import Result, attempt, dataset_of
+from nsbench.campaign.plan import attempt, dataset_of
 from nsbench.config.run import Config
 from nsbench.errors import Busy, RunFailed, StoreFailed
 from nsbench.runs import claim
 from nsbench.runs.folder import RunFolder
+from nsbench.runs.result import Result
 from nsbench.runs.runner import Interrupted, RunOptions, Stopping, reference_of
 
 POLL_SECONDS = 0.5

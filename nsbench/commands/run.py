@@ -69,6 +69,7 @@ def run(
     nsbench run --dataset path/to/my/graph --set protocol.margin=6
     """
     from nsbench.campaign import plan as campaign
+    from nsbench.runs.result import Result
     from nsbench.runs.runner import RunOptions
 
     if threads is not None:
@@ -92,7 +93,7 @@ def run(
     carry_out(configs, store, options, patient=len(configs) > 1)
     if len(configs) == 1:
         folder = campaign.folder_of(configs[0], store)
-        row = campaign.Result(folder.path, folder.result())
+        row = Result(folder.path, folder.result())
         shown = "  ".join(f"{name.upper()} {100 * row.test[name]:.2f}" for name in ("mrr", "hits@1", "hits@3", "hits@10"))
         click.echo(f"test  {shown}  MR {row.test['mr']:.0f}   ({row.folder})")
         if not row.record["converged"]:
@@ -182,8 +183,8 @@ class Told:
         self.display.hear(event, job.number)
 
     def end(self, job: Job, ending: Ending, again: bool) -> None:
-        from nsbench.campaign.plan import Result
         from nsbench.commands.display import duration
+        from nsbench.runs.result import Result
         from nsbench.runs.runner import Interrupted
 
         del self.began[job.number]

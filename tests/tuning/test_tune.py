@@ -18,6 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import nsbench
 from nsbench.campaign import plan as campaign
 from nsbench.campaign import sweep
 from nsbench.config import run as config
@@ -386,14 +387,14 @@ class Poison:
 def test_no_trial_reads_a_test_triple(base, ledger, monkeypatch, sampler):
     poisoned = dataclasses.replace(campaign.load_dataset("planted:small"), test=Poison(), world=Poison())
     monkeypatch.setattr(campaign, "load_dataset", lambda *arguments, **how: poisoned)
-    campaign._loaded.cache_clear()
+    campaign.loaded.cache_clear()
     studies = plan(base, [sampler], 2)
     tune.carry_out(studies, ledger, options=RunOptions(device="cpu"))
     assert all(study.ended(ledger) for study in studies)
     with pytest.raises(AssertionError, match="the test triples were asked for"):  # the poison works
-        campaign.run(sampler, *CELL, protocol=base, runs=ledger.folder)
+        nsbench.run(sampler, *CELL, protocol=base, runs=ledger.folder)
     assert not list(ledger.folder.glob("*/ranks.npz"))
-    campaign._loaded.cache_clear()
+    campaign.loaded.cache_clear()
 
 
 def test_no_trial_filters_by_a_test_triple(base, ledger, monkeypatch):
@@ -401,9 +402,9 @@ def test_no_trial_filters_by_a_test_triple(base, ledger, monkeypatch):
     whole = campaign.load_dataset("planted:small")
     further = torch.cat([whole.test[:5], whole.train[:3], whole.test[:2], torch.tensor([[0, 0, 0]])])
     monkeypatch.setattr(campaign, "load_dataset", lambda *a, **how: dataclasses.replace(whole, extra_known=further))
-    campaign._loaded.cache_clear()
+    campaign.loaded.cache_clear()
     seen = campaign.dataset_of(plan(base, ["uniform"], 1)[0].configured({}, ledger), tested=False)
-    campaign._loaded.cache_clear()
+    campaign.loaded.cache_clear()
     known = {tuple(triple) for triple in seen.known.tolist()}
     assert known == {tuple(triple) for triple in torch.cat([whole.train, whole.valid]).tolist()} | {(0, 0, 0)}
 
