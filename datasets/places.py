@@ -149,4 +149,4 @@ def download_root() -> Path:
     """The root that nsbench writes to."""
     if os.environ.get("NSBENCH_DATA"):
         return Path(os.environ["NSBENCH_DATA"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nsbench"
+    return files.cache_folder()

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import json
 import os
 import secrets
@@ -27,6 +26,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nsbench import machine
 from nsbench.errors import Busy
 
 BEAT_SECONDS = 3.0
@@ -49,9 +49,9 @@ class Holder(NamedTuple):
     def dead(self, now: float) -> bool:
         if now - self.beat > DEAD_SECONDS:
             return True
-        if self.machine != _machine():
+        if self.machine != machine.boot():
             return False
-        return _started(self.pid) != self.started or (self.pid == os.getpid() and self.token not in _held)
+        return machine.started(self.pid) != self.started or (self.pid == os.getpid() and self.token not in _held)
 
     def __str__(self) -> str:
         return f"{self.host}:{self.pid}"
@@ -83,9 +83,9 @@ class Claim:
             {
                 "token": self.token,
                 "host": socket.gethostname(),
-                "machine": _machine(),
+                "machine": machine.boot(),
                 "pid": os.getpid(),
-                "started": _started(os.getpid()),
+                "started": machine.started(os.getpid()),
             }
         )
         self._progress: Mapping[str, Any] = {}
@@ -197,31 +197,3 @@ def _remove(path: Path) -> None:
 
 def _line(value: Mapping[str, Any], size: int = 0) -> bytes:
     return json.dumps(value).encode().ljust(size - 1) + b"\n"
-
-
-@functools.cache
-def _machine() -> str:
-    try:  # containers may share a host's name, and see other processes
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        import uuid
-
-        return f"{socket.gethostname()} {uuid.getnode():x}"
-
-
-def _started(pid: int) -> str | None:
-    """When the process began, in ticks of its machine; "" where that cannot be known, None if there is no such process."""
-    if os.path.exists("/proc/self/stat"):
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        return None if fields[0] in "ZX" and int(fields[17]) <= 1 else fields[19]  # its threads may outlive its first
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except OSError:
-        pass
-    return ""

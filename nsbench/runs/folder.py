@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
 import json
-import os
 import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from nsbench import files
 from nsbench.errors import Busy, Misuse, RunFailed, StoreFailed, sentence
 from nsbench.runs.claim import Claim
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+REMEDY = "free some space or choose another store with --runs, and repeat the command: it goes on from its checkpoint"
 
 
 class RunFolder:
@@ -73,7 +72,7 @@ class RunFolder:
         """Whether the folder had to be made, and the claim on it."""
         while True:
             made = not self.path.exists()
-            with _explained(self.path):
+            with files.explained(self.path, REMEDY, StoreFailed):
                 self.path.mkdir(parents=True, exist_ok=True)
                 try:
                     return made, Claim(self.path)
@@ -110,24 +109,8 @@ class RunFolder:
 
     def write(self, name: str, save: Callable[[IO[bytes]], Any]) -> None:
         """Call `save` with a binary file; afterwards the folder has the old file or the new one, never half of it."""
-        final = self.path / name
-        temporary = self.path / (f"{name}.{self._claim.token}.tmp" if self._claim else f"{name}.tmp")
-        try:
-            with _explained(final):
-                with open(temporary, "wb") as file:
-                    save(file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                self._check()
-                try:
-                    os.replace(temporary, final)
-                except FileNotFoundError:  # swept away by whoever took the folder over since the check
-                    self._check()
-                    raise
-                _sync_folder(self.path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with files.replacing(self.path / name, REMEDY, StoreFailed, self._check) as file:
+            save(file)
 
     def write_json(self, name: str, value: Any) -> None:
         text = json.dumps(value, indent=1, allow_nan=False) + "\n"
@@ -139,7 +122,8 @@ class RunFolder:
         self.write("events.jsonl", lambda file: file.write(lines.encode()))
 
     def append_event(self, event: dict[str, Any]) -> None:
-        with _explained(self.path / "events.jsonl"), open(self.path / "events.jsonl", "a") as file:
+        path = self.path / "events.jsonl"
+        with files.explained(path, REMEDY, StoreFailed), open(path, "a") as file:
             self._check()  # whoever takes over begins with a new file
             file.write(json.dumps(event) + "\n")
 
@@ -154,27 +138,3 @@ class RunFolder:
 def run_folders(store: Path) -> list[RunFolder]:
     """All that are in the store, by name; none where there is no store."""
     return [RunFolder(path) for path in sorted(store.iterdir()) if path.is_dir()] if store.is_dir() else []
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into a sentence; what was on disk before stays as it was."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise StoreFailed(f"no space left for {path}; free some and repeat the command, it goes on from here") from None
-        raise StoreFailed(f"cannot write {path}: {error.strerror}; choose another store with --runs") from None
-    except RuntimeError as error:  # torch.save reports a failed write so
-        if "unexpected pos" in str(error) or "write" in str(error):
-            raise StoreFailed(f"no space left for {path}; free some and repeat the command, it goes on from here") from None
-        raise
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name == "posix":  # a rename is safe against power loss only when its folder is flushed
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

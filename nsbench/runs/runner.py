@@ -6,9 +6,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import nsbench
 from nsbench.config.run import Config
 from nsbench.config.tuned import chosen_by
 from nsbench.contracts import Dataset, Sampler, Scoring
 from nsbench.errors import FailedBefore, Misuse
-from nsbench.kernels import operators as kernels
 from nsbench.metrics import breakdown, metrics
 from nsbench.registry import SAMPLERS
+from nsbench.runs.checkpoint import Progress, machine_of, resumable, write_checkpoint
+from nsbench.runs.device import commit, environment, peak_memory, pick_device, reset_peak_memory
 from nsbench.runs.folder import RunFolder
 from nsbench.training.diagnostics import Diagnosis
 from nsbench.training.evaluation import Ranking, labels
@@ -36,8 +33,6 @@ Notify = Callable[[dict[str, Any]], None]
 Stopping = Callable[[], bool]
 """Asked after every step whether the user wants to stop."""
 
-FORMAT = 2  # of the checkpoint; another one is not read
-
 
 def unheard(event: dict[str, Any]) -> None:
     pass
@@ -45,22 +40,6 @@ def unheard(event: dict[str, Any]) -> None:
 
 def never() -> bool:
     return False
-
-
-@dataclasses.dataclass
-class Progress:
-    """What a run has been through, beside the trainer's own state; goes into the checkpoint."""
-
-    events: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    best: dict[str, Any] | None = None  # {"step", "metrics", "state"} of the best validation
-    stale: int = 0  # validations since then
-    train_seconds: float = 0.0
-    evaluation_seconds: float = 0.0
-    diagnosis_seconds: float = 0.0  # in neither of the two above
-    measured: dict[str, Any] = dataclasses.field(default_factory=dict)  # start, middle, end: what Diagnosis found
-    marked_step: int = 0  # the step of the last event ...
-    marked_loss: float = 0.0  # ... and the sum of losses then
-    finished: bool = False  # training is over
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,28 +128,12 @@ def _trained(
     hear({"stage": "set-up", "folder": str(folder.path)})
     folder.write_json("config.json", config.record(dataset))
     folder.remove("failed.json")  # of an earlier attempt
-    with _machine_of(saved):
+    with machine_of(saved):
         run = _Run(config, dataset, folder, options, hear, stopping)
         if saved is not None:
             run.restore(saved)
         run.train()
         yield run
-
-
-@contextlib.contextmanager
-def _machine_of(saved: dict[str, Any] | None) -> Iterator[None]:
-    """Thread count and kernels of the checkpoint, which bit-identical ranks need, for the time of its run."""
-    if saved is None:
-        yield
-        return
-    threads, chosen = torch.get_num_threads(), kernels.chosen()
-    torch.set_num_threads(saved["threads"])
-    kernels.use(saved["kernels"])
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        kernels.use(chosen)
 
 
 def _as_it_is(folder: RunFolder, save_model: bool) -> RunFolder:
@@ -214,15 +177,20 @@ class _Run:
 
     def train(self) -> None:
         """Step by step to the protocol's end, validating on the way; leaves the best model in the trainer."""
+        with self.progress.charged("train_seconds"):
+            if self.resumed_at is None:
+                self.trainer.pretrain()
+                self.trainer.sampler_clock.seconds()  # waits for a GPU, whose time is charged here
+                self.folder.write_events([])
+                self._diagnose("start")
+            self._steps()
+        self.progress.finished = True
+        self._diagnose("end")
+        assert self.progress.best is not None
+        self.trainer.load_model_state(self.progress.best["state"])
+
+    def _steps(self) -> None:
         protocol, trainer = self.config.protocol, self.trainer
-        mark = time.monotonic()
-        if self.resumed_at is None:
-            trainer.pretrain()
-            trainer.sampler_clock.seconds()  # waits for a GPU, so that the time below is all of it
-            self.folder.write_events([])
-            self.progress.train_seconds += time.monotonic() - mark
-            self._diagnose("start")
-            mark = time.monotonic()
         ends = collections.deque([time.monotonic()], maxlen=1 + protocol.validate_every)  # of the last steps
         spoken = ends[0]
         while trainer.step_count < protocol.steps and not self.progress.finished:
@@ -233,43 +201,37 @@ class _Run:
             if due or now - spoken > 0.5:
                 spoken = now
                 left = (now - ends[0]) / (len(ends) - 1) * (protocol.steps - step)  # early steps may be cheaper (dhns)
-                self.notify(
-                    {
-                        "stage": "training",
-                        "step": step,
-                        "steps": protocol.steps,
-                        "seconds_left": left,
-                        "loss": self._mean_loss(),
-                        "valid_mrr": self._best_mrr(),
-                    }
-                )
+                self._tell(step, left)
             if due:
-                loss = self._mean_loss()
-                self.progress.train_seconds += time.monotonic() - mark
-                self._validate(loss)
-                mark = time.monotonic()
+                loss = self._mean_loss()  # waits for the device, whose time is training's
+                with self.progress.charged(""):
+                    self._validate(loss)
             if step == protocol.steps // 2:
-                self.progress.train_seconds += time.monotonic() - mark
                 self._diagnose("middle")
-                mark = time.monotonic()
             if self.stopping() or now - self.last_checkpoint > self.options.checkpoint_seconds:
-                self.progress.train_seconds += time.monotonic() - mark
                 self._checkpoint()
-                mark = time.monotonic()
                 if self.stopping():
                     raise Interrupted(str(self.folder.path))
-        self.progress.finished = True
-        self._diagnose("end")
-        assert self.progress.best is not None
-        trainer.load_model_state(self.progress.best["state"])
+
+    def _tell(self, step: int, seconds_left: float) -> None:
+        best = self.progress.best
+        self.notify(
+            {
+                "stage": "training",
+                "step": step,
+                "steps": self.config.protocol.steps,
+                "seconds_left": seconds_left,
+                "loss": self._mean_loss(),
+                "valid_mrr": None if best is None else best["metrics"]["mrr"],
+            }
+        )
 
     def _validate(self, loss: float) -> None:
         trainer, progress, protocol = self.trainer, self.progress, self.config.protocol
         self.notify({"stage": "validation", "step": trainer.step_count})
-        began = time.monotonic()
-        ranks, candidates = self.valid.ranks(trainer.scoring())
-        trainer.sampler_clock.seconds()  # the device has been waited for anyway, and its events would pile up
-        progress.evaluation_seconds += time.monotonic() - began
+        with progress.charged("evaluation_seconds"):
+            ranks, candidates = self.valid.ranks(trainer.scoring())
+            trainer.sampler_clock.seconds()  # the device has been waited for anyway, and its events would pile up
         found = metrics(ranks.numpy(), candidates.numpy())
         better = progress.best is None or found["mrr"] > progress.best["metrics"]["mrr"]
         if better or protocol.selection == "last":
@@ -295,9 +257,8 @@ class _Run:
         if self.diagnosis is None or moment in self.progress.measured:
             return
         self.notify({"stage": "diagnosis", "step": self.trainer.step_count})
-        began = time.monotonic()
-        self.progress.measured[moment] = self.diagnosis.measure()
-        self.progress.diagnosis_seconds += time.monotonic() - began
+        with self.progress.charged("diagnosis_seconds"):
+            self.progress.measured[moment] = self.diagnosis.measure()
 
     def _diagnostics(self) -> dict[str, Any]:
         """For result.json: the figures of each moment, the run that hardness refers to, and the sampler's own."""
@@ -338,20 +299,10 @@ class _Run:
         progress = self.progress
         return (self.trainer.loss_sum.item() - progress.marked_loss) / max(1, self.trainer.step_count - progress.marked_step)
 
-    def _best_mrr(self) -> float | None:
-        return None if self.progress.best is None else self.progress.best["metrics"]["mrr"]
-
     def _checkpoint(self) -> None:
         self.notify({"stage": "checkpoint", "step": self.trainer.step_count})
-        state = {
-            "format": FORMAT,
-            "threads": torch.get_num_threads(),
-            "kernels": kernels.name(),
-            "device": self.device.type,
-            "trainer": self.trainer.state_dict(),
-            "progress": vars(self.progress),
-        }
-        self.folder.write("checkpoint.pt", functools.partial(torch.save, state))
+        with self.progress.charged(""):
+            write_checkpoint(self.folder, self.device, self.trainer, self.progress)
         self.last_checkpoint = time.monotonic()
 
     def conclude(self, save_model: bool) -> None:
@@ -359,11 +310,10 @@ class _Run:
         trainer, progress, dataset = self.trainer, self.progress, self.dataset
         assert progress.best is not None
         self.notify({"stage": "ranking", "done": 0, "total": 1})
-        began = time.monotonic()
-        ranks, candidates = self._ranking(dataset.test).ranks(
-            trainer.scoring(), lambda done, total: self.notify({"stage": "ranking", "done": done, "total": total})
-        )
-        progress.evaluation_seconds += time.monotonic() - began
+        with progress.charged("evaluation_seconds"):
+            ranks, candidates = self._ranking(dataset.test).ranks(
+                trainer.scoring(), lambda done, total: self.notify({"stage": "ranking", "done": done, "total": total})
+            )
         r, c = ranks.numpy(), candidates.numpy()
         self.notify({"stage": "writing"})
         triples = dataset.test.numpy()
@@ -396,7 +346,7 @@ class _Run:
             "converged": max(progress.events, key=lambda e: e["valid"]["mrr"])["step"] <= 0.9 * steps,
             "resumed_at": self.resumed_at,
             "env": environment(self.device),
-            "code": _commit(),
+            "code": commit(),
         }
         self.folder.write_json("result.json", result)
         self.folder.remove("checkpoint.pt")
@@ -444,106 +394,3 @@ def check_sizes(config: Config, dataset: Dataset, tested: bool = True) -> None:
     for name, triples in (("validation", dataset.valid), ("test", dataset.test)):
         if len(triples) == 0 and (tested or name != "test"):
             raise Misuse(f"{dataset.name} has no {name} triples; a run needs them to select and to report")
-
-
-def read_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
-    """The saved state of an unfinished run, or None."""
-    path = folder.path / "checkpoint.pt"
-    if not path.exists():
-        return None
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        known = saved["format"] == FORMAT
-    except Exception:
-        raise Misuse(f"{path} is damaged or of another version; delete it to start the run again") from None
-    if not known:
-        raise Misuse(f"{path} is of another version of nsbench; delete it to start the run again")
-    return saved
-
-
-def resumable(folder: RunFolder, target: torch.device) -> dict[str, Any] | None:
-    """As `read_checkpoint`; Misuse for one of another device, where its random numbers cannot be continued."""
-    saved = read_checkpoint(folder)
-    if saved is not None and saved["device"] != target.type:
-        raise Misuse(f"{folder.path} was begun on {saved['device']}; add --device {saved['device']}, or delete it")
-    return saved
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is a CUDA device when there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise Misuse(f"unknown device '{name}'; use auto, cpu or cuda") from None
-    if device.type not in ("cpu", "cuda"):
-        raise Misuse(f"nsbench runs on cpu and cuda, not on '{name}'")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise Misuse("no CUDA device is available here; use --device cpu")
-    if device.index is not None and device.type == "cuda":
-        if device.index >= torch.cuda.device_count():
-            raise Misuse(f"there is no {name} here; the devices are cuda:0 to cuda:{torch.cuda.device_count() - 1}")
-        torch.cuda.set_device(device)  # events and synchronisation go by the current device
-    return device
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a result may depend on beside its configuration."""
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    return {
-        "nsbench": nsbench.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "device": f"{device.type} {named}",
-        "threads": torch.get_num_threads(),
-        "kernels": kernels.name() if device.type == "cpu" else "eager",
-    }
-
-
-@functools.cache
-def processor() -> str:
-    """Its model where the system tells it: seconds of two models must not share a column."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return " ".join(line.partition(":")[2].split())
-    return platform.processor() or platform.machine()
-
-
-@functools.cache
-def _commit() -> str | None:
-    """The commit of the checkout that this code runs from, with `+` when it is changed; None for an installed copy."""
-    here = Path(__file__).resolve().parent
-    try:
-        git = functools.partial(subprocess.run, cwd=here, capture_output=True, text=True, timeout=10)
-        tracked = git(["git", "ls-files", "--error-unmatch", Path(__file__).name])
-        if tracked.returncode != 0:
-            return None
-        commit = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
-        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit + ("+" if changed else "") if commit else None
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: of the process on a CPU (the interpreter and torch included), allocated by torch on a GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "linux":
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -37,7 +37,7 @@ from nsbench.errors import Misuse
 from nsbench.kge.models.transe import TransE
 from nsbench.options import build_options
 from nsbench.registry import MODELS, SAMPLERS, Registry
-from nsbench.runs.runner import pick_device
+from nsbench.runs.device import pick_device
 from nsbench.training.evaluation import Ranking
 from nsbench.training.trainer import Trainer, generator, place_of
 

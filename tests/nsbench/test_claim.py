@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from nsbench import machine
 from nsbench.errors import Busy
 from nsbench.runs import claim
 from nsbench.runs.claim import Claim
@@ -60,10 +61,10 @@ def test_a_claim_of_another_machine_dies_with_its_heartbeat(tmp_path: Path, seco
 
 
 def test_a_pid_that_is_used_again_is_another_process(tmp_path: Path) -> None:
-    left_by(tmp_path, machine=claim._machine(), pid=os.getppid(), started=claim._started(os.getppid()))
+    left_by(tmp_path, machine=machine.boot(), pid=os.getppid(), started=machine.started(os.getppid()))
     with pytest.raises(Busy):
         Claim(tmp_path)
-    left_by(tmp_path, machine=claim._machine(), pid=os.getppid(), started="1")
+    left_by(tmp_path, machine=machine.boot(), pid=os.getppid(), started="1")
     Claim(tmp_path).release()
 
 
@@ -72,7 +73,7 @@ def test_a_killed_holder_on_this_machine_is_succeeded_at_once_even_as_a_zombie(t
     if (child := os.fork()) == 0:
         Claim(tmp_path)
         os.kill(os.getpid(), signal.SIGKILL)
-    while claim._started(child) is not None:
+    while machine.started(child) is not None:
         time.sleep(0.01)
     assert (tmp_path / "claim").exists()
     mine = Claim(tmp_path)  # nobody has waited for the child yet

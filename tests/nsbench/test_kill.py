@@ -192,11 +192,11 @@ def drive(store: Path, sampler: str, kge: str, kill: Kill | None) -> None:
     import torch
 
     from nsbench.campaign import plan as campaign
-    from nsbench.runs import runner
+    from nsbench.runs import checkpoint, runner
 
     torch.set_num_threads(1)
     passes = set_traps(*(kill or ("nowhere", 0)))
-    runner.time = SimpleNamespace(monotonic=itertools.count(0.0).__next__)
+    runner.time = checkpoint.time = SimpleNamespace(monotonic=itertools.count(0.0).__next__)
     (config,) = campaign.plan([sampler], [kge], ["planted:small"], [0], protocol="quick", settings=OPTIONS)
     options = runner.RunOptions(device="cpu", checkpoint_seconds=CHECKPOINT_TICKS)
     campaign.carry_out(config, store, options, notify=lambda event: passes(event["stage"]))
