@@ -20,7 +20,7 @@ from nsbench.config.run import Config
 from nsbench.contracts import Dataset, Sampler
 from nsbench.registry import SAMPLERS
 from nsbench.results.stats.statistics import t_interval
-from nsbench.runs.runner import peak_memory, pick_device, reset_peak_memory
+from nsbench.runs.device import peak_memory, pick_device, reset_peak_memory
 from nsbench.training.evaluation import Ranking
 from nsbench.training.trainer import Trainer
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
-from nsbench.campaign.plan import Result, carry_out, folder_of
+from nsbench.campaign.plan import carry_out, folder_of
 from nsbench.config.run import Config
 from nsbench.errors import Busy, FailedBefore, Misuse, StoreFailed
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS
+from nsbench.runs.result import Result
 from nsbench.runs.runner import Interrupted, Notify, RunOptions, Stopping, never, unheard
 
 

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterable
 
 from nsbench.campaign.engines import Ending, Engine, Job, Listener, Lost
-from nsbench.campaign.plan import Result
 from nsbench.errors import Busy, StoreFailed
 from nsbench.runs import claim
+from nsbench.runs.result import Result
 from nsbench.runs.runner import Interrupted
 
 POLL_SECONDS = 0.5

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, Protocol
 
 from nsbench.campaign.attempt import attempt
 from nsbench.campaign.estimates import group_of
-from nsbench.campaign.plan import Result, dataset_of
+from nsbench.campaign.plan import dataset_of
 from nsbench.config.run import Config
 from nsbench.errors import RunFailed
 from nsbench.runs.folder import RunFolder
+from nsbench.runs.result import Result
 from nsbench.runs.runner import RunOptions, Stopping, reference_of
 
 

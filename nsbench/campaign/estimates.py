@@ -59,7 +59,7 @@ class Costs:
             self.learn(result)
 
     def learn(self, result: Mapping[str, Any]) -> None:
-        """From a result.json."""
+        """Take in what a result.json says."""
         group, cost = group_of(result["config"]), result["cost"]
         self._seconds.setdefault(group, []).append(cost["seconds"] + cost.get("diagnosis_seconds", 0.0))
         self._memory.setdefault(group, []).append(cost["peak_memory"])
@@ -103,7 +103,7 @@ def wait(device: torch.device) -> None:
 
 
 def calibrate(config: Config, dataset: Dataset, device: torch.device, diagnose: bool) -> Cost:
-    """From steps at the beginning, in the middle and at the end (a sampler may change its work), and some of the ranking."""
+    """Time steps at the beginning, in the middle and at the end (a sampler may change its work), and some of the ranking."""
     from nsbench.contracts import Sampler
     from nsbench.runs.device import peak_memory, reset_peak_memory
     from nsbench.training.diagnostics import Diagnosis

@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
+from nsbench import machine
 from nsbench.campaign.conduct import LOSSES
 from nsbench.campaign.engines import Ending, Job, Lost
 from nsbench.errors import Misuse, RunFailed
@@ -43,11 +44,6 @@ def divide(workers: int, threads: int | None, cores: int, gpus: Sequence[str]) -
 def fits(need: int, capacity: int | None, taken: list[int]) -> bool:
     """Whether a run that needs this many bytes goes beside those that have `taken` theirs; alone it always does."""
     return not taken or capacity is None or need + sum(taken) <= capacity
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Worker:
@@ -79,7 +75,7 @@ class Worker:
         return found
 
     def fate(self) -> str:
-        """Of a process that has ended."""
+        """How the process ended."""
         self.process.join()
         code = self.process.exitcode or 0
         return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
@@ -193,7 +189,7 @@ def serve(pipe: Connection, store: Path, slot: Slot, options: RunOptions) -> Non
     from nsbench.campaign.attempt import attempt, unpacked
 
     torch.set_num_threads(slot.threads)
-    capacity = free_memory() if slot.device == "cpu" else torch.cuda.mem_get_info(slot.device)[0]
+    capacity = machine.free_memory() if slot.device == "cpu" else torch.cuda.mem_get_info(slot.device)[0]
     with contextlib.suppress(ConnectionError):
         pipe.send(capacity)
         while (order := orders.get()) is not None and not stop.is_set():
@@ -204,15 +200,6 @@ def serve(pipe: Connection, store: Path, slot: Slot, options: RunOptions) -> Non
             else:
                 ending = attempt(config, store, dataclasses.replace(options, device=slot.device), stopping=stop.is_set)
             pipe.send(ending)
-
-
-def free_memory() -> int | None:
-    """Bytes of main memory that processes can still have; None where that cannot be read."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable"):
-                return int(line.split()[1]) * 1024
-    return None
 
 
 @contextlib.contextmanager

@@ -1,44 +1,20 @@
-"""Runs from Python and from the command line: one, or every combination of samplers, models, datasets and seeds."""
+"""The plan of a campaign: every combination of samplers, models, datasets and seeds; and one run of it."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from nsbench.config.protocol import read_protocol
 from nsbench.config.run import Config, check_features, configure
 from nsbench.contracts import Dataset
 from nsbench.datasets.loading import choice_of, load_dataset
 from nsbench.runs.folder import RunFolder
+from nsbench.runs.result import Result
 from nsbench.runs.runner import Notify, RunOptions, Stopping, check_sizes, execute, never, unheard
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run."""
-
-    folder: Path
-    record: dict[str, Any]  # result.json
-
-    @property
-    def test(self) -> dict[str, float]:
-        """mrr, mr, hits@1, hits@3, hits@10 and more, as fractions."""
-        return self.record["test"]
-
-    @property
-    def valid(self) -> dict[str, float]:
-        return self.record["valid"]
-
-    def ranks(self) -> dict[str, np.ndarray]:
-        """`ranks` [T, 2, 2], `candidates` [T, 2] and `triples` [T, 3] of the test split."""
-        with np.load(self.folder / "ranks.npz") as arrays:
-            return dict(arrays)
 
 
 def store_folder(given: str | Path | None = None) -> Path:
@@ -46,35 +22,6 @@ def store_folder(given: str | Path | None = None) -> Path:
     from nsbench.results.store import default_folder
 
     return Path(given) if given else default_folder()
-
-
-def run(
-    sampler: str = "uniform",
-    kge: str = "transe",
-    dataset: str = "mkg_y",
-    *,
-    protocol: str = "nsbench",
-    seed: int = 0,
-    fusion: str = "none",
-    split: str | None = None,
-    features: str = "auto",
-    options: dict[str, Any] | None = None,
-    runs: str | Path | None = None,
-    device: str = "auto",
-    save_model: bool = False,
-    notify: Notify = unheard,
-) -> Result:
-    """Train, select and test one configuration, or return what is already there.
-
-    `options` are what `--set` takes: {"protocol.steps": 100, "sampler.variant": "paper"}. Raises nsbench.errors.Misuse
-    for a configuration that cannot work and RunFailed for a run that could not be carried to its end.
-    """
-    _loaded.cache_clear()  # a folder may have changed since the last call
-    settings = [f"{key}={value}" for key, value in (options or {}).items()]
-    config = configure(
-        sampler, kge, dataset, protocol=protocol, seed=seed, fusion=fusion, split=split, features=features, settings=settings
-    )
-    return carry_out(config, store_folder(runs), RunOptions(device=device, save_model=save_model), notify)
 
 
 def plan(
@@ -113,7 +60,7 @@ def dataset_of(config: Config, tested: bool = True) -> Dataset:
     Misuse where the two do not fit.
     """
     choice_of(config.features)  # what is wrong is refused even where nothing reads it
-    dataset = _loaded(config.dataset, config.split, config.features if config.wants_features else "none", tested)
+    dataset = loaded(config.dataset, config.split, config.features if config.wants_features else "none", tested)
     check_features(config, dataset)
     check_sizes(config, dataset, tested)
     return dataset
@@ -125,6 +72,6 @@ def folder_of(config: Config, store: Path) -> RunFolder:
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(name: str, split: str | None, features: str, tested: bool) -> Dataset:
+def loaded(name: str, split: str | None, features: str, tested: bool) -> Dataset:
     dataset = load_dataset(name, split=split, features=features)
     return dataset if tested else dataset.untested()

@@ -119,7 +119,7 @@ class Cluster:
 
 
 def share(need: int | None, memory: int | None) -> float:
-    """Of a GPU of so many bytes, for a run that needs so many; all of it where one of the two is not known."""
+    """The share of a GPU of `memory` bytes for a run that needs `need`; all of it where one of the two is not known."""
     if not need or not memory:
         return 1.0
     from nsbench.campaign.local_engine import CONTEXT

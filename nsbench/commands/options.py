@@ -46,7 +46,7 @@ def set_threads(threads: int) -> None:
     """Misuse for more than any machine has use for."""
     import torch
 
-    from nsbench.campaign.local_engine import cores
+    from nsbench.machine import cores
 
     if threads > MOST_THREADS:
         raise Misuse(f"--threads must be at most {MOST_THREADS}, not {threads}; this machine has {cores()} cores")

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nsbench.campaign.estimates import Costs, duration, together
-from nsbench.campaign.plan import Result, dataset_of
+from nsbench.campaign.plan import dataset_of
 from nsbench.commands.display import Display
 from nsbench.errors import Busy
+from nsbench.runs.result import Result
 from nsbench.runs.runner import Interrupted
 
 if TYPE_CHECKING:

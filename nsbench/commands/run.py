@@ -69,6 +69,7 @@ def run(
     nsbench run --dataset path/to/my/graph --set protocol.margin=6      your own triples
     """
     from nsbench.campaign import plan as campaign
+    from nsbench.runs.result import Result
     from nsbench.runs.runner import RunOptions
 
     if threads is not None:
@@ -92,7 +93,7 @@ def run(
     run_missing(configs, store, options, patient=len(configs) > 1)
     if len(configs) == 1:
         folder = campaign.folder_of(configs[0], store)
-        row = campaign.Result(folder.path, folder.result())
+        row = Result(folder.path, folder.result())
         shown = "  ".join(f"{name.upper()} {100 * row.test[name]:.2f}" for name in ("mrr", "hits@1", "hits@3", "hits@10"))
         click.echo(f"test  {shown}  MR {row.test['mr']:.0f}   ({row.folder})")
         if not row.record["converged"]:
@@ -173,7 +174,7 @@ def run_missing(
     from nsbench.campaign.estimates import Costs
     from nsbench.campaign.plan import carry_out
     from nsbench.commands.reporter import Reporter
-    from nsbench.runs.runner import environment, pick_device
+    from nsbench.runs.device import environment, pick_device
 
     device = pick_device(options.device)
     jobs = [Job.of(i, config, store) for i, config in enumerate(configs)]  # every pair is checked first

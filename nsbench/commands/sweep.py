@@ -90,8 +90,9 @@ def sweep(
     kge = ["transe"]
     dataset = ["mkg_y"]                        further: fusion, aux, change, seeds, set
     """
-    from nsbench.campaign.local_engine import cores, divide
+    from nsbench.campaign.local_engine import divide
     from nsbench.campaign.plan import store_folder
+    from nsbench.machine import cores
     from nsbench.runs.runner import RunOptions
 
     if engine == "local" and address is not None:
@@ -174,7 +175,7 @@ def plan(jobs: list[Job], store: Path, device: str, workers: int, calibrated: bo
     from nsbench.campaign.estimates import Costs, calibrate, duration, together
     from nsbench.campaign.plan import dataset_of
     from nsbench.commands.display import counting
-    from nsbench.runs.runner import environment, pick_device
+    from nsbench.runs.device import environment, pick_device
 
     target = pick_device(device)
     states = {job.number: status.state(job.folder) for job in jobs}
@@ -271,7 +272,7 @@ def gpus_of(device: str) -> list[str]:
     """The GPUs that workers share; none for --device cpu."""
     import torch
 
-    from nsbench.runs.runner import pick_device
+    from nsbench.runs.device import pick_device
 
     target = pick_device(device)
     if target.type != "cuda":
@@ -280,7 +281,8 @@ def gpus_of(device: str) -> list[str]:
 
 
 def local_engine(store: Path, workers: int, threads: int, options: RunOptions, reporter: Reporter) -> Engine:
-    from nsbench.campaign.local_engine import Local, cores, divide
+    from nsbench.campaign.local_engine import Local, divide
+    from nsbench.machine import cores
 
     slots = divide(workers, threads, cores(), gpus_of(options.device))[: len(reporter.todo)]
     return Local(store, slots, reporter.memory, options)

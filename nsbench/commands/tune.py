@@ -68,7 +68,8 @@ def tune(
     from nsbench.campaign.plan import store_folder
     from nsbench.commands.display import Display
     from nsbench.commands.run import stop_signal
-    from nsbench.runs.runner import Interrupted, RunOptions, pick_device
+    from nsbench.runs.device import pick_device
+    from nsbench.runs.runner import Interrupted, RunOptions
     from nsbench.tuning import trials as tuning
     from nsbench.tuning import tuned
     from nsbench.tuning.ledger import Ledger

@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 
 from nsbench.campaign.plan import dataset_of
 from nsbench.errors import Busy, RunFailed, StoreFailed, out_of_memory, sentence
+from nsbench.runs.checkpoint import resumable
+from nsbench.runs.device import pick_device
 from nsbench.runs.folder import RunFolder
-from nsbench.runs.runner import Interrupted, Notify, RunOptions, Stopping, never, pick_device, resumable, select, unheard
+from nsbench.runs.runner import Interrupted, Notify, RunOptions, Stopping, never, select, unheard
 from nsbench.tuning.study import Study
 
 WAIT = 1.0  # seconds until the trials of other processes are looked at again

@@ -12,9 +12,9 @@ import pytest
 import nsbench
 from nsbench.campaign import plan as campaign
 from nsbench.campaign.attempt import attempt
-from nsbench.campaign.plan import Result
 from nsbench.commands.run import parse_seeds
 from nsbench.errors import FailedBefore, Misuse
+from nsbench.runs.result import Result
 from nsbench.runs.runner import RunOptions
 from nsbench.samplers.uniform import Uniform
 

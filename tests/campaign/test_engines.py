@@ -23,6 +23,7 @@ from nsbench.commands import display, reporter
 from nsbench.errors import Busy, RunFailed, StoreFailed
 from nsbench.runs import claim
 from nsbench.runs.folder import RunFolder
+from nsbench.runs.result import Result
 from nsbench.runs.runner import Interrupted
 
 # Division
@@ -107,8 +108,8 @@ def jobs(store: Path, count: int) -> list[Job]:
     return [Job(i, None, RunFolder(store / f"run{i}"), "cell") for i in range(count)]  # type: ignore[arg-type]
 
 
-def finished(store: Path, number: int) -> campaign.Result:
-    return campaign.Result(store / f"run{number}", {})
+def finished(store: Path, number: int) -> Result:
+    return Result(store / f"run{number}", {})
 
 
 def numbers(plan: Plan, state: State) -> list[int]:
@@ -300,7 +301,7 @@ def test_the_listener_counts_a_run_that_comes_back(tmp_path: Path, monkeypatch: 
     costs = Costs(tmp_path)
     told = reporter.Reporter([one, other], costs, "cpu")
     record = {"cost": {"seconds": 30.0, "peak_memory": 7}, "config": {"sampler": "uniform"}, "test": {"mrr": 0.5}}
-    done = campaign.Result(tmp_path, record)
+    done = Result(tmp_path, record)
     assert told.ahead() is None
     told.begin(one)
     told.end(one, Busy("another process is working on it"), again=False)

@@ -21,8 +21,9 @@ from nsbench.campaign.estimates import Cost, Costs, together
 from nsbench.commands.sweep import jobs_of, numbered, ranges
 from nsbench.errors import Misuse
 from nsbench.runs import runner
+from nsbench.runs.device import environment
 from nsbench.runs.folder import RunFolder
-from nsbench.runs.runner import RunOptions, environment
+from nsbench.runs.runner import RunOptions
 from nsbench.training.evaluation import Ranking
 from nsbench.training.trainer import Trainer
 

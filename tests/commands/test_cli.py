@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import nsbench
 from nsbench import cli
 from nsbench.commands import display
 from nsbench.results import comparison, tables
@@ -175,7 +176,6 @@ def test_a_run_that_turns_out_long_says_so(capsys: pytest.CaptureFixture[str], m
 
 def test_the_time_left_follows_the_last_steps(monkeypatch, tmp_path) -> None:
     """Ten steps of 1 s, then of 5 s: after twenty of forty, with a window of ten, 100 s are left and not 60."""
-    from nsbench.campaign import plan as campaign
     from nsbench.training.trainer import Trainer
 
     clock = FastClock()
@@ -189,7 +189,7 @@ def test_the_time_left_follows_the_last_steps(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(Trainer, "step", step)
     heard: list[dict] = []
     options = {"protocol.steps": 40, "protocol.validate_every": 10}
-    campaign.run("uniform", "transe", "planted:small", protocol="quick", options=options, runs=tmp_path, notify=heard.append)
+    nsbench.run("uniform", "transe", "planted:small", protocol="quick", options=options, runs=tmp_path, notify=heard.append)
     left = {event["step"]: event["seconds_left"] for event in heard if event["stage"] == "training"}
     assert left[9] == pytest.approx(31, abs=4)
     assert left[20] == pytest.approx(100, abs=15)

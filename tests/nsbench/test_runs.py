@@ -1,5 +1,6 @@
 """Runs: done once, one process each, stopped and resumed, written whole; and what a saved model says by the textbook."""
 
+import contextlib
 import errno
 import json
 import os
@@ -18,11 +19,11 @@ import torch
 from safetensors.numpy import load_file
 
 from nsbench.campaign import plan as campaign
-from nsbench.campaign.plan import Result
 from nsbench.config.run import Config
 from nsbench.errors import Misuse, RunFailed
 from nsbench.runs import checkpoint, runner
 from nsbench.runs.folder import RunFolder
+from nsbench.runs.result import Result
 from nsbench.runs.runner import Interrupted, RunOptions
 
 SHORT = ["protocol.steps=30", "protocol.validate_every=10", "protocol.width=16"]
@@ -398,7 +399,7 @@ def test_a_store_that_becomes_read_only(undisturbed: Result, tiny_disk: Path) ->
 
 def test_a_file_in_the_way_of_the_store(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
-    with pytest.raises(RunFailed, match=r"cannot write \S+; choose another store with --runs$|: Not a directory; choose"):
+    with pytest.raises(RunFailed, match=r"cannot write \S+ \(Not a directory\)"):
         campaign.carry_out(planned(), tmp_path / "runs")
     assert (tmp_path / "runs").read_text() == "a file"
 
@@ -521,7 +522,7 @@ def test_every_second_goes_to_one_account(monkeypatch: pytest.MonkeyPatch) -> No
         passes(2)
         with progress.charged("evaluation_seconds"):
             passes(4)
-        with pytest.raises(Broken), progress.charged(""):
+        with contextlib.suppress(Broken), progress.charged(""):
             passes(8)
             raise Broken
         passes(16)

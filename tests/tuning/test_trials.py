@@ -14,6 +14,7 @@ import pytest
 import torch
 from studying import CELL, in_storage, plan
 
+import nsbench
 from nsbench.campaign import plan as campaign
 from nsbench.config import run as config
 from nsbench.errors import Diverged, RunFailed, StoreFailed
@@ -305,14 +306,14 @@ class Poison:
 def test_no_trial_reads_a_test_triple(base, ledger, monkeypatch, sampler):
     poisoned = dataclasses.replace(campaign.load_dataset("planted:small"), test=Poison(), world=Poison())
     monkeypatch.setattr(campaign, "load_dataset", lambda *arguments, **how: poisoned)
-    campaign._loaded.cache_clear()
+    campaign.loaded.cache_clear()
     studies = plan(base, ledger, [sampler], 2)
     tune(studies, RunOptions(device="cpu"))
     assert all(study.ended() for study in studies)
     with pytest.raises(AssertionError, match="the test triples were asked for"):  # the poison works
-        campaign.run(sampler, *CELL, protocol=base, runs=ledger.folder)
+        nsbench.run(sampler, *CELL, protocol=base, runs=ledger.folder)
     assert not list(ledger.folder.glob("*/ranks.npz"))
-    campaign._loaded.cache_clear()
+    campaign.loaded.cache_clear()
 
 
 def test_no_trial_filters_by_a_test_triple(base, ledger, monkeypatch):
@@ -320,8 +321,8 @@ def test_no_trial_filters_by_a_test_triple(base, ledger, monkeypatch):
     whole = campaign.load_dataset("planted:small")
     further = torch.cat([whole.test[:5], whole.train[:3], whole.test[:2], torch.tensor([[0, 0, 0]])])
     monkeypatch.setattr(campaign, "load_dataset", lambda *a, **how: dataclasses.replace(whole, extra_known=further))
-    campaign._loaded.cache_clear()
+    campaign.loaded.cache_clear()
     seen = campaign.dataset_of(plan(base, ledger, ["uniform"], 1)[0].configured({}), tested=False)
-    campaign._loaded.cache_clear()
+    campaign.loaded.cache_clear()
     known = {tuple(triple) for triple in seen.known.tolist()}
     assert known == {tuple(triple) for triple in torch.cat([whole.train, whole.valid]).tolist()} | {(0, 0, 0)}
