@@ -106,7 +106,7 @@ class DHNS(Sampler):
     class Options:
         base: str = option("uniform", "sampler of the negatives beside the generated ones, its options at their defaults")
         weight: float = option(
-            0.01, "lambda, of the generated negatives; 0: none are generated", minimum=0, search=(0.01, 0.1, 1.0)
+            0.01, "lambda, weight of the generated negatives; 0: none are generated", minimum=0, search=(0.01, 0.1, 1.0)
         )
         chain: str = option(
             "reverse",
@@ -124,7 +124,7 @@ class DHNS(Sampler):
             "own: a chain per side; leaf: one more step from the tail's state, and both ends at once are a third corruption",
             choices=("own", "leaf"),
         )
-        denoiser: str = option("paper", "its form and time embedding", choices=("paper", "released"))
+        denoiser: str = option("paper", "form of the denoiser and its time embedding", choices=("paper", "released"))
         noise_loss: str = option("mse", "mse, a mean over slots and sides, or l1, their sum", choices=("mse", "l1"))
         condition: str = option(
             "query", "query: the model's; released: for TransE that of the other side", choices=("query", "released")
@@ -145,9 +145,11 @@ class DHNS(Sampler):
         gamma0: float = option(4.0, "stands for gamma in the margins of models without one", minimum=0)
         leak: bool = option(False, "the diffusion loss trains the model as well")
         precision: str = option(
-            "auto", "of the denoiser's matrix products; auto: bfloat16 on a GPU, float32 on a CPU", choices=tuple(PRECISIONS)
+            "auto",
+            "precision of the denoiser's matrix products; auto: bfloat16 on a GPU, float32 on a CPU",
+            choices=tuple(PRECISIONS),
         )
-        learning_rate: float = option(5e-4, "of the denoiser's Adam", minimum=0, search=(1e-4, 5e-4, 2e-3))
+        learning_rate: float = option(5e-4, "learning rate of the denoiser's Adam", minimum=0, search=(1e-4, 5e-4, 2e-3))
 
     variants = {
         "paper": {},
@@ -204,9 +206,10 @@ class DHNS(Sampler):
 
     @classmethod
     def needs(cls, options: Options) -> frozenset[Need]:
-        """Its own, the base's, and with `leak` gradients into the model."""
+        """The choice of the side where the base makes it, and with `leak` gradients into the model, beside `requires`."""
         base = SAMPLERS.get(options.base)
-        return cls.requires | base.needs(base.Options()) | ({Need.LIVE} if options.leak else set())
+        side = {Need.SIDE} & base.needs(base.Options())
+        return cls.requires | side | ({Need.LIVE} if options.leak else set())
 
     @property
     def learns(self) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nsbench.contracts import Negatives, Objective, Positives, View, blocks_of
+from nsbench.contracts import Generated, Negatives, Objective, Positives, View, blocks_of
 from nsbench.training.trainer import Trainer
 
 
@@ -261,9 +261,9 @@ def _copy(record: Any) -> Any:
         return record.detach().clone()
     if isinstance(record, Mapping):
         return {name: _copy(x) for name, x in record.items()}
-    if dataclasses.is_dataclass(record):
+    if isinstance(record, Positives | Negatives | Generated):
         values = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name != "tape"}
-        return type(record)(**_copy(values))  # type: ignore[operator]
+        return type(record)(**_copy(values))
     return record
 
 

@@ -205,7 +205,7 @@ class DiffusionLoss(Auxiliary):
     @dataclass(frozen=True)
     class Options:
         timesteps: int = option(50, "T, diffusion steps", minimum=QUARTERS)
-        learning_rate: float = option(2e-3, "of the denoiser; the protocol's decay applies", minimum=0)
+        learning_rate: float = option(2e-3, "learning rate of the denoiser; the protocol's decay applies", minimum=0)
 
     def __init__(self, setting: Setting, options: Options) -> None:
         super().__init__(setting, options)

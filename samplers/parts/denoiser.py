@@ -181,7 +181,7 @@ def denoiser(form: str, width: int, steps: int, dtype: torch.dtype | None = None
 
 
 def precision(model: Denoiser) -> torch.dtype:
-    """Of the matrix products: the model's own, else bfloat16 on a GPU and float32 on a CPU.
+    """The type of the matrix products: the model's own, else bfloat16 on a GPU and float32 on a CPU.
 
     States, sums over rows, norms, losses and the parameters themselves are float32 everywhere.
     """

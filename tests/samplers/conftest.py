@@ -1,11 +1,15 @@
 """Draws, in number, from one sampler on a graph of one's own."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from nsbench.config.run import configure
 from nsbench.contracts import Dataset
+from nsbench.testing import toy
 from nsbench.training.trainer import Trainer
+from tests.samplers.mmrns_cases import trainer_on as mmrns_on
 
 
 @pytest.fixture
@@ -31,3 +35,24 @@ def draw():
         return positives, trainer.sampler.sample(positives, trainer.view)
 
     return one
+
+
+@pytest.fixture
+def rng():
+    return torch.Generator().manual_seed(1)
+
+
+@pytest.fixture
+def on_toy():
+    """MMRNS's trainer on the toy graph with both modalities, its entities spread out so that no two draws are alike."""
+
+    def make(*settings, features=("image", "text"), **how):
+        data = toy(features=True)
+        chosen = {"features": {m: data.features[m] for m in features}, "present": {m: data.present[m] for m in features}}
+        trainer = mmrns_on(dataclasses.replace(data, **chosen), *settings, **how)
+        with torch.no_grad():
+            trainer.kge.entity.mul_(3)
+            trainer.kge.relation.mul_(3)
+        return trainer
+
+    return make
