@@ -14,6 +14,7 @@ from nsbench.campaign.plan import carry_out, folder_of
 from nsbench.config.run import Config, configure
 from nsbench.errors import Misuse
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS, Registry
+from nsbench.runs.runner import RunOptions
 
 FILE = Path(__file__).with_name("ranks.npz")
 
@@ -60,7 +61,7 @@ def run_id(config: Config) -> str:
 def carried_out(config: Config) -> tuple[np.ndarray, str]:
     """Ranks of the test triples, [T, 2 (head, tail), 2 (optimistic, pessimistic)], and what their rounding depends on."""
     with tempfile.TemporaryDirectory() as store:
-        result = carry_out(config, Path(store), device="cpu", diagnose=False)
+        result = carry_out(config, Path(store), RunOptions(device="cpu", diagnose=False))
         ranks = result.ranks()["ranks"]
     machine = {name: result.record["env"][name] for name in ("torch", "device", "threads", "kernels")}
     return ranks, str({**machine, "capability": torch.backends.cpu.get_cpu_capability()})

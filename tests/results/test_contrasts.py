@@ -8,8 +8,8 @@ import pytest
 from nsbench.results import load
 from nsbench.results.comparison import comparison
 from nsbench.results.contrasts import contrast_of
-from nsbench.results.store.scores import Scores
 from nsbench.results.stats.statistics import two_way_t
+from nsbench.results.store.scores import Scores
 
 SEEDS, TRIPLES = 5, 60
 
