@@ -14,7 +14,7 @@ import pytest
 import torch
 from chaos import Campaign, children, harass, until
 
-from nsbench.runs import claim
+from nsbench import machine
 
 pytestmark = [
     pytest.mark.slow,
@@ -43,7 +43,7 @@ def checkpoints(campaign: Campaign) -> dict[str, int]:
 
 
 def gone(workers: list[int]) -> None:
-    until(lambda: not any(claim._started(worker) for worker in workers))
+    until(lambda: not any(machine.started(worker) for worker in workers))
 
 
 @pytest.mark.parametrize(
