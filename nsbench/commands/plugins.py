@@ -185,7 +185,6 @@ def new_sampler(name: str, into: Path | None) -> None:
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Alternations.")
 @click.option("--pairs", type=click.IntRange(min=2), default=20, show_default=True, help="Interleaved epochs of two.")
 @click.option("--peers", is_flag=True, help="Measure PyKEEN in turns with nsbench (extra `peers`).")
-@click.option("--profile", is_flag=True, help="Show the operators that take the most of a step.")
 @set_option
 @threads_option
 def bench(
@@ -198,7 +197,6 @@ def bench(
     rounds: int,
     pairs: int,
     peers: bool,
-    profile: bool,
     settings: tuple[str, ...],
     threads: int | None,
 ) -> None:
@@ -220,7 +218,7 @@ def bench(
     configs = campaign.plan(
         words(sampler), words(kge), words(dataset), [0], protocol=protocol, fusion=fusion, settings=list(settings)
     )
-    for row in benchmark.report(configs, baseline, rounds, pairs, peers, profile, lambda text: click.echo(text, err=True)):
+    for row in benchmark.report(configs, baseline, rounds, pairs, peers, lambda text: click.echo(text, err=True)):
         for name, value in row.items():
             click.echo(f"{name:<18} {value}")
         click.echo()

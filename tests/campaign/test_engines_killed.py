@@ -47,12 +47,7 @@ def gone(workers: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "whom"),
-    [
-        (signal.SIGINT, "group"),
-        (signal.SIGTERM, "driver"),
-        (signal.SIGKILL, "driver"),
-    ],
+    ("number", "whom"), [(signal.SIGINT, "group"), (signal.SIGTERM, "driver"), (signal.SIGKILL, "driver")]
 )
 def test_workers_leave_checkpoints_when_the_driver_is_stopped(campaign_of: Callable, number: int, whom: str) -> None:
     """Ctrl-C on a terminal reaches all; SIGTERM and SIGKILL only the driver. The same command goes on."""

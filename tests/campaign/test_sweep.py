@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from nsbench.campaign import conduct, sweep
 from nsbench.campaign import plan as campaign
-from nsbench.campaign import sweep
 from nsbench.config.protocol import read_protocol
 from nsbench.errors import Busy, Misuse
+from nsbench.runs import claim
 
 SMALL = """
 protocol = "quick"
@@ -109,7 +110,7 @@ def test_shipped_grids_are_well_formed(name):
 
 def test_the_command_runs_what_is_missing(command, tmp_path, store):
     file = written(tmp_path, SMALL)
-    plan = command("sweep", file, "--plan")
+    plan = command("sweep", file, "--plan", "--no-calibrate")
     assert plan.code == 0, plan.err
     assert plan.out.count("missing") == 4
     first = sweep.read(file)[0]
@@ -117,10 +118,12 @@ def test_the_command_runs_what_is_missing(command, tmp_path, store):
     said = command("sweep", file, "--threads", "1", "--no-diagnostics")
     assert said.code == 0, said.err
     assert "1 of 4 runs were already done" in said.err
-    assert command("sweep", file, "--plan").out.strip().endswith("4 of 4 runs are done")
+    assert command("sweep", file, "--plan", "--no-calibrate").out.strip().endswith("4 of 4 runs are done")
 
 
-def test_a_run_of_another_process_is_left_to_it(command, tmp_path, store):
+def test_a_run_of_another_process_is_left_to_it(command, tmp_path, store, monkeypatch):
+    monkeypatch.setattr(claim, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(conduct, "PATIENCE", 0.2)
     file = written(tmp_path, SMALL)
     theirs = campaign.folder_of(sweep.read(file)[1], store)
     with theirs.claimed():
