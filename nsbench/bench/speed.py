@@ -116,7 +116,7 @@ def ratio(one: Trainer, other: Trainer, pairs: int) -> tuple[float, float, float
 
 
 def report(
-    configs: list[Config], baseline: str, rounds: int, pairs: int, peers: bool, profile: bool, say: Callable[[str], None]
+    configs: list[Config], baseline: str, rounds: int, pairs: int, peers: bool, say: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
     """One row per configuration, as soon as it is measured; beside PyKEEN, or beside the baseline sampler."""
     device = pick_device("cpu" if peers else "auto")
@@ -131,21 +131,4 @@ def report(
             row |= beside_pykeen(config, dataset, rounds)
         elif config.sampler != baseline:
             row |= against(config, baseline, dataset, device, pairs)
-        if profile:
-            row |= _profile(warm(config, dataset, device))
         yield row
-
-
-def _profile(trainer: Trainer, steps: int = 20, shown: int = 10) -> dict[str, str]:
-    """The operators that take the most of a step, in per cent of it."""
-    from torch.profiler import ProfilerActivity
-
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (trainer.device.type == "cuda")
-    with torch.profiler.profile(activities=activities) as record:
-        for _ in range(steps):
-            trainer.step()
-        wait(trainer.device)
-    where = "self_device_time_total" if trainer.device.type == "cuda" else "self_cpu_time_total"
-    spent = sorted(((getattr(e, where), e.key) for e in record.key_averages()), reverse=True)
-    total = sum(seconds for seconds, _ in spent)
-    return {f"  {key}": f"{100 * seconds / total:.1f} %" for seconds, key in spent[:shown]}

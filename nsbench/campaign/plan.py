@@ -43,11 +43,7 @@ def plan(
 
 
 def carry_out(
-    config: Config,
-    store: Path,
-    options: RunOptions = RunOptions(),
-    notify: Notify = unheard,
-    stopping: Stopping = never,
+    config: Config, store: Path, options: RunOptions = RunOptions(), notify: Notify = unheard, stopping: Stopping = never
 ) -> Result:
     """One configured run with its dataset."""
     folder = execute(config, dataset_of(config), store, options, notify, stopping)

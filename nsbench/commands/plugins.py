@@ -59,12 +59,13 @@ def show(name: str) -> None:
 
     from nsbench import registry
     from nsbench.config.protocol import Protocol, protocol_names, read_protocol
+    from nsbench.options import searched, shown
 
     if name in protocol_names() or name.endswith(".toml"):
         for key, value in read_protocol(name).items():
             click.echo(f"{key} = {value}")
-        for key, search in registry.searched(Protocol).items():
-            click.echo(f"nsbench tune looks for {key} in {registry.shown(search)}")
+        for key, search in searched(Protocol).items():
+            click.echo(f"nsbench tune looks for {key} in {shown(search)}")
         return
     kinds = [getattr(registry, kind) for kind in KINDS]
     owners = [kind for kind in kinds if name in kind.names() or name in kind.broken]
@@ -184,7 +185,6 @@ def new_sampler(name: str, into: Path | None) -> None:
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Alternations.")
 @click.option("--pairs", type=click.IntRange(min=2), default=20, show_default=True, help="Interleaved epochs of two.")
 @click.option("--peers", is_flag=True, help="Measure PyKEEN in turns with nsbench (extra `peers`).")
-@click.option("--profile", is_flag=True, help="Show the operators that take the most of a step.")
 @set_option
 @threads_option
 def bench(
@@ -197,7 +197,6 @@ def bench(
     rounds: int,
     pairs: int,
     peers: bool,
-    profile: bool,
     settings: tuple[str, ...],
     threads: int | None,
 ) -> None:
@@ -219,7 +218,7 @@ def bench(
     configs = campaign.plan(
         words(sampler), words(kge), words(dataset), [0], protocol=protocol, fusion=fusion, settings=list(settings)
     )
-    for row in benchmark.report(configs, baseline, rounds, pairs, peers, profile, lambda text: click.echo(text, err=True)):
+    for row in benchmark.report(configs, baseline, rounds, pairs, peers, lambda text: click.echo(text, err=True)):
         for name, value in row.items():
             click.echo(f"{name:<18} {value}")
         click.echo()

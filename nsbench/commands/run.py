@@ -158,12 +158,7 @@ def show_plan(configs: list[Config], store: Path) -> None:
 
 
 def run_missing(
-    configs: list[Config],
-    store: Path,
-    options: RunOptions,
-    *,
-    make: MakeEngine | None = None,
-    patient: bool = True,
+    configs: list[Config], store: Path, options: RunOptions, *, make: MakeEngine | None = None, patient: bool = True
 ) -> None:
     """Run what is missing, with progress; Ctrl-C writes checkpoints and says how to go on.
 

@@ -58,19 +58,8 @@ class Campaign:
         self.drivers: list[subprocess.Popen] = []
 
     def start(self, *arguments: str) -> subprocess.Popen:
-        command = [
-            sys.executable,
-            "-m",
-            "nsbench",
-            "sweep",
-            str(self.grid),
-            "--runs",
-            str(self.store),
-            "--threads",
-            "1",
-            "--no-diagnostics",
-            *arguments,
-        ]
+        command = [sys.executable, "-m", "nsbench", "sweep", str(self.grid), "--runs", str(self.store)]
+        command += ["--threads", "1", "--no-diagnostics", *arguments]
         with open(self.folder / "log", "ab") as log:
             driver = subprocess.Popen(command, env=self.environment, stderr=log, stdout=log, start_new_session=True)
         self.drivers.append(driver)

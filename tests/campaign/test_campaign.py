@@ -48,16 +48,6 @@ def test_run_from_python_returns_the_result(tmp_path: Path) -> None:
     assert list(dict.fromkeys(stages)) == ["set-up", "diagnosis", "training", "validation", "ranking", "writing"]
 
 
-def test_the_store_loads_into_a_frame(tmp_path: Path) -> None:
-    for seed in (0, 1):
-        nsbench.run(dataset="planted:small", protocol="quick", options=QUICK, runs=tmp_path, seed=seed)
-    frame = nsbench.results.load(tmp_path)
-    assert list(frame["seed"]) == [0, 1]
-    assert set(frame["dataset"]) == {"planted:small"}
-    for _, row in frame.iterrows():
-        assert row["mrr"] == Result(row["path"], row["result"]).test["mrr"]
-
-
 def test_the_store_is_where_one_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NSBENCH_RUNS", raising=False)
     assert campaign.store_folder() == Path("runs")
@@ -92,9 +82,9 @@ def test_an_impossible_pair_anywhere_in_the_plan_stops_it_before_the_first_run(c
     assert not store.exists()
 
 
-@pytest.mark.parametrize("text", ["5", "0,3,7", "3,3,1"])
-def test_seeds(text: str) -> None:
-    assert parse_seeds(text) == {"5": [0, 1, 2, 3, 4], "0,3,7": [0, 3, 7], "3,3,1": [3, 1]}[text]
+def test_seeds() -> None:
+    expected = {"5": [0, 1, 2, 3, 4], "0,3,7": [0, 3, 7], "3,3,1": [3, 1]}
+    assert {text: parse_seeds(text) for text in expected} == expected
 
 
 def test_two_classes_of_one_file_and_two_files_of_one_name_are_different_runs(tmp_path: Path) -> None:
@@ -161,24 +151,10 @@ def test_a_plugin_with_options_of_its_own(tmp_path: Path) -> None:
 
 def test_a_failed_run_does_not_stop_the_rest(command, tmp_path: Path) -> None:
     words = [word for name, value in QUICK.items() for word in ("--set", f"{name}={value}")]
-    said = command(
-        "run",
-        "--protocol",
-        "quick",
-        "--dataset",
-        "planted:small",
-        "--kge",
-        "distmult,transe",
-        "--sampler",
-        "uniform",
-        "--runs",
-        str(tmp_path),
-        *words,
-        "--set",
-        "protocol.learning_rate=1e20",
-    )
+    words += ["--set", "protocol.learning_rate=1e20", "--runs", str(tmp_path)]
+    said = command("run", "--protocol", "quick", "--dataset", "planted:small", "--kge", "distmult,transe", *words)
     assert said.code == 1
-    assert "1 of 2 runs failed (uniform-distmult-planted_small-s0); the others are done" in said.err
+    assert "1 of 2 runs failed (uniform-distmult-planted_small-s0)" in said.err
     assert len(nsbench.results.load(tmp_path)) == 1
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from chaos import Campaign, children, harass, until
 
-from nsbench.runs import claim
+from nsbench import machine
 
 pytestmark = [
     pytest.mark.slow,
@@ -43,16 +43,11 @@ def checkpoints(campaign: Campaign) -> dict[str, int]:
 
 
 def gone(workers: list[int]) -> None:
-    until(lambda: not any(claim._started(worker) for worker in workers))
+    until(lambda: not any(machine.started(worker) for worker in workers))
 
 
 @pytest.mark.parametrize(
-    ("number", "whom"),
-    [
-        (signal.SIGINT, "group"),
-        (signal.SIGTERM, "driver"),
-        (signal.SIGKILL, "driver"),
-    ],
+    ("number", "whom"), [(signal.SIGINT, "group"), (signal.SIGTERM, "driver"), (signal.SIGKILL, "driver")]
 )
 def test_workers_leave_checkpoints_when_the_driver_is_stopped(campaign_of: Callable, number: int, whom: str) -> None:
     """Ctrl-C on a terminal reaches all; SIGTERM and SIGKILL only the driver. The same command goes on."""

@@ -1,15 +1,26 @@
 """`nsbench sweep`: a file becomes the runs that it means, each once, and only what is missing is run."""
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
 
+from nsbench.campaign import conduct, sweep
 from nsbench.campaign import plan as campaign
-from nsbench.campaign import sweep
 from nsbench.config.protocol import read_protocol
 from nsbench.errors import Busy, Misuse
+from nsbench.runs import claim
 
+SMALL = """
+protocol = "quick"
+seeds = 1
+set = ["protocol.steps=2", "protocol.width=8"]
+[[grid]]
+sampler = ["uniform", "bernoulli"]
+kge = ["transe", "distmult"]
+dataset = "planted:small"
+"""
 GRID = """
 protocol = "quick"
 seeds = 2
@@ -65,23 +76,22 @@ def test_seeds_default_to_the_protocols_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "culprit"),
     [
-        ("", "has no [[grid]] block"),
-        ("grid = 3", "has no [[grid]] block"),
-        ("protokoll = 'cpu'\n[[grid]]", "unknown key 'protokoll'; did you mean 'protocol'?"),
-        ("[[grid]]\nsampler = 'uniform'\nkge = 'transe'", "names no dataset"),
-        ("[[grid]]\nsamplers = 'uniform'", "unknown key 'samplers' in a [[grid]]; did you mean 'sampler'?"),
-        ("[[grid]]\nsampler = 3\nkge = 'transe'\ndataset = 'mkg_y'", "sampler is a text or a list of texts, not 3"),
-        ("[[grid]]\nsampler = 'unifrom'\nkge = 'transe'\ndataset = 'mkg_y'", "did you mean 'uniform'?"),
-        ("[[grid]]\nseeds = 'all'\nsampler = 'uniform'\nkge = 'transe'\ndataset = 'mkg_y'", "seeds is a number"),
-        ("[[grid]", "is not TOML"),
+        ("", "[[grid]]"),
+        ("grid = 3", "[[grid]]"),
+        ("protokoll = 'cpu'\n[[grid]]", "'protokoll'"),
+        ("[[grid]]\nsampler = 'uniform'\nkge = 'transe'", "dataset"),
+        ("[[grid]]\nsamplers = 'uniform'", "'samplers'"),
+        ("[[grid]]\nsampler = 3\nkge = 'transe'\ndataset = 'mkg_y'", "not 3"),
+        ("[[grid]]\nsampler = 'unifrom'\nkge = 'transe'\ndataset = 'mkg_y'", "'unifrom'"),
+        ("[[grid]]\nseeds = 'all'\nsampler = 'uniform'\nkge = 'transe'\ndataset = 'mkg_y'", "'all'"),
+        ("[[grid]", "TOML"),
     ],
 )
-def test_what_is_amiss_is_said(tmp_path, text, words):
-    with pytest.raises(Misuse) as refusal:
+def test_what_is_amiss_is_said(tmp_path, text, culprit):
+    with pytest.raises(Misuse, match=re.escape(culprit)):
         sweep.read(written(tmp_path, text))
-    assert words in str(refusal.value)
 
 
 def test_unknown_files_and_names():
@@ -99,20 +109,22 @@ def test_shipped_grids_are_well_formed(name):
 
 
 def test_the_command_runs_what_is_missing(command, tmp_path, store):
-    file = written(tmp_path, GRID.partition('[[grid]]\nsampler = "uniform"')[0])
-    plan = command("sweep", file, "--plan")
+    file = written(tmp_path, SMALL)
+    plan = command("sweep", file, "--plan", "--no-calibrate")
     assert plan.code == 0, plan.err
-    assert plan.out.count("missing") == 8
+    assert plan.out.count("missing") == 4
     first = sweep.read(file)[0]
     campaign.carry_out(first, store)
     said = command("sweep", file, "--threads", "1", "--no-diagnostics")
     assert said.code == 0, said.err
-    assert "1 of 8 runs were already done" in said.err
-    assert command("sweep", file, "--plan").out.strip().endswith("8 of 8 runs are done")
+    assert "1 of 4 runs were already done" in said.err
+    assert command("sweep", file, "--plan", "--no-calibrate").out.strip().endswith("4 of 4 runs are done")
 
 
-def test_a_run_of_another_process_is_left_to_it(command, tmp_path, store):
-    file = written(tmp_path, GRID.partition('[[grid]]\nsampler = "uniform"')[0].replace("seeds = 2", "seeds = 1"))
+def test_a_run_of_another_process_is_left_to_it(command, tmp_path, store, monkeypatch):
+    monkeypatch.setattr(claim, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(conduct, "PATIENCE", 0.2)
+    file = written(tmp_path, SMALL)
     theirs = campaign.folder_of(sweep.read(file)[1], store)
     with theirs.claimed():
         theirs.write_json("config.json", {})

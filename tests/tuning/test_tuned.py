@@ -84,23 +84,8 @@ def test_what_was_chosen_is_what_runs_get(base, ledger, pretend, tmp_path):
 
 def test_from_the_command_to_the_caption(command, base, tmp_path):
     tuned = tmp_path / "tuned.toml"
-    first = [
-        "tune",
-        "--sampler",
-        "uniform,nscaching",
-        "--kge",
-        "transe,distmult",
-        "--dataset",
-        "planted:small",
-        "--protocol",
-        base,
-        "--trials",
-        "2",
-        "--threads",
-        "1",
-        "-o",
-        str(tuned),
-    ]
+    first = ["tune", "--sampler", "uniform,nscaching", "--kge", "transe,distmult", "--dataset", "planted:small"]
+    first += ["--protocol", base, "--trials", "2", "--threads", "1", "-o", str(tuned)]
     before = command(*first, "--plan")
     assert before.code == 0, before.err
     assert before.out.count("0 of 2 trials are done") == 4
@@ -185,26 +170,26 @@ def test_values_survive_the_file(value):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "culprit"),
     [
-        (["--sampler", "unifrom"], "did you mean 'uniform'?"),
+        (["--sampler", "unifrom"], "'unifrom'"),
         (["--trials", "0"], "--trials"),
-        (["--backbone", "thawed"], "'frozen', 'alike'"),
-        (["-o", "tuned.json"], "its name ends in .toml, not 'tuned.json'"),
-        (["-o", "cpu.toml"], "tables would take cpu.toml for the protocol cpu"),
-        (["-o", "nowhere/tuned.toml"], "there is no folder nowhere"),
-        (["-o", "mine.toml"], "mine.toml was not written by nsbench tune"),
-        (["--sampler", "mans"], "needs two views of an entity"),
-        (["--protocol", "big.toml"], "larger than the"),
+        (["--backbone", "thawed"], "'thawed'"),
+        (["-o", "tuned.json"], "'tuned.json'"),
+        (["-o", "cpu.toml"], "cpu.toml"),
+        (["-o", "nowhere/tuned.toml"], "nowhere"),
+        (["-o", "mine.toml"], "mine.toml"),
+        (["--sampler", "mans"], "mans"),
+        (["--protocol", "big.toml"], "1000000"),
     ],
 )
-def test_what_cannot_work_is_refused_before_any_work(command, tmp_path, monkeypatch, options, words):
+def test_what_cannot_work_is_refused_before_any_work(command, tmp_path, monkeypatch, options, culprit):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.toml").write_text(BASE)
     (tmp_path / "big.toml").write_text(BASE.replace("64", "1000000"))
     said = command("tune", "--dataset", "planted:small", "--protocol", "mine.toml", *options)
     assert said.code == 2
-    assert words in said.err
+    assert culprit in said.err
     assert not (tmp_path / "tune.db").exists()
 
 
@@ -231,19 +216,8 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_command_goes_on(command, base, tmp_p
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(runner.Trainer, "step", step)
-    call = [
-        "tune",
-        "--sampler",
-        "igan",
-        "--dataset",
-        "planted:small",
-        "--protocol",
-        base,
-        "--trials",
-        "2",
-        "-o",
-        str(tmp_path / "tuned.toml"),
-    ]
+    call = ["tune", "--sampler", "igan", "--dataset", "planted:small", "--protocol", base, "--trials", "2"]
+    call += ["-o", str(tmp_path / "tuned.toml")]
     stopped = command(*call)
     assert stopped.code == 130
     assert "the same command goes on" in stopped.err
