@@ -146,10 +146,10 @@ class DHNS(Sampler):
         leak: bool = option(False, "the diffusion loss trains the model as well")
         precision: str = option(
             "auto",
-            "precision of the denoiser's matrix products; auto: bfloat16 on a GPU, float32 on a CPU",
+            "of the denoiser's products; auto: bfloat16 on a GPU, float32 on a CPU",
             choices=tuple(PRECISIONS),
         )
-        learning_rate: float = option(5e-4, "learning rate of the denoiser's Adam", minimum=0, search=(1e-4, 5e-4, 2e-3))
+        learning_rate: float = option(5e-4, "the denoiser's learning rate", minimum=0, search=(1e-4, 5e-4, 2e-3))
 
     variants = {
         "paper": {},

@@ -51,12 +51,8 @@ class IGAN(Sampler):
     @dataclass(frozen=True)
     class Options:
         width: int = option(100, "embedding and hidden width of the generator", minimum=1, search=(20, 50, 100, 200))
-        learning_rate: float = option(
-            1e-3, "learning rate of the generator's Adam", minimum=0, search=(5e-5, 1e-4, 1e-3, 1e-2)
-        )
-        margin: float = option(
-            1.0, "margin in the reward tanh(s_neg - s_pos + margin)", minimum=0, search=(0.5, 1.0, 2.0, 4.0)
-        )
+        learning_rate: float = option(1e-3, "the generator's learning rate", minimum=0, search=(5e-5, 1e-4, 1e-3, 1e-2))
+        margin: float = option(1.0, "in the reward, tanh(s_neg - s_pos + margin)", minimum=0, search=(0.5, 1.0, 2.0, 4.0))
         l2: float = option(1e-5, "weight decay of the generator", minimum=0)
         baseline: str = option("running", "taken off rewards: their running mean, or nothing", choices=("running", "none"))
         filtered: bool = option(True, "never draw a known training fact")

@@ -44,7 +44,7 @@ class KBGAN(Sampler):
         width: int = option(50, "its dimension", minimum=1)
         candidates: int = option(20, "N_s, entities that it chooses among; K where that is more", minimum=2)
         tau: float = option(1.0, "temperature of its softmax", minimum=0.01)
-        learning_rate: float = option(1e-3, "learning rate of the generator's Adam", minimum=0, search=Range(1e-4, 1e-2))
+        learning_rate: float = option(1e-3, "the generator's learning rate", minimum=0, search=Range(1e-4, 1e-2))
         l2: float = option(
             1.0, "lambda; its weight decay is lambda over the number of training triples", minimum=0, search=(0.1, 1.0)
         )

@@ -74,7 +74,7 @@ class MMRNS(Sampler):
         beta: float = option(
             0.005, "weight of the contrastive loss; 0: the ablation w/o CSS", minimum=0, search=(0.003, 0.005, 0.01, 0.1)
         )
-        learning_rate: float = option(1e-4, "learning rate of the sampler's Adam", minimum=0, search=(5e-5, 1e-4))
+        learning_rate: float = option(1e-4, "the sampler's learning rate", minimum=0, search=(5e-5, 1e-4))
         feedback: int = option(1, "the model's loss reaches the sampler with this factor", choices=(1, 0, -1))
         detach_kge: bool = option(True, "the sampler's gradients stop short of the model's vectors")
         attention: bool = option(True, "False: the ablation w/o KCA, a linear map of a modality's tokens")
@@ -82,9 +82,7 @@ class MMRNS(Sampler):
         pooled_tokens: int = option(4, "learned tokens per pooled modality; 1: no gate can act", minimum=1)
         missing: str = option("mask", "a missing modality has no share, or is a vector of zeros", choices=("mask", "zero"))
         positives: int = option(16, "most answers of a row in eq. 10; 0: those among the candidates", minimum=0)
-        weights: str = option(
-            "paper", "weights in the contrast, eq. 9: the paper's, or p/N and 1/N", choices=("paper", "product")
-        )
+        weights: str = option("paper", "in the contrast, eq. 9: the paper's, or p/N and 1/N", choices=("paper", "product"))
         pool: str = option("row", "one logarithm per row in eq. 10, or one per batch", choices=("row", "batch"))
         structure_layers: int = option(1, "affine layers of eq. 7", choices=(1, 2))
         constant_norms: bool = option(False, "no gradient through the norms of eq. 8")

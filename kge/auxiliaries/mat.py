@@ -37,10 +37,10 @@ class MAT(Auxiliary):
 
     @dataclass(frozen=True)
     class Options:
-        learning_rate: float = option(1e-4, "learning rate of the generators' Adam", minimum=0)
+        learning_rate: float = option(1e-4, "the generators' learning rate", minimum=0)
         temperature: float = option(
             0.0,
-            "temperature of a softmax over the batch that weights the fakes in the model's term; 0: plain mean",
+            "in a softmax over the batch that weights the fakes in the model's term; 0: plain mean",
             minimum=0,
         )
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from nsbench.config.run import configure
 from nsbench.contracts import Generated, Need, Negatives
+from nsbench.errors import Misuse
 from nsbench.registry import SAMPLERS
 from nsbench.testing.rules import registered, toy
 from nsbench.training.trainer import Trainer
@@ -420,13 +421,27 @@ def test_live_needs_are_what_decides_about_gradients():
             return super().sample(positives, view)
 
     class LooksLive(Looks):
-        requires = frozenset({Need.LIVE})
-        coupled = True
+        @classmethod
+        def needs(cls, options):
+            return frozenset({Need.LIVE})
 
     with registered(SAMPLERS, "looks", Looks), registered(SAMPLERS, "looks_live", LooksLive):
-        trainer_for("looks").step()
-        trainer_for("looks_live").step()
+        for name, live in (("looks", False), ("looks_live", True)):
+            trainer = trainer_for(name)
+            trainer.step()
+            assert trainer.coupled == live
     assert seen == [False, True]
+
+
+@pytest.mark.parametrize("name", ["requires", "coupled"])
+def test_what_an_instance_says_of_its_needs_is_refused_in_one_sentence(name):
+    class Changes(fakes.Stateless):
+        def __init__(self, setting, options):
+            super().__init__(setting, options)
+            setattr(self, name, True)
+
+    with registered(SAMPLERS, "changes", Changes), pytest.raises(Misuse, match=rf"self\.{name}.*needs\(options\)"):
+        trainer_for("changes")
 
 
 def test_a_block_that_sets_two_kinds_of_negatives_is_refused():
