@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 from nsbench.errors import Misuse
 from nsbench.results import papers, store
+from nsbench.results.store.run import flat as flat
 
 PER_CELL = (  # what a protocol sets per model and dataset (nsbench.config.run)
     "margin",
@@ -238,17 +238,6 @@ def _identity(run: Run) -> Identity:
         if factors.setdefault(name, "default") == value:
             del factors[name]
     return tuple(sorted(factors.items()))
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested options as `name.inner -> text`, sorted."""
-    found: dict[str, str] = {}
-    for name, value in sorted(values.items()):
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value if isinstance(value, str) else json.dumps(value)
-    return found
 
 
 def _labels(identities: Iterable[Identity]) -> dict[Identity, str]:

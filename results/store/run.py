@@ -136,6 +136,17 @@ def config_value(config: Mapping[str, Any], name: str) -> Any:
         return None
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested options as `name.inner -> text`, sorted."""
+    found: dict[str, str] = {}
+    for name, value in sorted(values.items()):
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value if isinstance(value, str) else json.dumps(value)
+    return found
+
+
 def content(path: Path, name: str) -> bytes:
     """A file of the run at `path`, in a folder or in a packed store. FileNotFoundError where there is none."""
     pack = packed(path.parent)

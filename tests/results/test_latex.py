@@ -15,7 +15,7 @@ from nsbench.results.store import load
 
 NASTY = "a_b & 50% {x} \\y ~ ^ #1 $ [adv] p|q <i>"
 ENGINES = ("pdflatex", "lualatex", "xelatex", "tectonic")
-RESULTS = Path(__file__).parents[2] / "results"
+RUNS = Path(__file__).parents[2] / "results" / "runs"
 NOTHING = {"ablation", "diagnostics"}
 OVERFULL = 1.0  # points by which a box may be too wide: a third of a millimetre, which no reader sees
 METRIC = Metric("x", "X", True, 1, 3, "")
@@ -80,19 +80,19 @@ SHIPPED = [  # filters as in README.md, layouts with nothing to show, the ablati
     pytest.param("multimodal", {"fusion": "none", "kge": "transe"}, set(), "dhns (forward)", marks=pytest.mark.slow),
     ("variants", {}, set(), "sans"),
     pytest.param("weight", {}, set(), "dhns (forward)", marks=pytest.mark.slow),
-    pytest.param("runs", {"protocol": "nsbench", "dataset": "mkg_y"}, NOTHING, "", marks=pytest.mark.slow),
-    pytest.param("runs", {"protocol": "nsbench", "split@db15k": "clean"}, NOTHING, "", marks=pytest.mark.slow),
+    pytest.param("nsbench", {"protocol": "nsbench", "dataset": "mkg_y"}, NOTHING, "", marks=pytest.mark.slow),
+    pytest.param("nsbench", {"protocol": "nsbench", "split@db15k": "clean"}, NOTHING, "", marks=pytest.mark.slow),
     ("one_factor", {"changed.regularizer": "0.0"}, NOTHING, ""),
 ]
 
 
 @needs_engine
 @pytest.mark.parametrize(("store", "where", "nothing", "full"), SHIPPED)
-def test_tables_of_the_shipped_runs_are_set_within_the_page(store, where, nothing, full, tmp_path, cache):
+def test_tables_of_the_shipped_runs_are_set_within_the_page(store, where, nothing, full, tmp_path):
     """With the papers' figures and without, in every layout."""
-    if not (RESULTS / store).is_dir():
+    if not RUNS.is_dir():
         pytest.skip("the shipped runs are not here")
-    runs = load(RESULTS / store)
+    runs = load(RUNS / f"{store}.nsb")
     texts = []
     for layout in LAYOUTS.keys() - nothing:
         baseline = full if layout == "ablation" else "uniform"
