@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nsbench.config.run import configure
-from nsbench.contracts import Negatives
+from nsbench.contracts import Generated, Negatives
 from nsbench.contracts.scoring import Scoring
 from nsbench.testing.rules import toy
 from nsbench.training.trainer import Trainer
@@ -30,7 +30,7 @@ def test_absent_slots_have_no_say(joint, with_anchors):
     mask[:, 0] = True
     assert 0 < (~mask).sum() < 2 * B
     vectors, anchors = (torch.randn(B, K, S, D, generator=rng) for _ in range(2))
-    block = Negatives(side, vectors=vectors, slot_mask=mask, anchors=anchors if with_anchors else None, joint=joint)
+    block = Negatives(side, generated=Generated(vectors, mask, anchors if with_anchors else None, joint))
     _, found = scoring.block(positives, block)
 
     gamma, q, fused = trainer.kge.margin, trainer.fusion.q.detach(), scoring.tables["fused"]

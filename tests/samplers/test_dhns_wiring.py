@@ -163,7 +163,7 @@ def test_the_schedule_that_is_asked_for_makes_the_noise(schedule, expected):
         made.kge.entity.zero_()
     _, blocks = sampled(made, [*range(129)] * 8)
     for block in blocks[1:]:
-        found = block.vectors.square().mean((0, 2, 3)).sqrt()[[0, 1, 3]]
+        found = block.generated.vectors.square().mean((0, 2, 3)).sqrt()[[0, 1, 3]]
         assert found.tolist() == pytest.approx(expected, rel=0.05)
 
 

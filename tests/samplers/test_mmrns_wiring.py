@@ -11,7 +11,6 @@ import torch
 from scipy import stats
 
 from nsbench.config.run import configure
-from nsbench.contracts import Need
 from nsbench.contracts.scoring import Scoring
 from nsbench.samplers import mmrns
 from nsbench.samplers.mmrns import MMRNS
@@ -33,7 +32,7 @@ def make(*settings, features=False, saturated=False, negatives=3):
 
 def sampled(made, rows):
     positives = made.graph.positives(torch.tensor(list(rows)))
-    view = made._view(Scoring(made.kge, made.fusion, made.graph), live=Need.LIVE in made.sampler.requires)
+    view = made._view(Scoring(made.kge, made.fusion, made.graph), live=made.live)
     return positives, made.sampler.sample(positives, view)
 
 
