@@ -1,7 +1,4 @@
-"""What wrong input gets: one sentence that starts with `Error:`, an exit code, and nothing changed on disk.
-
-`python tests/nsbench/test_bad_input.py` prints the table with the sentences as they come out.
-"""
+"""What wrong input gets: one sentence that starts with `Error:`, an exit code, and nothing changed on disk."""
 
 import os
 import re

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[1]
 # Run folders behind figures: not in the wheel.
 SHIPPED = ("runs", "one_factor", "classic", "variants", "multimodal", "weight")
 MAPPED = ("samplers", "kge", "datasets", "results")  # folders of the checkout that install below nsbench
