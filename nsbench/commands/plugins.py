@@ -53,12 +53,13 @@ def show(name: str) -> None:
 
     from nsbench import registry
     from nsbench.config.protocol import Protocol, protocol_names, read_protocol
+    from nsbench.options import searched, shown
 
     if name in protocol_names() or name.endswith(".toml"):
         for key, value in read_protocol(name).items():
             click.echo(f"{key} = {value}")
-        for key, search in registry.searched(Protocol).items():
-            click.echo(f"nsbench tune looks for {key} in {registry.shown(search)}")
+        for key, search in searched(Protocol).items():
+            click.echo(f"nsbench tune looks for {key} in {shown(search)}")
         return
     kinds = [getattr(registry, kind) for kind in KINDS]
     owners = [kind for kind in kinds if name in kind.names() or name in kind.broken]
