@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from nsbench.campaign import plan
-from nsbench.runs.result import Result
 from nsbench.runs.runner import Notify, RunOptions, unheard
 
 if TYPE_CHECKING:
     from nsbench.results.cells import Table
 
 
-@overload
-def run(*names: str, seeds: None = None, **more: Any) -> Result: ...
-@overload
-def run(*names: str, seeds: int | Iterable[int], **more: Any) -> list[Result]: ...
 def run(
     sampler: str = "uniform",
     kge: str = "transe",
@@ -34,11 +29,11 @@ def run(
     device: str = "auto",
     save_model: bool = False,
     notify: Notify = unheard,
-) -> Result | list[Result]:
+) -> Any:
     """Train, select and test one configuration, or return what is already there.
 
-    One Result for `seed`; with `seeds`, a list of them, one after another: `seeds=5` are 0 to 4, `seeds=[0, 3]` those two.
-    `options` are what --set takes: {"protocol.steps": 100, "sampler.variant": "paper"}. `runs` is the run store, by
+    Returns a nsbench.runs.result.Result for `seed`. With `seeds`, a list of them: `seeds=5` are 0 to 4, `seeds=[0, 3]` those
+    two. `options` are what --set takes: {"protocol.steps": 100, "sampler.variant": "paper"}. `runs` is the run store, by
     default NSBENCH_RUNS or ./runs. Raises nsbench.errors.Misuse for a configuration that cannot work, and RunFailed for a
     run that could not be carried to its end.
     """

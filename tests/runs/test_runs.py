@@ -488,7 +488,7 @@ def test_the_saved_model_has_the_recorded_ranks(tmp_path: Path, formula: Callabl
 
 def environment() -> dict[str, str]:
     """For subprocesses that import nsbench from wherever this process has it."""
-    return {**os.environ, "PYTHONPATH": str(Path(runner.__file__).parent.parent)}
+    return {**os.environ, "PYTHONPATH": str(Path(runner.__file__).parents[2])}
 
 
 def test_what_a_killed_write_left_is_swept(store):

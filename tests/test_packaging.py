@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[1]
 SHIPPED = CHECKOUT / "results" / "runs"  # the runs behind figures: in the sdist, not in the wheel
 MAPPED = ("samplers", "kge", "datasets", "results")  # folders of the checkout that install below nsbench
 
