@@ -3,13 +3,12 @@
 From Python: `nsbench.run` makes runs, `nsbench.table` compares them, `nsbench.results.load` reads them into a frame.
 """
 
-import importlib as _importlib
-from importlib import metadata as _metadata
-from pathlib import Path as _Path
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
+import importlib
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-if _TYPE_CHECKING:
+if TYPE_CHECKING:
     from nsbench import results as results
     from nsbench.api import run as run
     from nsbench.api import table as table
@@ -18,22 +17,22 @@ __all__ = ["__version__", "results", "run", "table"]
 
 # In a checkout the packages below nsbench lie beside this folder (pyproject.toml, package-dir). When Python finds
 # ./nsbench through the working directory instead of the installed copy, let it find them there.
-_checkout = _Path(__file__).resolve().parent.parent
-if (_checkout / "samplers" / "__init__.py").exists() and not (_Path(__file__).parent / "samplers").exists():
+_checkout = Path(__file__).resolve().parent.parent
+if (_checkout / "samplers" / "__init__.py").exists() and not (Path(__file__).parent / "samplers").exists():
     __path__.append(str(_checkout))
 
 try:
-    __version__ = _metadata.version("nsbench")
-except _metadata.PackageNotFoundError:  # a checkout that was never installed
+    __version__ = metadata.version("nsbench")
+except metadata.PackageNotFoundError:  # a checkout that was never installed
     __version__ = "0+unknown"
 
 
-def __getattr__(name: str) -> _Any:
+def __getattr__(name: str) -> Any:
     """The public names, loaded on first use: importing nsbench must not import torch."""
     if name == "results":
-        return _importlib.import_module("nsbench.results")
+        return importlib.import_module("nsbench.results")
     if name in __all__:
-        return getattr(_importlib.import_module("nsbench.api"), name)
+        return getattr(importlib.import_module("nsbench.api"), name)
     raise AttributeError(f"module 'nsbench' has no attribute '{name}'")
 
 

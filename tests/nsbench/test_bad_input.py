@@ -3,13 +3,10 @@
 `python tests/nsbench/test_bad_input.py` prints the table with the sentences as they come out.
 """
 
-import contextlib
-import io
 import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-import nsbench.cli
 from nsbench.campaign import plan as campaign
 from nsbench.runs.runner import RunOptions
 
@@ -35,8 +31,8 @@ class Case:
     name: str
     command: str
     expected: str  # a regular expression found in the sentence
-    code: int = MISUSE
     prepare: Callable[[Path], None] = lambda folder: None
+    code: int = MISUSE
 
 
 def edit(name: str, text: str | bytes) -> Callable[[Path], None]:
@@ -108,6 +104,7 @@ def truncated(folder: Path) -> None:
 
 IMPORT = "data import-features {graph} mine.{0} --modality visual"
 TINY = PLANTED + " --set protocol.steps=2 --set protocol.width=4"
+OWN = PLANTED.replace("quick", "./my.toml")
 PLUGIN = PLANTED + " --sampler ./mine.py:Mine"
 ON_GRAPH = RUN + " --dataset {graph}"
 
@@ -145,84 +142,40 @@ NO_BLOCK = "no block holds the K = 8 negatives per positive that every sampler i
 
 CASES = [
     # files of a graph
-    Case(
-        "truncated file",
-        ON_GRAPH,
-        "is truncated: line 1 announces 6 lines and 5 follow; get the whole file",
-        prepare=truncated,
-    ),
-    Case(
-        "wrong count line",
-        ON_GRAPH,
-        "line 1, announces 1 lines but 2 follow",
-        prepare=edit("test2id.txt", "1\n0 1 0\n1 2 0\n"),
-    ),
-    Case(
-        "count line missing", ON_GRAPH, "line 1, must be the number of lines", prepare=edit("test2id.txt", "0 1 0\n1 2 0\n")
-    ),
-    Case(
-        "entity id out of range", ON_GRAPH, r"line 2: entity id 5 is out of range", prepare=edit("test2id.txt", "1\n0 5 0\n")
-    ),
-    Case(
-        "relation id out of range",
-        ON_GRAPH,
-        "relation id 2 is out of range",
-        prepare=edit("test2id.txt", "2\n0 1 2\n1 3 0\n"),
-    ),
-    Case("negative id", ON_GRAPH, "entity id -1 is out of range", prepare=edit("valid2id.txt", "1\n-1 1 0\n")),
-    Case("id that is no number", ON_GRAPH, "line 2: 'x' is not an id", prepare=edit("valid2id.txt", "1\nx 1 0\n")),
-    Case("swapped columns", ON_GRAPH, "the columns look swapped", prepare=edit("test2id.txt", "2\n0 1 3\n1 0 4\n")),
-    Case("two columns", ON_GRAPH, "has 2 columns; write head, tail, relation", prepare=edit("test2id.txt", "1\n0 1\n")),
-    Case(
-        "duplicate test triples",
-        ON_GRAPH,
-        "line 3, repeats the triple of line 2",
-        prepare=edit("test2id.txt", "2\n0 2 0\n0 2 0\n"),
-    ),
-    Case("duplicate entity id", ON_GRAPH, "id 0 is given twice", prepare=edit("entity2id.txt", "2\na 0\nb 0\n")),
-    Case("empty split", ON_GRAPH, "valid2id.txt holds no triple", prepare=edit("valid2id.txt", "0\n")),
-    Case("empty file", ON_GRAPH, "line 1, must be the number", prepare=edit("train2id.txt", "")),
-    Case("missing file", ON_GRAPH, "test2id.txt is missing", prepare=remove("test2id.txt")),
-    Case("not UTF-8", ON_GRAPH, "entity2id.txt is not UTF-8", prepare=edit("entity2id.txt", b"1\n\xff\xfe 0\n")),
-    Case("names of another number", ON_GRAPH, "has 1 lines for 5 ids", prepare=edit("entity_names.txt", "one\n")),
-    Case(
-        "folder without a graph", RUN + " --dataset ./empty", "empty holds no graph", prepare=lambda f: (f / "empty").mkdir()
-    ),
-    Case("no such folder", RUN + " --dataset ./nowhere", "there is no folder ./nowhere; give the folder"),
+    Case("truncated file", ON_GRAPH, "is truncated: line 1 announces 6 lines and 5 follow", truncated),
+    Case("wrong count line", ON_GRAPH, "line 1, announces 1 lines but 2 follow", edit("test2id.txt", "1\n0 1 0\n1 2 0\n")),
+    Case("count line missing", ON_GRAPH, "line 1, must be the number of lines", edit("test2id.txt", "0 1 0\n1 2 0\n")),
+    Case("entity id out of range", ON_GRAPH, r"line 2: entity id 5 is out of range", edit("test2id.txt", "1\n0 5 0\n")),
+    Case("relation id out of range", ON_GRAPH, "relation id 2 is out of range", edit("test2id.txt", "2\n0 1 2\n1 3 0\n")),
+    Case("negative id", ON_GRAPH, "entity id -1 is out of range", edit("valid2id.txt", "1\n-1 1 0\n")),
+    Case("id that is no number", ON_GRAPH, "line 2: 'x' is not an id", edit("valid2id.txt", "1\nx 1 0\n")),
+    Case("swapped columns", ON_GRAPH, "the columns look swapped", edit("test2id.txt", "2\n0 1 3\n1 0 4\n")),
+    Case("two columns", ON_GRAPH, "has 2 columns", edit("test2id.txt", "1\n0 1\n")),
+    Case("duplicate test triples", ON_GRAPH, "line 3, repeats the triple of", edit("test2id.txt", "2\n0 2 0\n0 2 0\n")),
+    Case("duplicate entity id", ON_GRAPH, "id 0 is given twice", edit("entity2id.txt", "2\na 0\nb 0\n")),
+    Case("empty split", ON_GRAPH, "valid2id.txt holds no triple", edit("valid2id.txt", "0\n")),
+    Case("empty file", ON_GRAPH, "line 1, must be the number", edit("train2id.txt", "")),
+    Case("missing file", ON_GRAPH, "test2id.txt is missing", remove("test2id.txt")),
+    Case("not UTF-8", ON_GRAPH, "entity2id.txt is not UTF-8", edit("entity2id.txt", b"1\n\xff\xfe 0\n")),
+    Case("names of another number", ON_GRAPH, "has 1 lines for 5 ids", edit("entity_names.txt", "one\n")),
+    Case("folder without a graph", RUN + " --dataset ./empty", "empty holds no graph", lambda f: (f / "empty").mkdir()),
+    Case("no such folder", RUN + " --dataset ./nowhere", "there is no folder ./nowhere"),
     # features
+    Case("features with NaN", IMPORT, "not finite in float32 for 1", tensor(torch.tensor([[float("nan")]] + [[1.0]] * 4))),
+    Case("features of wrong length", IMPORT, r"mine\.pth .*\b4\b.*\b5\b", tensor(torch.ones(4, 2))),
+    Case("features of a wrong dtype", IMPORT, "mine.pth .*int64", tensor(torch.ones(5, 2, dtype=torch.int64))),
+    Case("features of a wrong shape", IMPORT, r"mine.pth", tensor(torch.ones(5))),
+    Case("features all zero", IMPORT, "holds only zeros", tensor(torch.zeros(5, 2))),
+    Case("a dictionary for features", IMPORT, "holds a dict, not a tensor", tensor({"visual": torch.ones(5, 2)})),
+    Case("malicious pickle (.pth)", IMPORT, "reading it would run code or it is damaged", tensor(Payload())),
     Case(
-        "features with NaN",
-        IMPORT,
-        "not finite in float32 for 1 entities, first for entity 0",
-        prepare=tensor(torch.tensor([[float("nan")]] + [[1.0]] * 4)),
+        "malicious pickle (.npy)", IMPORT.replace("{0}", "npy"), "would run code", array(np.array([Payload()], dtype=object))
     ),
-    Case("features of wrong length", IMPORT, r"mine\.pth .*\b4\b.*\b5\b", prepare=tensor(torch.ones(4, 2))),
-    Case("features of a wrong dtype", IMPORT, "mine.pth .*int64", prepare=tensor(torch.ones(5, 2, dtype=torch.int64))),
-    Case("features of a wrong shape", IMPORT, r"mine.pth", prepare=tensor(torch.ones(5))),
-    Case("features all zero", IMPORT, "holds only zeros", prepare=tensor(torch.zeros(5, 2))),
-    Case("a dictionary for features", IMPORT, "holds a dict, not a tensor", prepare=tensor({"visual": torch.ones(5, 2)})),
-    Case("malicious pickle (.pth)", IMPORT, "reading it would run code or it is damaged", prepare=tensor(Payload())),
-    Case(
-        "malicious pickle (.npy)",
-        IMPORT.replace("{0}", "npy"),
-        "reading it would run code or it is damaged",
-        prepare=array(np.array([Payload()], dtype=object)),
-    ),
-    Case("broken .h5", IMPORT.replace("{0}", "h5"), "is no readable .h5 file", prepare=write("mine.h5", "no HDF5")),
-    Case("unknown kind of file", IMPORT.replace("{0}", "csv"), "is of an unknown kind", prepare=write("mine.csv", "1,2")),
+    Case("broken .h5", IMPORT.replace("{0}", "h5"), "is no readable .h5 file", write("mine.h5", "no HDF5")),
+    Case("unknown kind of file", IMPORT.replace("{0}", "csv"), "is of an unknown kind", write("mine.csv", "1,2")),
     Case("no feature file", IMPORT, "there is no feature file mine.pth"),
-    Case(
-        "bad name of a modality",
-        IMPORT.replace("visual", "../up"),
-        "cannot name a modality",
-        prepare=tensor(torch.ones(5, 2)),
-    ),
-    Case(
-        "features out of a damaged .pth",
-        "data audit {graph}",
-        "it is damaged",
-        prepare=edit("graph-visual.pth", "no tensor"),
-    ),
+    Case("bad name of a modality", IMPORT.replace("visual", "../up"), "cannot name a modality", tensor(torch.ones(5, 2))),
+    Case("features out of a damaged .pth", "data audit {graph}", "it is damaged", edit("graph-visual.pth", "no tensor")),
     # names
     Case("unknown sampler", PLANTED + " --sampler bernouli", "unknown sampler 'bernouli'; did you mean 'bernoulli'?"),
     Case("unknown model", PLANTED + " --kge rotat", "unknown model 'rotat'; did you mean 'rotate'?"),
@@ -240,46 +193,26 @@ CASES = [
     Case("missing argument", "show", "Missing argument 'NAME'"),
     Case("missing value", PLANTED + " --sampler", "'--sampler' requires an argument"),
     Case("an empty list", PLANTED + " --sampler ,", "an empty list of names"),
-    Case("planted of no size", RUN + " --dataset planted:banana", "unknown size 'planted:banana'; use small, null"),
+    Case("planted of no size", RUN + " --dataset planted:banana", "unknown size 'planted:banana'"),
     Case("planted too small", RUN + " --dataset planted:3", "planted has 500 to 1000000 entities, not '3'"),
     Case("argument of a public dataset", RUN + " --dataset mkg_y:5", "mkg_y takes no argument"),
     Case("split of a generated dataset", PLANTED + " --split clean", "planted has no split 'clean'"),
     # values
-    Case(
-        "protocol value that is unknown",
-        PLANTED + " --set protocol.step=3",
-        "unknown option protocol.step; did you mean 'steps'?",
-    ),
-    Case(
-        "option that does not apply",
-        PLANTED + " --set sampler.timesteps=3",
-        "unknown option sampler.timesteps; it has no options",
-    ),
+    Case("protocol value that is unknown", PLANTED + " --set protocol.step=3", "unknown option protocol.step; did you"),
+    Case("option that does not apply", PLANTED + " --set sampler.timesteps=3", "unknown option sampler.timesteps"),
     Case("option of another model", PLANTED + " --set kge.phase=radians", "unknown option kge.phase"),
-    Case(
-        "value that is no choice",
-        PLANTED + " --kge rotate --set kge.phase=x",
-        "kge.phase must be one of scaled, radians, not 'x'",
-    ),
+    Case("value that is no choice", PLANTED + " --kge rotate --set kge.phase=x", "kge.phase must be one of scaled,"),
     Case("margin below zero", PLANTED + " --set protocol.margin=-1", "protocol.margin must be at least 0, not -1"),
-    Case(
-        "steps that are no number",
-        PLANTED + " --set protocol.steps=many",
-        "protocol.steps must be a whole number, not 'many'",
-    ),
+    Case("steps that are no number", PLANTED + " --set protocol.steps=many", "protocol.steps must be a whole number, not"),
     Case("no steps at all", PLANTED + " --set protocol.steps=0", "protocol.steps must be at least 1, not 0"),
     Case("a value that is nan", PLANTED + " --set protocol.margin=nan", "protocol.margin must be a finite number, not nan"),
     Case("batch larger than the data", PLANTED + " --set protocol.batch=9999", "the batch of 9999 is larger than the"),
-    Case("another variant", PLANTED + " --set sampler.variant=old", "uniform has no variant 'old'; it has recommended"),
+    Case("another variant", PLANTED + " --set sampler.variant=old", "uniform has no variant 'old'"),
     Case("auxiliary loss that is unknown", PLANTED + " --set aux.magic=1", "unknown auxiliary loss 'magic'"),
     Case("weight that is no number", PLANTED + " --set aux.magic=much", "aux.magic must be a number, not 'much'"),
     Case("--set without a value", PLANTED + " --set protocol.steps", "--set takes GROUP.NAME=VALUE"),
     Case("--set without a group", PLANTED + " --set steps=3", "--set takes GROUP.NAME=VALUE"),
-    Case(
-        "--set of an unknown group",
-        PLANTED + " --set trainer.steps=3",
-        "with GROUP one of sampler, kge, fusion, protocol, aux",
-    ),
+    Case("--set of an unknown group", PLANTED + " --set trainer.steps=3", "with GROUP one of sampler, kge, fusion,"),
     Case("seed below zero", PLANTED + " --seed -1", "Invalid value for '--seed'"),
     Case("seed that is no number", PLANTED + " --seed one", "Invalid value for '--seed'"),
     Case("seeds that are no numbers", PLANTED + " --seeds a,b", "--seeds takes a number"),
@@ -287,179 +220,98 @@ CASES = [
     Case("a seed below zero among seeds", PLANTED + " --seeds 1,-2", "the seed must be at least 0, not -2"),
     Case("seed and seeds", PLANTED + " --seed 1 --seeds 2", "give --seed or --seeds, not both"),
     Case("unknown split", PLANTED + " --split dirty", "'dirty' is not one of 'clean', 'released'"),
-    Case("unknown features", PLANTED + " --features best", "unknown features 'best'; choose auto, official, names"),
-    Case(
-        "a modality that is not there",
-        PLANTED + " --features auto:txt --fusion adamf",
-        "has no txt features; did you mean 'text'.*; there are: image, text",
-    ),
-    Case("unknown device", PLANTED.replace("cpu", "tpu9"), "unknown device 'tpu9'; use auto, cpu or cuda"),
+    Case("unknown features", PLANTED + " --features best", "unknown features 'best'"),
+    Case("a modality that is not there", PLANTED + " --features auto:txt --fusion adamf", "has no txt features; did you"),
+    Case("unknown device", PLANTED.replace("cpu", "tpu9"), "unknown device 'tpu9'"),
     Case("device that is not supported", PLANTED.replace("cpu", "meta"), "nsbench runs on cpu and cuda, not on 'meta'"),
     Case("no threads", PLANTED + " --threads 0", "Invalid value for '--threads'"),
-    Case(
-        "too many threads",
-        PLANTED + " --threads 100000",
-        r"--threads must be at most 1024, not 100000; this machine has \d+ cores$",
-    ),
+    Case("too many threads", PLANTED + " --threads 100000", r"--threads must be at most 1024, not 100000; this machine"),
     Case("threads beyond all numbers", "bench --threads 100000000000000000000", "--threads must be at most 1024, not 10+;"),
     Case("a seed beyond 64 bits", PLANTED + " --seed 9223372036854775808", r"the seed must be below 2\^63, not 9223"),
     Case("one of the seeds beyond 64 bits", PLANTED + " --seeds 0,9223372036854775808", r"the seed must be below 2\^63"),
-    Case(
-        "a seed for their number",
-        PLANTED + " --seeds 1000000 --plan",
-        "--seeds is how many, at most 10000, not 1000000; for one certain seed use --seed 1000000",
-    ),
-    Case("two fusions", PLANTED + " --fusion none,adamf", "--fusion takes one fusion a command, not 'none,adamf'; a sweep"),
+    Case("a seed for their number", PLANTED + " --seeds 1000000 --plan", "--seeds is how many, at most 10000, not 1000000"),
+    Case("two fusions", PLANTED + " --fusion none,adamf", "--fusion takes one fusion a command, not 'none,adamf'"),
     # plugins and protocols in files
     Case("no plugin file", PLUGIN, "no file ./mine.py for sampler './mine.py:Mine'"),
-    Case("plugin without the class", PLUGIN, "./mine.py defines no 'Mine'", prepare=write("mine.py", "x = 1\n")),
-    Case(
-        "plugin of a wrong base class",
-        PLUGIN,
-        r"must be a subclass of nsbench\.contracts\.Sampler",
-        prepare=write("mine.py", "class Mine: pass\n"),
-    ),
-    Case(
-        "plugin with a syntax error",
-        PLUGIN,
-        r"mine\.py cannot be loaded \(SyntaxError",
-        prepare=write("mine.py", "class Mine(:\n"),
-    ),
-    Case(
-        "plugin with a failing import",
-        PLUGIN,
-        r"cannot be loaded \(ModuleNotFoundError: No module named 'nothing_of_this_name'\)",
-        prepare=write("mine.py", "import nothing_of_this_name\n"),
-    ),
-    Case("plugin that raises", PLUGIN, "ValueError: not today", FAILED, write("mine.py", RAISING)),
-    Case(
-        "plugin without its class",
-        PLANTED + " --sampler ./mine.py",
-        r"name the sampler's class too: \./mine\.py:Mine$",
-        prepare=sampler("return None"),
-    ),
+    Case("plugin without the class", PLUGIN, "./mine.py defines no 'Mine'", write("mine.py", "x = 1\n")),
+    Case("plugin of a wrong base class", PLUGIN, r"contracts\.Sampler", write("mine.py", "class Mine: pass\n")),
+    Case("plugin with a syntax error", PLUGIN, r"mine\.py .*SyntaxError", write("mine.py", "class Mine(:\n")),
+    Case("plugin with a failing import", PLUGIN, "nothing_of_this_name", write("mine.py", "import nothing_of_this_name\n")),
+    Case("plugin that raises", PLUGIN, "ValueError: not today", write("mine.py", RAISING), FAILED),
+    Case("plugin without its class", PLANTED + " --sampler ./mine.py", r"name the sampler's class", sampler("return None")),
     Case(
         "sample returns nothing",
         MISSHAPEN,
         SAID.format("sample must return a Negatives, .*, not None"),
-        FAILED,
         sampler("return None"),
+        FAILED,
     ),
     Case(
         "sample returns a tuple",
         MISSHAPEN,
         SAID.format("sample must return a Negatives, .*, not a tuple"),
-        FAILED,
         sampler("return drawn(positives, view, 8), drawn(positives, view, 8)"),
+        FAILED,
     ),
     Case(
         "ids that are a list",
         MISSHAPEN,
         SAID.format("what sample returns cannot be read, AttributeError: .*"),
-        FAILED,
         sampler("return Negatives(view.draw_side(positives), ids=[[0]])"),
+        FAILED,
     ),
     Case(
-        "too few negatives", MISSHAPEN, SAID.format(NO_BLOCK.format(3)), FAILED, sampler("return drawn(positives, view, 3)")
+        "too few negatives", MISSHAPEN, SAID.format(NO_BLOCK.format(3)), sampler("return drawn(positives, view, 3)"), FAILED
     ),
-    Case("no negatives", MISSHAPEN, SAID.format(NO_BLOCK.format(0)), FAILED, sampler("return drawn(positives, view, 0)")),
+    Case("no negatives", MISSHAPEN, SAID.format(NO_BLOCK.format(0)), sampler("return drawn(positives, view, 0)"), FAILED),
     Case(
         "two blocks of odd sizes",
         MISSHAPEN,
         SAID.format(NO_BLOCK.format("9 and 7")),
-        FAILED,
         sampler("return [drawn(positives, view, k) for k in (9, 7)]"),
+        FAILED,
     ),
     Case(
         "no negative is valid",
         MISSHAPEN,
         SAID.format("no negative of the first batch is valid, .*"),
-        FAILED,
         sampler("block = drawn(positives, view, 8)\n        block.valid = block.ids < 0\n        return block"),
+        FAILED,
     ),
     Case(
         "ids out of range",
         MISSHAPEN,
         SAID.format("ids reach from 800 to 800, entities from 0 to 799"),
-        FAILED,
         sampler("block = drawn(positives, view, 8)\n        block.ids = 0 * block.ids + 800\n        return block"),
-    ),
-    Case(
-        "an error in the sampler",
-        MISSHAPEN,
-        r"KeyError: 3 \(sampler '\./mine.py:Mine' in mine.py, line 9; nsbench check \./mine.py:Mine says more; see ",
         FAILED,
-        sampler("{}[3]"),
     ),
+    Case("an error in the sampler", MISSHAPEN, r"KeyError: 3 \(sampler '\./mine.py:Mine' in", sampler("{}[3]"), FAILED),
     Case(
         "Options that are no dataclass",
         PLUGIN,
-        "sampler './mine.py:Mine': Options must be a frozen dataclass of",
-        prepare=sampler("pass\n    class Options:\n        x = 3"),
+        "Options must be a frozen dataclass",
+        sampler("pass\n    class Options:\n        x = 3"),
     ),
-    Case(
-        "requires that are texts",
-        PLUGIN,
-        "requires must be a frozenset of nsbench.contracts.Need .QUERY, VIEWS, ",
-        prepare=sampler("pass\n    requires = {'vectors'}"),
-    ),
-    Case(
-        "requires that is a text",
-        PLUGIN,
-        "requires must be a frozenset of nsbench.contracts.Need",
-        prepare=sampler("pass\n    requires = 'query'"),
-    ),
-    Case(
-        "version that is no number",
-        PLUGIN,
-        "version must be a whole number of at least 1, not '1.2'",
-        prepare=sampler("pass\n    version = '1.2'"),
-    ),
-    Case("protocol file that is not there", PLANTED.replace("quick", "./my.toml"), "no protocol file ./my.toml"),
-    Case(
-        "damaged protocol file",
-        PLANTED.replace("quick", "./my.toml"),
-        "my.toml is not TOML",
-        prepare=write("my.toml", "steps = \n"),
-    ),
-    Case(
-        "unknown key in a protocol file",
-        PLANTED.replace("quick", "./my.toml"),
-        "unknown option protocol.stepz; did you mean 'steps'?",
-        prepare=write("my.toml", "extends = 'quick'\nstepz = 3\n"),
-    ),
-    Case(
-        "protocol that extends nothing",
-        PLANTED.replace("quick", "./my.toml"),
-        "unknown protocol 'quik'; did you mean 'quick'?",
-        prepare=write("my.toml", "extends = 'quik'\n"),
-    ),
+    Case("requires that are texts", PLUGIN, "requires must be a frozenset of", sampler("pass\n    requires = {'vectors'}")),
+    Case("requires that is a text", PLUGIN, "requires must be a frozenset of", sampler("pass\n    requires = 'query'")),
+    Case("version that is no number", PLUGIN, "version must be a whole number of at", sampler("pass\n    version = '1.2'")),
+    Case("protocol file that is not there", OWN, "no protocol file ./my.toml"),
+    Case("damaged protocol file", OWN, "my.toml is not TOML", write("my.toml", "steps = \n")),
+    Case("unknown key in a protocol file", OWN, "protocol.stepz", write("my.toml", "extends = 'quick'\nstepz = 3\n")),
+    Case("protocol that extends nothing", OWN, "unknown protocol 'quik'; did you", write("my.toml", "extends = 'quik'\n")),
     Case(
         "bernoulli where sides alternate",
         PLANTED + " --sampler bernoulli --set protocol.sides=alternate",
-        "sampler 'bernoulli' chooses the side itself, which protocol 'quick' fixes by alternating",
+        "'bernoulli' chooses",
     ),
+    Case("protocol file that is empty", OWN, "my.toml is empty", write("my.toml", "# nothing yet\n")),
     Case(
-        "protocol file that is empty",
-        PLANTED.replace("quick", "./my.toml"),
-        "my.toml is empty; begin it with extends",
-        prepare=write("my.toml", "# nothing yet\n"),
+        "cell that is misspelt", OWN, "'trasne'.*'transe'", write("my.toml", "extends = 'quick'\n[margin]\ntrasne = 12.0\n")
     ),
-    Case(
-        "cell that is misspelt",
-        PLANTED.replace("quick", "./my.toml"),
-        r"my.toml: \[margin\] is for 'trasne', which is not there; did you mean 'transe'\? \(nsbench list\)",
-        prepare=write("my.toml", "extends = 'quick'\n[margin]\ntrasne = 12.0\n"),
-    ),
-    Case(
-        "sweep for a protocol",
-        PLANTED.replace("quick", "my.toml"),
-        "my.toml is a sweep and no protocol; run it with nsbench sweep my.toml",
-        prepare=write("my.toml", GRID),
-    ),
+    Case("sweep for a protocol", OWN, "my.toml is a sweep", write("my.toml", GRID)),
     # sweeps
     *(
-        Case(f"sweep with {name}", "sweep my.toml --plan", expected, prepare=write("my.toml", GRID + text))
+        Case(f"sweep with {name}", "sweep my.toml --plan", expected, write("my.toml", GRID + text))
         for name, text, expected in (
             ("a number for a protocol", "protocol = 3\n", "my.toml: protocol is a text, not 3"),
             ("a number for a split", "split = 3\n", "my.toml: split is a text, not 3"),
@@ -471,77 +323,49 @@ CASES = [
             ("no seeds", "seeds = 0\n", "my.toml: seeds is a number up to 10000 .*, not 0"),
         )
     ),
-    Case("sweep of numbers", "sweep my.toml", "my.toml has no .*grid.* block", prepare=write("my.toml", "grid = [1, 2]\n")),
+    Case("sweep of numbers", "sweep my.toml", "my.toml has no .*grid.* block", write("my.toml", "grid = [1, 2]\n")),
     Case(
         "sweep that is no text",
         "sweep my.toml",
         "sweep my.toml is not TOML: 'utf-8' codec",
-        prepare=lambda folder: (folder / "my.toml").write_bytes(b"\xff\xfe") and None,
+        lambda folder: (folder / "my.toml").write_bytes(b"\xff\xfe") and None,
     ),
     # the store
-    Case("status of no store", "status", "no run in runs; start with nsbench run, or name another store with --runs"),
-    Case("status of a file", "status --runs afile", "no run in afile; start with nsbench run", prepare=write("afile", "")),
-    Case("report of no store", "report", "no run in runs; start with nsbench run"),
+    Case("status of no store", "status", "no run in runs"),
+    Case("status of a file", "status --runs afile", "no run in afile", write("afile", "")),
+    Case("report of no store", "report", "no run in runs"),
     Case(
         "merge of nothing",
         "runs merge ./graph",
-        "graph holds no run; give an archive",
-        prepare=lambda folder: [file.unlink() for file in (folder / "graph").iterdir()] and None,
+        "graph holds no run",
+        lambda folder: [file.unlink() for file in (folder / "graph").iterdir()] and None,
     ),
-    Case("table of nothing", "table", "no complete run in runs; start with"),
-    Case(
-        "table of a damaged run",
-        "table",
-        "no complete run in runs .unfinished or damaged folders: 1",
-        prepare=damaged("result.json"),
-    ),
-    Case("run that is damaged", TINY, "result.json is damaged; delete", prepare=damaged("result.json")),
-    Case(
-        "table of mixed protocols",
-        "table",
-        "the runs differ in changed.steps .2 in 1 runs, 3 in 1 runs.; keep one with the filter",
-        prepare=both(finished(), finished("protocol.steps=3", seed=1)),
-    ),
-    Case("filter without a value", "table --where dataset", "--where takes NAME=VALUE, not 'dataset'", prepare=finished()),
-    Case("filter by nothing known", "table --where color=red", "cannot filter by 'color'", prepare=finished()),
-    Case(
-        "filter that no run passes",
-        "table --where dataset=mkg_w",
-        "no run has dataset=mkg_w; there is planted:small",
-        prepare=finished(),
-    ),
-    Case("baseline that is not there", "table --baseline dhns", "no row is the baseline 'dhns'", prepare=finished()),
-    Case(
-        "table into a folder that is not there",
-        "table -o no/where.md",
-        "cannot use no/where.md: No such file",
-        FAILED,
-        finished(),
-    ),
-    Case(
-        "model of a run that is over",
-        TINY + " --save-model",
-        "its model was not kept; delete the folder",
-        prepare=finished(),
-    ),
-    Case(
-        "damaged checkpoint",
-        PLANTED,
-        "checkpoint.pt is damaged or of another version; delete it",
-        prepare=damaged_checkpoint,
-    ),
+    Case("table of nothing", "table", "no complete run in runs"),
+    Case("table of a damaged run", "table", "no complete run in runs .unfinished or damaged", damaged("result.json")),
+    Case("run that is damaged", TINY, "result.json is damaged", damaged("result.json")),
+    Case("table of mixed protocols", "table", "changed.steps", both(finished(), finished("protocol.steps=3", seed=1))),
+    Case("filter without a value", "table --where dataset", "--where takes NAME=VALUE, not 'dataset'", finished()),
+    Case("filter by nothing known", "table --where color=red", "cannot filter by 'color'", finished()),
+    Case("filter that no run passes", "table --where dataset=mkg_w", "no run has dataset=mkg_w", finished()),
+    Case("baseline that is not there", "table --baseline dhns", "no row is the baseline 'dhns'", finished()),
+    Case("table into a folder that is not there", "table -o no/where.md", "cannot use no/where.md: No", finished(), FAILED),
+    Case("model of a run that is over", TINY + " --save-model", "its model was not kept", finished()),
+    Case("damaged checkpoint", PLANTED, "checkpoint.pt is damaged or of another version", damaged_checkpoint),
     Case(
         "file in the way of the store",
         PLANTED + " --runs afile/runs",
-        "cannot write afile/runs/\\S+: Not a directory; choose another store",
-        FAILED,
+        "cannot write afile/runs/",
         write("afile", ""),
+        FAILED,
     ),
     # runs that fail
-    Case("scores that are not finite", PLANTED + " --kge distmult --set protocol.learning_rate=1e38", "not finite", FAILED),
     Case(
-        "more memory than there is", PLANTED + " --set protocol.width=100000000000", "out of memory; use a smaller", FAILED
+        "scores that are not finite",
+        PLANTED + " --kge distmult --set protocol.learning_rate=1e38",
+        "not finite",
+        code=FAILED,
     ),
+    Case("more memory than there is", PLANTED + " --set protocol.width=100000000000", "out of memory", code=FAILED),
 ]
 
 
@@ -629,8 +453,8 @@ def test_cuda_without_a_device(command, store: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("size=16k", "no space left for"),
-        ("ro", "cannot write .*: Read-only file system; choose another store with --runs"),
+        ("size=16k", "cannot write .* .(?i:no space left)"),
+        ("ro", "cannot write .* .Read-only file system"),
     ],
 )
 def test_a_full_and_a_read_only_disk(command, tmp_path: Path, options: str, expected: str) -> None:
@@ -646,21 +470,3 @@ def test_a_full_and_a_read_only_disk(command, tmp_path: Path, options: str, expe
     assert said.code == FAILED
     assert re.match(f"Error: {expected}", said.err.splitlines()[-1])
     assert "Traceback" not in said.err
-
-
-def print_table() -> None:
-    """Name, exit code and sentence of every case, as markdown."""
-    print("| input | exit code | sentence |\n|---|---|---|")
-    for case in CASES:
-        with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
-            os.environ |= {"NSBENCH_RUNS": "runs", "NSBENCH_DATA": "data"}
-            sys.argv = ["nsbench", *spoilt(case, Path(name))]
-            heard = io.StringIO()
-            with contextlib.redirect_stderr(heard), pytest.raises(SystemExit) as stop:
-                nsbench.cli.main()
-        sentence = heard.getvalue().splitlines()[-1].replace("|", "\\|")
-        print(f"| {case.name} | {stop.value.code} | {sentence} |")
-
-
-if __name__ == "__main__":
-    print_table()
