@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nsbench.campaign import plan
+from nsbench.runs.folder import store_folder
 from nsbench.runs.runner import Notify, RunOptions, unheard
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def run(
     shared = {"fusion": fusion, "split": split, "features": features, "settings": settings}
     configs = plan.plan([sampler], [kge], [dataset], wanted, protocol=protocol, **shared)
     how = RunOptions(device=device, save_model=save_model)
-    results = [plan.carry_out(config, plan.store_folder(runs), how, notify) for config in configs]
+    results = [plan.carry_out(config, store_folder(runs), how, notify) for config in configs]
     return results[0] if seeds is None else results
 
 

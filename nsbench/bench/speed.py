@@ -9,18 +9,16 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 
 from nsbench.campaign.estimates import wait
-from nsbench.campaign.plan import dataset_of
 from nsbench.config.run import Config
 from nsbench.contracts import Dataset, Sampler
 from nsbench.registry import SAMPLERS
-from nsbench.results.stats.statistics import t_interval
-from nsbench.runs.device import peak_memory, pick_device, reset_peak_memory
+from nsbench.runs.device import peak_memory, reset_peak_memory
 from nsbench.training.evaluation import Ranking
 from nsbench.training.trainer import Trainer
 
@@ -111,24 +109,5 @@ def ratio(one: Trainer, other: Trainer, pairs: int) -> tuple[float, float, float
         order = (one, other) if turn % 2 == 0 else (other, one)  # whoever goes second finds warmer caches
         seconds = {id(trainer): next(epochs(trainer, 1)) for trainer in order}
         logs.append(np.log(seconds[id(one)] / seconds[id(other)]))
-    low, high = t_interval(logs)
-    return float(np.exp(np.mean(logs))), float(np.exp(low)), float(np.exp(high))
-
-
-def report(
-    configs: list[Config], baseline: str, rounds: int, pairs: int, peers: bool, say: Callable[[str], None]
-) -> Iterator[dict[str, Any]]:
-    """One row per configuration, as soon as it is measured; beside PyKEEN, or beside the baseline sampler."""
-    device = pick_device("cpu" if peers else "auto")
-    for config in configs:
-        dataset = dataset_of(config)
-        say(f"measuring {config.name} ({rounds} rounds{' beside PyKEEN' if peers else ''})")
-        row: dict[str, Any] = {"sampler": config.sampler, "kge": config.kge, "dataset": config.dataset}
-        row |= {"entities": dataset.num_entities, **measure(config, dataset, device, rounds)}
-        if peers:
-            from nsbench.bench.peers import beside_pykeen
-
-            row |= beside_pykeen(config, dataset, rounds)
-        elif config.sampler != baseline:
-            row |= against(config, baseline, dataset, device, pairs)
-        yield row
+    mean, half = np.mean(logs), stdtrit(pairs - 1, 0.975) * np.std(logs, ddof=1) / pairs**0.5
+    return float(np.exp(mean)), float(np.exp(mean - half)), float(np.exp(mean + half))

@@ -17,13 +17,6 @@ from nsbench.runs.result import Result
 from nsbench.runs.runner import Notify, RunOptions, Stopping, check_sizes, execute, never, unheard
 
 
-def store_folder(given: str | Path | None = None) -> Path:
-    """Where runs lie: as given, else NSBENCH_RUNS, else ./runs."""
-    from nsbench.results.store import default_folder
-
-    return Path(given) if given else default_folder()
-
-
 def plan(
     samplers: Sequence[str],
     models: Sequence[str],

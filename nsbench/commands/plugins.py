@@ -152,8 +152,8 @@ def inspect(
     nsbench run --sampler nscaching --kge transe --dataset mkg_y --protocol cpu --save-model
     nsbench inspect --run nscaching --head "Taylor Swift" --relation plays --overlap
     """
-    from nsbench.campaign.plan import store_folder
     from nsbench.runs import inspection
+    from nsbench.runs.folder import store_folder
 
     folder = inspection.find_run(store_folder(runs), name)
     found = inspection.inspect(folder, head=head, relation=relation, tail=tail, dataset=dataset)
@@ -210,7 +210,7 @@ def bench(
     nsbench bench --sampler bernoulli --kge transe
     nsbench bench --kge transe --dataset planted:1k,planted:10k,planted:100k
     """
-    from nsbench.bench import speed as benchmark
+    from nsbench.bench.report import report
     from nsbench.campaign import plan as campaign
 
     if threads is not None:
@@ -218,7 +218,7 @@ def bench(
     configs = campaign.plan(
         words(sampler), words(kge), words(dataset), [0], protocol=protocol, fusion=fusion, settings=list(settings)
     )
-    for row in benchmark.report(configs, baseline, rounds, pairs, peers, lambda text: click.echo(text, err=True)):
+    for row in report(configs, baseline, rounds, pairs, peers, lambda text: click.echo(text, err=True)):
         for name, value in row.items():
             click.echo(f"{name:<18} {value}")
         click.echo()

@@ -69,6 +69,7 @@ def run(
     nsbench run --dataset path/to/my/graph --set protocol.margin=6      your own triples
     """
     from nsbench.campaign import plan as campaign
+    from nsbench.runs.folder import store_folder
     from nsbench.runs.result import Result
     from nsbench.runs.runner import RunOptions
 
@@ -85,7 +86,7 @@ def run(
         protocol=protocol,
         **{**shared, "settings": list(shared["settings"])},
     )
-    store = campaign.store_folder(runs)
+    store = store_folder(runs)
     if only_plan:
         show_plan(configs, store)
         return

@@ -91,8 +91,8 @@ def sweep(
     dataset = ["mkg_y"]                        further: fusion, aux, change, seeds, set
     """
     from nsbench.campaign.local_engine import divide
-    from nsbench.campaign.plan import store_folder
     from nsbench.machine import cores
+    from nsbench.runs.folder import store_folder
     from nsbench.runs.runner import RunOptions
 
     if engine == "local" and address is not None:
@@ -135,9 +135,9 @@ def status(grid: str | None, runs: Path | None) -> None:
     nsbench status classic         the runs of a grid, and the time left
     """
     from nsbench.campaign import status as standing
-    from nsbench.results.store import default_folder
+    from nsbench.runs.folder import store_folder
 
-    store = runs or default_folder()
+    store = store_folder(runs)
     if grid is None:
         folders = standing.of_store(store)
     else:

@@ -65,10 +65,10 @@ def tune(
     nsbench tune ... --plan                    the studies, their spaces, and what is done
     nsbench run --sampler uniform,nscaching,dhns --kge transe --dataset mkg_y --protocol tuned.toml --seeds 5
     """
-    from nsbench.campaign.plan import store_folder
     from nsbench.commands.display import Display
     from nsbench.commands.run import stop_signal
     from nsbench.runs.device import pick_device
+    from nsbench.runs.folder import store_folder
     from nsbench.runs.runner import Interrupted, RunOptions
     from nsbench.tuning import trials as tuning
     from nsbench.tuning import tuned

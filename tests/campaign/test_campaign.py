@@ -14,6 +14,7 @@ from nsbench.campaign import plan as campaign
 from nsbench.campaign.attempt import attempt
 from nsbench.commands.run import parse_seeds
 from nsbench.errors import FailedBefore, Misuse
+from nsbench.runs.folder import store_folder
 from nsbench.runs.result import Result
 from nsbench.runs.runner import RunOptions
 from nsbench.samplers.uniform import Uniform
@@ -50,10 +51,10 @@ def test_run_from_python_returns_the_result(tmp_path: Path) -> None:
 
 def test_the_store_is_where_one_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NSBENCH_RUNS", raising=False)
-    assert campaign.store_folder() == Path("runs")
+    assert store_folder() == Path("runs")
     monkeypatch.setenv("NSBENCH_RUNS", "/somewhere")
-    assert campaign.store_folder() == Path("/somewhere")
-    assert campaign.store_folder("here") == Path("here")
+    assert store_folder() == Path("/somewhere")
+    assert store_folder("here") == Path("here")
 
 
 def test_a_plan_has_every_combination_once_and_keeps_cells_together() -> None:
