@@ -200,7 +200,7 @@ class DiffusionLoss(Auxiliary):
     predictable, under noise, from the other end and the relation. Defaults are the released code's.
     """
 
-    requires = frozenset({Need.LIVE, Need.QUERY})
+    requires = frozenset({Need.LIVE, Need.QUERY, Need.ONE_VIEW})
 
     @dataclass(frozen=True)
     class Options:

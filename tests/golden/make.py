@@ -42,7 +42,7 @@ def cases() -> dict[str, Config]:
                 any(add(sampler, variant, fusion, model) for model in models)  # stops at the first
         for model in models:
             add("uniform", "recommended", fusion, model)
-        for name in built_in(AUXILIARIES) if fusion != "two_view" else ():  # diffusion fails there, in its first step
+        for name in built_in(AUXILIARIES):
             add("uniform", "recommended", fusion, "transe", f"aux.{name}=0.1")
     return found
 
