@@ -53,16 +53,16 @@ def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
     nsbench table --layout ablation --baseline dhns --format latex
     """
     from nsbench.commands.display import counting
-    from nsbench.results import tables
+    from nsbench.results import tables, writers
 
     with counting("testing", "contrasts") as progress:
         made = tables.comparison(runs, **how, progress=progress)
     if output is not None:
-        output.write_text(tables.write(made, "md" if fmt == "rich" else fmt), encoding="utf-8")
+        output.write_text(writers.write(made, "md" if fmt == "rich" else fmt), encoding="utf-8")
     elif fmt == "rich":
-        tables.show(made)
+        writers.show(made)
     else:
-        click.echo(tables.write(made, fmt), nl=False)
+        click.echo(writers.write(made, fmt), nl=False)
 
 
 @click.command()

@@ -121,7 +121,7 @@ def demo(runs: Path | None, device: str, threads: int) -> None:
     from nsbench.campaign import plan as campaign
     from nsbench.contracts import Need, Objective
     from nsbench.registry import SAMPLERS
-    from nsbench.results import tables
+    from nsbench.results import tables, writers
 
     set_threads(threads)
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
@@ -137,7 +137,7 @@ def demo(runs: Path | None, device: str, threads: int) -> None:
         except Misuse as reason:
             click.echo(f"left out: {reason}", err=True)
     carry_out(configs, store, device, diagnose=False)
-    tables.show(tables.comparison(store, where={"protocol": "quick", "dataset": "planted:small"}))
+    writers.show(tables.comparison(store, where={"protocol": "quick", "dataset": "planted:small"}))
     click.echo(f"The data are generated and the protocol takes seconds: no claim about real graphs. Runs are in {store}")
     click.echo("To make them anew, delete that folder and repeat the command")
     click.echo("next: nsbench run --sampler uniform,bernoulli --kge transe --dataset mkg_y --protocol cpu --seeds 5")

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from nsbench.errors import Misuse
-from nsbench.results.grid import flat
 from nsbench.results.store.packed import KEPT
 from nsbench.results.store.reading import folders, read
 from nsbench.results.store.run import CONFIG, COST, ENV, FIGURES, SETTINGS, Run
 from nsbench.results.store.selection import select
+from nsbench.results.tables.grid import flat
 from nsbench.runs.folder import RunFolder
 
 OWN = (*KEPT, "checkpoint.pt", "failed.json", "lock")  # files that a run writes, or wrote in earlier versions

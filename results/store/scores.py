@@ -29,7 +29,7 @@ class Scores(NamedTuple):
 def scores(cell: Sequence[Run], like: Run) -> Scores:
     """Of the runs of a cell. Misuse unless they rank the triples of `like`, in its order, and none is another's copy."""
     reference = ranks(like)
-    stored = [reference if run["path"] == like["path"] else ranks(run) for run in cell]
+    stored = [reference if run.path == like.path else ranks(run) for run in cell]
     values = np.stack([reciprocal(own.ranks) for own in stored])
     for run, own, mean in zip(cell, stored, values.mean(axis=1)):
         pairs = ((own.triples, reference.triples), (own.candidates, reference.candidates))

@@ -8,13 +8,14 @@ from scipy import stats
 
 from nsbench.errors import Misuse
 from nsbench.metrics import reciprocal
-from nsbench.results import ablation, load
-from nsbench.results.claims import p_rope, p_text
-from nsbench.results.comparison import comparison
+from nsbench.results import load
 from nsbench.results.stats import statistics
 from nsbench.results.stats.clusters import labels
 from nsbench.results.store import ranks, select
-from nsbench.results.tables import write
+from nsbench.results.tables import ablation
+from nsbench.results.tables.build import comparison
+from nsbench.results.tables.claims import p_rope, p_text
+from nsbench.results.writers.terminal import write
 
 TRIPLES = 400
 SHIPPED = Path(__file__).parents[2] / "results" / "classic"

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nsbench.results.cells import Cell, Column, Metric, Row, Table
-from nsbench.results.comparison import LAYOUTS, comparison
-from nsbench.results.latex import ROWS, escape_latex, latex
 from nsbench.results.store import load
+from nsbench.results.tables.build import LAYOUTS, comparison
+from nsbench.results.tables.cells import Cell, Column, Metric, Row, Table
+from nsbench.results.writers.latex import ROWS, escape_latex, latex
 
 NASTY = "a_b & 50% {x} \\y ~ ^ #1 $ [adv] p|q <i>"
 ENGINES = ("pdflatex", "lualatex", "xelatex", "tectonic")

@@ -16,9 +16,10 @@ from click.testing import CliRunner
 
 from nsbench.cli import cli
 from nsbench.errors import Misuse
-from nsbench.results import claims, html
-from nsbench.results.cells import Cell, Row, Table
 from nsbench.results.report import report
+from nsbench.results.tables import claims
+from nsbench.results.tables.cells import Cell, Row, Table
+from nsbench.results.writers import html
 from tests.results.conftest import write_run
 
 NASTY = "<i>a&b</i> \"q\" 'x'"

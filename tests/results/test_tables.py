@@ -15,13 +15,14 @@ from rich.console import Console
 
 from nsbench.errors import Misuse
 from nsbench.metrics import reciprocal
-from nsbench.results import grid, load, papers
-from nsbench.results.cells import METRICS, Metric
-from nsbench.results.comparison import comparison
+from nsbench.results import load
 from nsbench.results.stats import statistics
 from nsbench.results.stats.multiplicity import holm
 from nsbench.results.store import ranks
-from nsbench.results.tables import show, to_rich, write
+from nsbench.results.tables import grid, papers
+from nsbench.results.tables.build import comparison
+from nsbench.results.tables.cells import METRICS, Metric
+from nsbench.results.writers.terminal import show, to_rich, write
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMS = {"md": "md", "latex": "tex", "csv": "csv"}

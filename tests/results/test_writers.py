@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from nsbench.results import html
-from nsbench.results.cells import Cell, Column, Metric, Row, Table
-from nsbench.results.comparison import LAYOUTS, comparison
-from nsbench.results.tables import FORMS, RECORD, to_rich, write
+from nsbench.results.tables.build import LAYOUTS, comparison
+from nsbench.results.tables.cells import Cell, Column, Metric, Row, Table
+from nsbench.results.writers import html
+from nsbench.results.writers.terminal import FORMS, RECORD, to_rich, write
 
 NASTY = "a_b & 50% {x} \\y ~ ^ #1 $ [adv] p|q <i>"
 

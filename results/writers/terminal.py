@@ -1,6 +1,6 @@
 """A table, made by `comparison`, as text: for the terminal, Markdown, LaTeX (booktabs), csv and HTML.
 
-Writers lay out and escape; what a table says is decided in nsbench.results.comparison.
+Writers lay out and escape; what a table says is decided in nsbench.results.tables.comparison.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from nsbench.errors import Misuse
-from nsbench.results.cells import Cell, Column, Table
-from nsbench.results.comparison import comparison as comparison
-from nsbench.results.html import page
-from nsbench.results.latex import latex
+from nsbench.results.tables.build import comparison as comparison
+from nsbench.results.tables.cells import Cell, Column, Table
+from nsbench.results.writers.html import page
+from nsbench.results.writers.latex import latex
 
 if TYPE_CHECKING:
     from rich.console import Group

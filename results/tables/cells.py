@@ -1,6 +1,6 @@
 """What a table is made of: metrics and how they print, columns, cells with their full record, rows.
 
-A `Table` holds the finished text of each cell and everything about it unrounded; nsbench.results.tables lays it out.
+A `Table` holds the finished text of each cell and everything about it unrounded; nsbench.results.writers lay it out.
 """
 
 from __future__ import annotations

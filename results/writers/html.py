@@ -12,7 +12,7 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
-from nsbench.results.cells import Cell, Column, Row, Table
+from nsbench.results.tables.cells import Cell, Column, Row, Table
 
 Link = Callable[[Cell], str]
 

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from nsbench.errors import Misuse
-from nsbench.results import captions, papers
-from nsbench.results.beside import Beside
-from nsbench.results.cells import DIFFERENCE, Cell, Column, Metric, Row, Table
-from nsbench.results.contrasts import BASELINE, Contrast, Progress, contrasts
-from nsbench.results.grid import Grid, Identity, Key, Run, implied
-from nsbench.results.rows import about_column, about_row, absent, emphasised, row_of
+from nsbench.results.store import Run
+from nsbench.results.tables import captions, papers
+from nsbench.results.tables.beside import Beside
+from nsbench.results.tables.cells import DIFFERENCE, Cell, Column, Metric, Row, Table
+from nsbench.results.tables.contrasts import BASELINE, Contrast, Progress, contrasts
+from nsbench.results.tables.grid import Grid, Identity, Key, implied
+from nsbench.results.tables.rows import about_column, about_row, absent, emphasised, row_of
 
 FIRST_RUN = "nsbench run --sampler dhns --kge rotate --dataset mkg_y --fusion adamf"
 
@@ -99,7 +100,7 @@ def _full(grid: Grid, baseline: str) -> Identity:
 def _without(grid: Grid, identity: Identity, full: Identity) -> list[str]:
     """In words, what a row lacks or has otherwise than the full method; empty for that itself.
 
-    Of another variant, options that all its rows share are its own doing, and stand in a note (nsbench.results.captions).
+    Of another variant, options that all its rows share are its own doing, and stand in a note (captions).
     """
     row, whole = dict(identity), dict(full)
     if row["variant"] != whole["variant"]:

@@ -9,13 +9,14 @@ import numpy as np
 from scipy.special import stdtr
 
 from nsbench.errors import Misuse
-from nsbench.results import captions
-from nsbench.results.cells import DIFFERENCE, METRICS, Cell, Column, Metric, Row, Table
-from nsbench.results.contrasts import EQUAL, MARKS, Contrast, Progress, baseline_row, contrasts
-from nsbench.results.grid import Grid, Key, Run
-from nsbench.results.rows import about_column, about_row, absent
 from nsbench.results.stats import statistics
 from nsbench.results.stats.verdicts import ROPE
+from nsbench.results.store import Run
+from nsbench.results.tables import captions
+from nsbench.results.tables.cells import DIFFERENCE, METRICS, Cell, Column, Metric, Row, Table
+from nsbench.results.tables.contrasts import EQUAL, MARKS, Contrast, Progress, baseline_row, contrasts
+from nsbench.results.tables.grid import Grid, Key
+from nsbench.results.tables.rows import about_column, about_row, absent
 
 INTERVAL = Metric("interval", "95 % interval", None, 100, 2, "fraction")
 DRAWN = Metric("bootstrap", "bootstrap", None, 100, 2, "fraction")

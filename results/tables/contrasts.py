@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsbench.errors import Misuse
-from nsbench.results.grid import Grid, Identity, Key, Run, listed
 from nsbench.results.stats import statistics
 from nsbench.results.stats.clusters import labels
 from nsbench.results.stats.multiplicity import holm
 from nsbench.results.stats.verdicts import Verdict, verdict
+from nsbench.results.store import Run
 from nsbench.results.store.scores import Scores, scores, seen
+from nsbench.results.tables.grid import Grid, Identity, Key, listed
 
 BASELINE = "uniform"
 MARKS = {"better": "▲", "worse": "▼"}

@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from nsbench.results import store
-from nsbench.results.cells import STYLES, Cell, Column, Metric, Row, Style
-from nsbench.results.contrasts import Contrast
-from nsbench.results.grid import Grid, Identity, Key, Run, listed
 from nsbench.results.stats import statistics
+from nsbench.results.store import Run
+from nsbench.results.tables.cells import STYLES, Cell, Column, Metric, Row, Style
+from nsbench.results.tables.contrasts import Contrast
+from nsbench.results.tables.grid import Grid, Identity, Key, listed
 
 
 def row_of(
@@ -53,7 +54,7 @@ def about_column(column: Column) -> dict[str, Any]:
 def figure(run: Run, metric: Metric) -> float | None:
     """What the run says of the metric; None where that was not measured."""
     moment, dot, name = metric.name.partition(".")
-    value = run["result"].get("diagnostics", {}).get(moment, {}).get(name) if dot else run[metric.name]
+    value = run.record.get("diagnostics", {}).get(moment, {}).get(name) if dot else run[metric.name]
     return None if value is None or math.isnan(value) else float(value)
 
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
 
-from nsbench.results.cells import Cell, Column, Row, Table
-from nsbench.results.html import there
+from nsbench.results.tables.cells import Cell, Column, Row, Table
+from nsbench.results.writers.html import there
 
 # A page: 469 x 550 points, the text of an article of two columns in 10 points; less, and LaTeX warns of an overfull box.
 LINE = 469.0  # points, as all widths

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nsbench.errors import Misuse
-from nsbench.results import ablation, captions, claims, papers, store
-from nsbench.results.beside import Beside, published_table
-from nsbench.results.cells import DIAGNOSTICS, METRICS, Column, Metric, Row, Table
-from nsbench.results.contrasts import BASELINE, Progress, contrasts
-from nsbench.results.grid import Grid, Run, chosen_by, cited, refuse_mixtures
-from nsbench.results.rows import emphasised, figure, row_of
-
-if TYPE_CHECKING:
-    import pandas as pd
+from nsbench.results import store
+from nsbench.results.store import Store
+from nsbench.results.tables import ablation, captions, claims, papers
+from nsbench.results.tables.beside import Beside, published_table
+from nsbench.results.tables.cells import DIAGNOSTICS, METRICS, Column, Metric, Row, Table
+from nsbench.results.tables.contrasts import BASELINE, Progress, contrasts
+from nsbench.results.tables.grid import Grid, chosen_by, cited, refuse_mixtures
+from nsbench.results.tables.rows import emphasised, figure, row_of
 
 FIRST_RUN = "nsbench run --sampler uniform,bernoulli --kge transe --dataset mkg_y"
 
@@ -34,7 +33,7 @@ LAYOUTS = {
 
 @store.uncollected()
 def comparison(
-    runs: pd.DataFrame | str | Path | None = None,
+    runs: Store | str | Path | None = None,
     *,
     layout: str = "dhns4",
     metrics: Sequence[str] | None = None,
@@ -43,7 +42,7 @@ def comparison(
     where: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Table:
-    """A table of runs: a frame from nsbench.results.load, or the store to load.
+    """A table of a store that was read, or is to be read; None: NSBENCH_RUNS or ./runs.
 
     `baseline` is the sampler, or a row's label, that the others are tested against; of an ablation, the full method.
     `where` are filters as in nsbench.results.store.select; `progress` hears (done, total) of the tests. Misuse, naming a
@@ -59,17 +58,18 @@ def comparison(
     if metrics and layout == "claims":
         raise Misuse("claims are about MRR; leave the metrics out")
     shown = [METRICS[name] for name in metrics or LAYOUTS[layout]]
-    frame = store.load(runs) if runs is None or isinstance(runs, str | Path) else runs
-    skipped = frame.attrs.get("skipped", {})
-    if frame.empty:
+    found = runs if isinstance(runs, Store) else store.read(runs)
+    skipped = found.skipped
+    if not found.runs:
         if published:
             if layout == "ablation":
                 return published_table(ablation.with_differences(shown), where or {}, ablation.FIRST_RUN, papers.ablation())
             return published_table(shown, where or {}, FIRST_RUN, papers.figures())
         damaged = f" (unfinished or damaged folders: {len(skipped)})" if skipped else ""
-        raise Misuse(f"no complete run in {frame.attrs.get('folder', 'the store')}{damaged}; start with `{FIRST_RUN}`")
+        raise Misuse(f"no complete run in {found.folder}{damaged}; start with `{FIRST_RUN}`")
     where = dict(where or {})
-    complete, stopped = _passing(frame, where)
+    passing = store.select([*found.runs, *found.begun], where)
+    complete, stopped = ([run for run in passing if bool(run.record) is done] for done in (True, False))
     if not complete:
         raise Misuse(f"no complete run passes the filters {where}; ask for at least one value of each")
     if layout == "ablation":
@@ -77,8 +77,8 @@ def comparison(
         complete, stopped = ([run for run in some if run["sampler"] == sampler] for some in (complete, stopped))
     refuse_mixtures(complete, timed=any(metric.name in store.COST for metric in shown))
 
-    begun = [(run, skipped[run["path"].name]) for run in stopped]
-    grid = Grid(complete, begun, chosen_by(where, store.records(frame), complete))
+    begun = [(run, skipped[run.name]) for run in stopped]
+    grid = Grid(complete, begun, chosen_by(where, found.runs, complete))
     if layout == "claims":
         return claims.table(grid, baseline, skipped, progress)
     if layout == "ablation":
@@ -105,19 +105,6 @@ def comparison(
         notes += beside.notes(grid.runs)
     caption = captions.caption(grid, shown, captions.testing(tested, baseline) if quality else None)
     return Table(_title(shown), columns, tuple(rows), caption, tuple(notes), tuple(beside.footnotes))
-
-
-def _passing(frame: pd.DataFrame, where: Mapping[str, Any]) -> tuple[list[Run], list[Run]]:
-    """The complete runs that pass the filters, and those that were begun and came to no result."""
-    import pandas as pd
-
-    skipped = frame.attrs.get("skipped", {})
-    known = pd.concat([frame.astype(object), store.begun(frame)]) if skipped else frame
-    passing: list[Run] = store.records(store.select(known, where))
-    parts: tuple[list[Run], list[Run]] = [], []
-    for run in passing:
-        parts[run["path"].name in skipped].append(run)
-    return parts
 
 
 def _title(shown: Sequence[Metric]) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import resources
 from operator import itemgetter
 from typing import Any
 
 from nsbench.errors import Misuse
-from nsbench.results import papers, store
+from nsbench.results import store
+from nsbench.results.store import Run
+from nsbench.results.tables import papers
 
 PER_CELL = (  # what a protocol sets per model and dataset (nsbench.config.run)
     "margin",
@@ -37,7 +37,6 @@ TUNED_ALIKE = (  # of a tuned protocol; the rest is a study's own
     "features",
 )
 
-Run = Mapping[str, Any]  # a row of the store's frame
 Identity = tuple[tuple[str, str], ...]  # every factor of a row apart from the scoring model: sorted (name, value) pairs
 Key = tuple[str, Identity, str]  # a cell: group, row, dataset
 
@@ -62,11 +61,11 @@ def refuse_mixtures(runs: Sequence[Run], timed: bool) -> None:
             raise Misuse(f"the runs differ in {name}{beside} ({number}); keep one with the filter {example}")
 
     def check_value(name: str, scope: str = "", of: Sequence[Run] = runs) -> None:
-        check(name, lambda run: store.config_value(run["config"], name), scope, of)
+        check(name, lambda run: store.config_value(run.config, name), scope, of)
 
     check("protocol", itemgetter("protocol"))
     check("protocol_version", itemgetter("protocol_version"))
-    configs = [run["config"] for run in runs]
+    configs = [run.config for run in runs]
     for name in sorted({key for config in configs for key in config.get("changed", {})}):
         check_value(f"changed.{name}")
     for name in TUNED_ALIKE:
@@ -89,13 +88,13 @@ def refuse_mixtures(runs: Sequence[Run], timed: bool) -> None:
             check_value(f"versions.{part}", name, members)
             check_value(f"sources.{part}", name, members)  # a plugin's file may have been edited between two runs
     for name in sorted({key for config in configs for key in config.get("aux", {})}):
-        check_value(f"versions.aux.{name}", name, [run for run in runs if name in run["config"].get("aux", {})])
+        check_value(f"versions.aux.{name}", name, [run for run in runs if name in run.config.get("aux", {})])
     for name in store.ENV if timed else ():
         check(name, itemgetter(name))
 
 
 def _but_for_seed(run: Run) -> str:
-    return str({**run["config"], "seed": 0, "id": ""})
+    return str({**run.config, "seed": 0, "id": ""})
 
 
 def chosen_by(where: Mapping[str, Any], runs: Iterable[Run], kept: Sequence[Run]) -> str:
@@ -103,43 +102,30 @@ def chosen_by(where: Mapping[str, Any], runs: Iterable[Run], kept: Sequence[Run]
     if not where:
         return ""
     given = (f"{name}={value if isinstance(value, str | int) else listed(value)}" for name, value in where.items())
-    shown, paths = {_but_for_seed(run) for run in kept}, {run["path"] for run in kept}
-    fewer = sum(run["path"] not in paths and _but_for_seed(run) in shown for run in runs)
+    shown, paths = {_but_for_seed(run) for run in kept}, {run.path for run in kept}
+    fewer = sum(run.path not in paths and _but_for_seed(run) in shown for run in runs)
     left_out = f" (left out: {fewer} that differ from those shown by their seed alone)" if fewer else ""
     return f"Runs chosen by {listed(given, ', ')}{left_out}"
 
 
 def trials(run: Run) -> int:
     """By which the run's sampler was tuned; none in a protocol that is not, or not for that sampler (nsbench.config.run)."""
-    return store.config_value(run["config"], "tuning.trials") or 0
+    return store.config_value(run.config, "tuning.trials") or 0
 
 
 def chosen(run: Run) -> dict[str, Any]:
     """What they chose, by the names of --set."""
-    return store.config_value(run["config"], "tuning.chosen") or {}
+    return store.config_value(run.config, "tuning.chosen") or {}
 
 
 def proposed(run: Run) -> Mapping[str, Any]:
-    """The options that the run's protocol, if it is one of the package, sets for its sampler (nsbench.config.run)."""
-    protocol = _shipped(run["protocol"])
-    same = protocol.get("version") == run["protocol_version"]
-    return protocol.get("sampler", {}).get(run["sampler"], {}) if same else {}
-
-
-@functools.cache
-def _shipped(name: str) -> dict[str, Any]:
-    """Version and tables of a protocol of the package, over those that it extends; empty if there is none."""
-    file = resources.files("nsbench.config") / "protocols" / f"{name}.toml"
-    if not file.is_file():
-        return {}
-    values = tomllib.loads(file.read_text(encoding="utf-8"))
-    base = _shipped(values.get("extends", ""))
-    return values | {"sampler": base.get("sampler", {}) | values.get("sampler", {})}
+    """The options that the run's protocol set for its sampler; none in runs that do not say so."""
+    return run.config.get("proposed", {})
 
 
 def _backbone(name: str, run: Run) -> Any:
     """A value of the protocol, or that the sampler was tuned for one of its own (backbone `alike`)."""
-    value = store.config_value(run["config"], f"protocol.{name}")
+    value = store.config_value(run.config, f"protocol.{name}")
     return "tuned per sampler" if chosen(run).get(f"protocol.{name}") == value is not None else value
 
 
@@ -208,7 +194,7 @@ class Grid:
 def _origin(run: Run) -> str:
     """Protocol and data, which the runs of a column share."""
     names = ("protocol", "protocol_version", "dataset", "split", "fingerprint")
-    return str([*(run[name] for name in names), run["config"].get("changed", {})])
+    return str([*(run[name] for name in names), run.config.get("changed", {})])
 
 
 def key_of(run: Run) -> Key:
@@ -217,13 +203,13 @@ def key_of(run: Run) -> Key:
 
 def _group(run: Run) -> str:
     """The scoring model with its non-default options: `transe` or `transe (norm=2)`."""
-    options = flat(run["config"]["options"].get("kge", {}))
+    options = flat(run.config["options"].get("kge", {}))
     return run["kge"] + (f" ({', '.join(f'{name}={value}' for name, value in options.items())})" if options else "")
 
 
 def _identity(run: Run) -> Identity:
     """Every factor that makes a row, apart from the scoring model."""
-    config = run["config"]
+    config = run.config
     modalities = "+".join(config.get("modalities", ()))
     factors = {"sampler": run["sampler"], "variant": run["variant"], "fusion": run["fusion"]}
     factors["features"] = f"{run['features']}:{modalities}" if modalities else run["features"]
@@ -255,7 +241,7 @@ def _labels(identities: Iterable[Identity]) -> dict[Identity, str]:
     """`uniform`, `uniform (k=40)`, `dhns (released, fusion=adamf)`: whatever differs between two rows shows.
 
     Options in the store are the non-default ones. What a variant other than recommended sets, and what all rows share,
-    stands in the caption and the notes (nsbench.results.comparison).
+    stands in the caption and the notes (nsbench.results.tables.comparison).
     """
     rows = {identity: dict(identity) for identity in identities}
     labels = {}
