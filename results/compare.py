@@ -86,7 +86,7 @@ def _group(text: str, runs: str | Path | None, where: Mapping[str, Any]) -> list
     path, filters = Path(text), {}
     if "=" in text:
         found, filters = store.read(runs).runs, _filters(text)
-    elif path.is_dir() and not (path / "result.json").exists():
+    elif path.is_file() or (path.is_dir() and not (path / "result.json").exists()):
         found = store.read(path).runs
     else:
         name = path.resolve().name
@@ -151,7 +151,7 @@ def _blocks(runs: Sequence[Run], factors: Sequence[Factors], varying: Sequence[s
     for run, known in sorted(zip(runs, factors), key=lambda pair: pair[0]["seed"]):
         members = found.setdefault(tuple((name, known.get(name, "default")) for name in varying), [])
         if members and members[-1]["seed"] == run["seed"]:
-            pair = f"{members[-1]['path'].name} and {run['path'].name}"
+            pair = f"{members[-1].name} and {run.name}"
             raise Misuse(f"{pair} are two runs of one seed; move one of them away")
         members.append(run)
     return found

@@ -61,7 +61,18 @@ def one_fusion(context: click.Context, parameter: click.Parameter, given: str) -
     return given
 
 
-runs_option = click.option("--runs", type=click.Path(path_type=Path), help="Run store.  [default: NSBENCH_RUNS or ./runs]")
+def _folder(context: click.Context, parameter: click.Parameter, runs: Path | None) -> Path | None:
+    """Refuse a packed store."""
+    from nsbench.results.store import default_folder
+
+    if (store := runs or default_folder()).is_file():
+        raise Misuse(f"{store} is one file, which is only read; `nsbench runs merge {store}` copies its runs into a folder")
+    return runs
+
+
+RUNS: dict[str, Any] = {"type": click.Path(path_type=Path), "help": "Run store.  [default: NSBENCH_RUNS or ./runs]"}
+runs_option = click.option("--runs", callback=_folder, **RUNS)
+read_option = click.option("--runs", **RUNS)  # of commands that write nothing into it
 where_option = click.option(
     "--where",
     multiple=True,

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from nsbench.commands.options import Commands, runs_option, where_option, words
+from nsbench.commands.options import Commands, read_option, runs_option, where_option, words
 from nsbench.errors import Busy, Misuse, RunFailed
 
 
 @click.command()
-@runs_option
+@read_option
 @click.option(
     "--baseline",
     default="uniform",
@@ -69,7 +69,7 @@ def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
 @click.argument("first", metavar="RUNS_A")
 @click.argument("second", metavar="RUNS_B")
 @where_option
-@runs_option
+@read_option
 def compare(first: str, second: str, where: dict[str, str], runs: Path | None) -> None:
     """One contrast in words: what differs, by how much, how surely, and what may not be said.
 
@@ -86,7 +86,7 @@ def compare(first: str, second: str, where: dict[str, str], runs: Path | None) -
 
 
 @click.command()
-@runs_option
+@read_option
 @click.option(
     "--kind",
     "kinds",
@@ -126,7 +126,7 @@ def plot(runs: Path | None, kinds: str | None, where: dict[str, str], posthoc: s
 
 
 @click.command()
-@runs_option
+@read_option
 @where_option
 @click.option("--baseline", default="uniform", show_default=True, help="The sampler, or row, that others are tested with.")
 @click.option(
@@ -177,7 +177,7 @@ def runs_() -> None:
 
 @runs_.command("list")
 @where_option
-@runs_option
+@read_option
 def runs_list(where: dict[str, str], runs: Path | None) -> None:
     """The runs of the store, MRR x100; without --where also what is unfinished or damaged, and why."""
     from nsbench.results import store
@@ -223,7 +223,7 @@ def runs_rm(names: tuple[str, ...], where: dict[str, str], yes: bool, runs: Path
 @runs_.command("export")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @where_option
-@runs_option
+@read_option
 def runs_export(file: Path, where: dict[str, str], runs: Path | None) -> None:
     """Write FILE.csv: a line per complete run with all of its figures, unrounded, and its configuration."""
     from nsbench.results import store
@@ -240,7 +240,7 @@ def runs_export(file: Path, where: dict[str, str], runs: Path | None) -> None:
 
 @runs_.command()
 @click.argument("archive", type=click.Path(path_type=Path, dir_okay=False))
-@runs_option
+@read_option
 def pack(archive: Path, runs: Path | None) -> None:
     """Write the complete runs of the store to one file, ARCHIVE (.nsb), which every --runs reads as it is."""
     from nsbench.results.store import archive as archives

@@ -12,6 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -139,7 +140,7 @@ def _train_triples(run: Run) -> int | None:
 def _events(run: Run) -> Iterator[dict[str, Any]]:
     """One row for each validation of a run."""
     size, batch = _train_triples(run), run.config["protocol"].get("batch")
-    path = Path(run.path) / "events.jsonl"
+    path = run.path / "events.jsonl"
     try:
         for event in store.events(path.parent):
             yield {
@@ -232,7 +233,7 @@ def _varied_alone(records: Sequence[Run], option: str, default: Default) -> list
         if part == "protocol":
             config.get("changed", {}).pop(name, None)
         rest = {key: value for key, value in config.items() if key not in ("seed", "id")}
-        changed = {**run, "config": config, "seed": (value, run["seed"])}
+        changed = replace(run, config=config, values={**run.values, "seed": (value, run["seed"])})
         families.setdefault(json.dumps(rest, sort_keys=True), []).append(changed)
     return [run for family in families.values() if len({run["seed"][0] for run in family}) > 1 for run in family]
 
@@ -250,7 +251,7 @@ def _relations(records: Sequence[Run]) -> Iterator[Plot]:
             for by in drawing.PARTS:
                 parts = run.record.get("breakdown", {}).get(by)
                 if not parts:
-                    raise Misuse(f"{Path(run['path']).name} has no figures by {by}; leave it out with a filter")
+                    raise Misuse(f"{run.name} has no figures by {by}; leave it out with a filter")
                 for part, found in parts.items():
                     rows.append(about | {"by": by, "part": part, "queries": found["queries"], "mrr": found["mrr"]})
         yield Plot(

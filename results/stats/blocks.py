@@ -1,13 +1,12 @@
 """Do k samplers differ over N blocks? Friedman's test on ranks inside blocks, a block being one (model, dataset) pair.
 
 Values are [N, k]: seed-averaged figures, every block complete. Blocks that share a dataset or a model are not
-independent; `friedman_permutation` with groups and `without_each` say what is left when that is taken seriously.
+independent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,13 +35,13 @@ class Friedman(NamedTuple):
 
 
 class Permutation(NamedTuple):
-    """p under relabelling inside blocks or groups of them; `exact` if every relabelling was counted."""
+    """p under relabelling inside blocks; `exact` if every relabelling was counted."""
 
     p: float
     exact: bool
 
 
-def block_ranks(values: ArrayLike, *, higher: bool = True) -> Matrix:
+def block_ranks(values: ArrayLike) -> Matrix:
     """Ranks [N, k] inside each block, 1 the best, ties the mean of their ranks; equal means equal to 12 decimals.
 
     Raises ValueError for an incomplete block: averages over what is there flatter who failed on a hard dataset.
@@ -53,19 +52,16 @@ def block_ranks(values: ArrayLike, *, higher: bool = True) -> Matrix:
     if not np.all(np.isfinite(values)):
         incomplete = np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()
         raise ValueError(f"blocks {incomplete} lack a value; leave them out for every treatment, or fill them")
-    signed = np.round(-values if higher else values, 12)
-    return np.asarray(rankdata(signed, axis=1), np.float64)
+    return np.asarray(rankdata(np.round(-values, 12), axis=1), np.float64)
 
 
-def friedman(values: ArrayLike, *, higher: bool = True, ties: bool = True) -> Friedman | None:
-    """Friedman's test of values [N, k], corrected for ties unless told not to; None if every block is one tie."""
-    ranks = block_ranks(values, higher=higher)
+def friedman(values: ArrayLike) -> Friedman | None:
+    """Friedman's test of values [N, k], corrected for ties; None if every block is one tie."""
+    ranks = block_ranks(values)
     blocks, treatments = ranks.shape
-    correction = 1.0
-    if ties:
-        # A run of t equal ranks contributes t^3 - t: every one of its t members sees t equals.
-        equals = (ranks[:, :, None] == ranks[:, None, :]).sum(axis=2)  # [N, k]
-        correction -= float((equals**2 - 1).sum()) / (blocks * treatments * (treatments**2 - 1))
+    # A run of t equal ranks contributes t^3 - t: every one of its t members sees t equals.
+    equals = (ranks[:, :, None] == ranks[:, None, :]).sum(axis=2)  # [N, k]
+    correction = 1 - float((equals**2 - 1).sum()) / (blocks * treatments * (treatments**2 - 1))
     if correction == 0 or np.ptp(ranks) == 0:
         return None
     return friedman_of_ranks(ranks.mean(axis=0), blocks, correction)
@@ -85,25 +81,12 @@ def friedman_of_ranks(average_ranks: ArrayLike, blocks: int, correction: float =
     return Friedman(chi2, float(chdtrc(k - 1, chi2)), f, f_p, chi2 / most, tuple(average.tolist()), blocks)
 
 
-def friedman_permutation(
-    values: ArrayLike,
-    rng: np.random.Generator,
-    *,
-    groups: ArrayLike | None = None,
-    higher: bool = True,
-    draws: int = 9_999,
-) -> Permutation:
-    """p of Friedman's statistic when treatments are relabelled at random, in each block or alike in a group's blocks.
+def friedman_permutation(values: ArrayLike, rng: np.random.Generator, *, draws: int = 9_999) -> Permutation:
+    """p of Friedman's statistic when treatments are relabelled at random in each block.
 
-    `groups` [N]: the dataset of each block, for a p that needs no independence of blocks that share one. Exact while
-    the distinct rank sums are few; beyond, p = (1 + exceedances) / (1 + draws).
+    Exact while the distinct rank sums are few; beyond, p = (1 + exceedances) / (1 + draws).
     """
-    ranks = 2 * block_ranks(values, higher=higher)  # twice, so that they are integers
-    index = np.arange(len(ranks)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    if index.shape != (len(ranks),):
-        raise ValueError(f"groups must name one group for each of the {len(ranks)} blocks")
-    rows = np.zeros((index.max() + 1, ranks.shape[1]))
-    np.add.at(rows, index, ranks)
+    rows = 2 * block_ranks(values)  # twice, so that they are integers
     observed = float((rows.sum(axis=0) ** 2).sum())
     counted = _relabelled(rows.astype(np.int64))
     if counted is not None:
@@ -140,16 +123,3 @@ def _orders(k: int) -> NDArray[np.int64]:
     for new in range(1, k):
         orders = np.concatenate([np.insert(orders, place, new, axis=1) for place in range(new + 1)])
     return orders
-
-
-def without_each(values: ArrayLike, groups: ArrayLike) -> Iterator[tuple[Any, Matrix]]:
-    """(group, values of the other blocks), for each dataset or model in turn: which conclusions hang on one of them?"""
-    values, groups = np.asarray(values, np.float64), np.asarray(groups)
-    for group in np.unique(groups):
-        yield group, values[groups != group]
-
-
-def group_means(values: ArrayLike, groups: ArrayLike) -> Matrix:
-    """Values [N, k] averaged over the blocks of each group, groups sorted: one block for each dataset."""
-    values, groups = np.asarray(values, np.float64), np.asarray(groups)
-    return np.stack([values[groups == group].mean(axis=0) for group in np.unique(groups)])

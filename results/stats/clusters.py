@@ -100,27 +100,14 @@ def _index(clusters: ArrayLike, total: int) -> tuple[NDArray[np.int64], NDArray[
     return index, sizes
 
 
-def labels(triples: ArrayLike, by: str = "hub") -> NDArray[np.int64]:
-    """Cluster labels [T] of triples [T, 3] (h, r, t): by hub, head, tail, relation or component.
+def labels(triples: ArrayLike) -> NDArray[np.int64]:
+    """Cluster labels [T] of triples [T, 3] (h, r, t): each one's hub, the end that more of these triples share.
 
-    hub: the end that more of these triples share, the head where both are equal; component: of the graph that these
-    triples make.
+    That is the head where both are equal.
     """
     triples = np.asarray(triples, np.int64)
     if triples.ndim != 2 or triples.shape[1] != 3:
         raise ValueError(f"triples must be [T, 3], not {list(triples.shape)}")
-    heads, relations, tails = triples.T
-    if by == "hub":
-        degree = np.bincount(np.concatenate([heads, tails]))
-        return np.where(degree[heads] >= degree[tails], heads, tails)
-    if by == "component":
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
-        size = int(max(heads.max(), tails.max())) + 1
-        edges = coo_array((np.ones(len(triples)), (heads, tails)), shape=(size, size))
-        return connected_components(edges, directed=False)[1][heads].astype(np.int64)
-    columns = {"head": heads, "relation": relations, "tail": tails}
-    if by not in columns:
-        raise ValueError(f"cannot cluster by '{by}'; there are hub, component, {', '.join(columns)}")
-    return columns[by].copy()
+    heads, _, tails = triples.T
+    degree = np.bincount(np.concatenate([heads, tails]))
+    return np.where(degree[heads] >= degree[tails], heads, tails)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,7 @@ from nsbench.results.stats.clusters import cluster_totals, mean_error
 from nsbench.results.stats.resampling import bootstrap_totals
 
 ALPHA = 0.05
+LEVEL = 0.95  # of every interval
 TEST_SEEDS = 5  # per arm: fewer, and no p-value is given unless asked for
 SPREAD_SEEDS = 3  # fewer, and no standard deviation is shown
 FEWEST_BLOCKS = 6  # fewer, and no signed-rank test over them can reach ALPHA
@@ -27,10 +28,9 @@ BOOTSTRAP_DRAWS = 10_000
 
 
 class TwoWayT(NamedTuple):
-    """A difference of two means over seeds and triples; the interval has the level that was asked for.
+    """A difference of two means over seeds and triples, with its 95 % interval.
 
-    `inflation` is the clustered standard error over triples relative to the plain one, of which the larger was used;
-    `correlation` that of the seeds' means, where they were paired.
+    `inflation` is the clustered standard error over triples relative to the plain one, of which the larger was used.
     """
 
     difference: float
@@ -39,15 +39,6 @@ class TwoWayT(NamedTuple):
     p: float
     interval: tuple[float, float]
     inflation: float = 1.0
-    correlation: float | None = None
-
-
-class CrossedVariance(NamedTuple):
-    """Bootstrap variance of the mean of [S, T], by source; their sum is what drawing seeds and triples would give."""
-
-    seeds: float
-    triples: float
-    interaction: float
 
 
 class CrossedBootstrap(NamedTuple):
@@ -63,10 +54,7 @@ def two_way_t(
     b: ArrayLike,
     *,
     minimum_seeds: int = TEST_SEEDS,
-    level: float = 0.95,
     clusters: ArrayLike | None = None,
-    paired: bool = False,
-    interaction: Literal["once", "twice"] = "once",
 ) -> TwoWayT:
     """Is the mean of a [S_a, T] that of b [S_b, T], over seeds and over triples that both were scored on?
 
@@ -74,67 +62,41 @@ def two_way_t(
     interaction of seeds and triples that the triples' term holds, for the seeds' terms hold it too (the residuals' mean
     squares over S T, as in the analysis of variance); degrees of freedom after Satterthwaite. Arms of equal length are
     taken row by row for that: runs of one seed begin alike, so part of what seeds do to single triples cancels in the
-    triples' term, and is in the seeds' terms alone. `interaction` = "twice" leaves it in both: far on the safe side
-    where seeds differ mostly triple by triple, as they do in real runs.
-    With `clusters` (labels [T]) the term of the triples is the clustered one where that is larger. Seeds are not paired
-    unless `paired` says so (equal seed numbers share initialisation and order of batches but no negatives): then the
-    differences of seeds take the place of both arms. Misuse below `minimum_seeds` in an arm: from 3 seeds a standard
-    deviation is known only up to a factor of 6, from 5 of 3.
+    triples' term, and is in the seeds' terms alone.
+    With `clusters` (labels [T]) the term of the triples is the clustered one where that is larger. Seeds are not paired:
+    equal seed numbers share initialisation and order of batches but no negatives. Misuse below `minimum_seeds` in an arm:
+    from 3 seeds a standard deviation is known only up to a factor of 6, from 5 of 3.
     """
     a, b = _arms(a, b)
     if minimum_seeds < 2 or a.shape[1] < 2:
         raise ValueError("the variances need at least two seeds in each arm and two triples")
-    if paired and len(a) != len(b):
-        raise ValueError(f"paired arms must have the same seeds, not {len(a)} and {len(b)}")
     seeds = min(len(a), len(b))
     if seeds < minimum_seeds:
         raise Misuse(f"a test needs at least {minimum_seeds} seeds on each side and here is {seeds}; run more seeds")
 
     difference = float(a.mean() - b.mean())
-    arms, correlation = [a, b], None
-    if paired:
-        means = np.stack([a.mean(axis=1), b.mean(axis=1)])
-        correlation = float(np.corrcoef(means)[0, 1]) if np.all(means.std(axis=1) > 0) else 0.0
-        arms = [a - b]
     triples = mean_error(a.mean(axis=0) - b.mean(axis=0), clusters)
-    by_seed = [(float(arm.mean(axis=1).var(ddof=1)) / len(arm), len(arm) - 1.0) for arm in arms]
+    by_seed = [(float(arm.mean(axis=1).var(ddof=1)) / len(arm), len(arm) - 1.0) for arm in (a, b)]
     held = [a - b] if len(a) == len(b) else [a, b]
-    twice = [_interaction(arm) for arm in held] if interaction == "once" else []
+    twice = [_interaction(arm) for arm in held]
     variance = triples.variance + max(0.0, sum(v for v, _ in by_seed) - sum(v for v, _ in twice))
     parts = [*by_seed, *twice, (triples.variance, triples.df)]
     if variance == 0:  # every seed and triple shows the same difference
         p = float(difference == 0)
-        return TwoWayT(difference, 0.0, np.inf, p, (difference, difference), triples.inflation, correlation)
+        return TwoWayT(difference, 0.0, np.inf, p, (difference, difference), triples.inflation)
     error = float(np.sqrt(variance))
     # Relative to the sum: squares of tiny variances would underflow.
     df = 1 / math.fsum((v / variance) ** 2 / n for v, n in parts)
-    half = float(stdtrit(df, (1 + level) / 2)) * error
+    half = float(stdtrit(df, (1 + LEVEL) / 2)) * error
     p = float(2 * stdtr(df, -abs(difference) / error))
-    return TwoWayT(difference, error, df, p, (difference - half, difference + half), triples.inflation, correlation)
+    return TwoWayT(difference, error, df, p, (difference - half, difference + half), triples.inflation)
 
 
 def _interaction(y: NDArray[np.float64]) -> tuple[float, float]:
-    """Of y [S, T]: the interaction's share in the variance of the mean, and its degrees of freedom."""
+    """The interaction's share in the variance of the mean of y [S, T], and its degrees of freedom."""
     rest = y - y.mean(axis=0) - y.mean(axis=1, keepdims=True) + y.mean()
     df = (y.shape[0] - 1) * (y.shape[1] - 1)
     return float((rest**2).sum()) / df / y.size, df
-
-
-def crossed_variance(y: ArrayLike) -> CrossedVariance:
-    """Of the mean of y [S, T] when seeds and triples are drawn with replacement, in closed form (Owen 2007).
-
-    The interaction enters once for each way of drawing, which makes it err on the safe side; of the seeds' variance
-    it holds (S - 1)/S.
-    """
-    y = np.asarray(y, np.float64)
-    if y.ndim != 2:
-        raise ValueError(f"y {list(y.shape)} must be [seeds, triples]")
-    seeds, triples = y.mean(axis=1) - y.mean(), y.mean(axis=0) - y.mean()
-    rest = y - y.mean() - seeds[:, None] - triples
-    s, t = y.shape
-    return CrossedVariance(
-        float(seeds @ seeds) / s**2, float(triples @ triples) / t**2, float((rest**2).sum()) / (s * t) ** 2
-    )
 
 
 def crossed_bootstrap(
@@ -143,20 +105,18 @@ def crossed_bootstrap(
     *,
     b: ArrayLike | None = None,
     draws: int = BOOTSTRAP_DRAWS,
-    level: float = 0.95,
-    inflate: bool = True,
     clusters: ArrayLike | None = None,
 ) -> CrossedBootstrap:
     """Percentile interval of the mean of a [S, T], or of its difference from b [S_b, T]: seeds x triples, both drawn.
 
-    Seeds are drawn apart in each arm, triples jointly, so that the difficulty that both share cancels. `inflate`
-    widens the seeds' part by S/(S - 1) in variance, which drawing with replacement loses. With `clusters` (labels [T])
+    Seeds are drawn apart in each arm, triples jointly, so that the difficulty that both share cancels. The seeds' part
+    is widened by S/(S - 1) in variance, which drawing with replacement loses. With `clusters` (labels [T])
     whole clusters are drawn. The interval is normal in its tails: where few seeds carry most of the variance it is
     shorter than the two-way t's.
     """
     arms = list(_arms(a, a if b is None else b))[: 1 if b is None else 2]
     # Seeds first: the number of draws made of them must not depend on how the triples' come in chunks.
-    weights = [_seed_weights(len(arm), draws, inflate, rng) for arm in arms]
+    weights = [_seed_weights(len(arm), draws, rng) for arm in arms]
     if clusters is None:
         totals, sizes = np.concatenate(arms), np.ones(arms[0].shape[1])
     else:
@@ -168,14 +128,14 @@ def crossed_bootstrap(
         estimate += sign * float(arm.mean())
         value += sign * (means[:, first : first + len(arm)] * weight).sum(axis=1)
         first += len(arm)
-    low, high = np.quantile(value, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(value, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return CrossedBootstrap(estimate, float(value.std()), (float(low), float(high)))
 
 
-def _seed_weights(seeds: int, draws: int, inflate: bool, rng: np.random.Generator) -> NDArray[np.float64]:
+def _seed_weights(seeds: int, draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Weights [draws, S] of a mean over seeds drawn with replacement, their spread as wide as S seeds are."""
     weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
-    if not inflate or seeds == 1:
+    if seeds == 1:
         return weights
     return 1 / seeds + (seeds / (seeds - 1)) ** 0.5 * (weights - 1 / seeds)
 
@@ -195,18 +155,18 @@ def sd(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
-def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Student's interval for the mean over seeds, on this test set."""
-    return _around_mean(values, 1 / len(values), level)
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % interval for the mean over seeds, on this test set."""
+    return _around_mean(values, 1 / len(values))
 
 
-def prediction_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+def prediction_interval(values: Sequence[float]) -> tuple[float, float]:
     """Where one new run of the same kind would fall: what a published figure is held against, and never tested."""
-    return _around_mean(values, 1 + 1 / len(values), level)
+    return _around_mean(values, 1 + 1 / len(values))
 
 
-def _around_mean(values: Sequence[float], variance: float, level: float) -> tuple[float, float]:
+def _around_mean(values: Sequence[float], variance: float) -> tuple[float, float]:
     """`variance` is relative to that of the values."""
-    half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * sd(values) * variance**0.5
+    half = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * sd(values) * variance**0.5
     mean = math.fsum(values) / len(values)
     return mean - half, mean + half

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nsbench.errors import Misuse
 from nsbench.metrics import reciprocal
-from nsbench.results.stats.ties import tie_share
+from nsbench.results.stats.ties import tie_gap
 from nsbench.results.store.run import Run, ranks
 
 
@@ -34,21 +34,15 @@ def scores(cell: Sequence[Run], like: Run) -> Scores:
     for run, own, mean in zip(cell, stored, values.mean(axis=1)):
         pairs = ((own.triples, reference.triples), (own.candidates, reference.candidates))
         if not all(one is other or np.array_equal(one, other) for one, other in pairs):
-            raise Misuse(f"{run['path'].name} and {like['path'].name} rank different triples; move one of them away")
+            raise Misuse(f"{run.name} and {like.name} rank different triples; move one of them away")
         if not math.isclose(mean, run["mrr"], rel_tol=1e-6):
-            raise Misuse(f"ranks.npz of {run['path'].name} does not give its MRR; delete the folder and run it again")
+            raise Misuse(f"ranks.npz of {run.name} does not give its MRR; delete the folder and run it again")
     for i, run in enumerate(cell):
         for j in range(i):
             if np.array_equal(stored[i].ranks, stored[j].ranks):
-                pair = f"{cell[j]['path'].name} and {run['path'].name}"
+                pair = f"{cell[j].name} and {run.name}"
                 raise Misuse(f"{pair} have different seeds and identical ranks, as copies have; move one of them away")
-    return Scores(values, reference.triples, max(_ties(own.ranks) for own in stored))
-
-
-def _ties(ranks: NDArray) -> float:
-    """MRR of the best order of ties less that of the worst: ranks [T, 2, 2]."""
-    tied = ranks[..., 0] != ranks[..., 1]  # most runs have none, and thousands are read
-    return tie_share(ranks[tied])[1] * float(tied.mean()) if tied.any() else 0.0
+    return Scores(values, reference.triples, max(tie_gap(own.ranks) for own in stored))
 
 
 def seen(runs: Iterable[Run], triples: int) -> NDArray[np.bool_] | None:

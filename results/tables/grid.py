@@ -153,7 +153,7 @@ class Grid:
             self.kge[key[0]] = run["kge"]
             cell = self.cells.setdefault(key, [])
             if cell and cell[-1]["seed"] == run["seed"]:
-                folders = f"{cell[-1]['path'].name} and {run['path'].name}"
+                folders = f"{cell[-1].name} and {run.name}"
                 raise Misuse(f"{folders} are two runs of one seed that no option tells apart; move one of them away")
             cell.append(run)
         self.present: dict[tuple[str, str], list[Identity]] = {}  # group, dataset -> rows that have runs there

@@ -22,7 +22,7 @@ from nsbench.errors import Misuse
 from nsbench.results.plots import drawing
 from nsbench.results.plots.data import KINDS, TRAIN_TRIPLES, plots, write
 from nsbench.results.tables import papers
-from tests.results.examples import DEMSAR, DEMSAR_RANKS
+from tests.results.stats.examples import DEMSAR, DEMSAR_RANKS
 
 SIZE, BATCH, EVERY = 1000, 250, 20
 PARTS = {"category": ("1-1", "1-n", "n-1", "n-n"), "seen": ("seen", "unseen")}

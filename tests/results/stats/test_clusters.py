@@ -84,11 +84,6 @@ def test_totals_of_clusters():
 def test_labels_of_triples():
     triples = np.array([[0, 0, 9], [1, 0, 9], [2, 1, 9], [2, 1, 3], [5, 0, 6]])
     assert labels(triples).tolist() == [9, 9, 9, 2, 5]  # 9 is in three triples, 2 in two; of equals the head
-    assert labels(triples, "relation").tolist() == [0, 0, 1, 1, 0]
-    assert labels(triples, "tail").tolist() == [9, 9, 9, 3, 6]
-    component = labels(triples, "component")
-    assert len(set(component[:4])) == 1  # 0, 1, 2, 3 and 9 hang together
-    assert component[4] != component[0]
 
 
 def test_what_makes_no_clusters_is_refused():
@@ -96,8 +91,6 @@ def test_what_makes_no_clusters_is_refused():
         clustered_error([1.0, 2.0, 3.0], [0, 0, 0])
     with pytest.raises(ValueError, match="each of the 3"):
         mean_error([1.0, 2.0, 3.0], [0, 1])
-    with pytest.raises(ValueError, match="cannot cluster by 'mood'; there are hub"):
-        labels([[0, 0, 1]], "mood")
     with pytest.raises(ValueError, match=r"\[T, 3\]"):
         labels([[0, 1]])
     with pytest.raises(ValueError, match="two values"):

@@ -9,7 +9,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsbench.results.stats.effects import seeds_needed, smallest_p, superiority
+from nsbench.results.stats.effects import superiority
 
 A, B = [0.30, 0.32, 0.31, 0.33, 0.34], [0.29, 0.31, 0.30, 0.30, 0.32]
 
@@ -49,19 +49,9 @@ def test_superiority_against_scipy():
 @pytest.mark.fact(53, oracle="closed form")
 @pytest.mark.parametrize(("count", "p"), [(2, 1 / 3), (3, 0.1), (4, 0.028571), (5, 0.0079365)])
 def test_smallest_p_of_seeds(count, p):
-    """Reached by complete separation."""
-    assert smallest_p(count) == pytest.approx(p, abs=1e-6)
-    assert smallest_p(count) == pytest.approx(2 / math.comb(2 * count, count))
-    assert superiority(np.arange(count), np.arange(count) - 100).p == pytest.approx(smallest_p(count))
-    assert smallest_p(count, paired=True) == 2 / 2**count
-
-
-@pytest.mark.fact(45, oracle="closed form")
-def test_seeds_that_noethers_formula_asks_for():
-    assert seeds_needed() == pytest.approx(28.859, abs=1e-3)
-    assert np.ceil(seeds_needed()) == 29
-    z = scipy.stats.norm.isf(0.05)  # for both errors
-    assert seeds_needed() == pytest.approx((z + z) ** 2 / (6 * (0.75 - 0.5) ** 2))
+    """Reached by complete separation: 2 / C(2 S, S)."""
+    assert superiority(np.arange(count), np.arange(count) - 100).p == pytest.approx(p, abs=1e-6)
+    assert p == pytest.approx(2 / math.comb(2 * count, count), abs=1e-6)
 
 
 def test_what_does_not_compare_is_refused():
