@@ -26,7 +26,8 @@ from nsbench.results.tables.build import FIRST_RUN, comparison
 from nsbench.results.tables.cells import METRICS, Cell, Table
 from nsbench.results.tables.claims import p_text
 from nsbench.results.tables.contrasts import BASELINE
-from nsbench.results.tables.grid import Grid, flat
+from nsbench.results.tables.grid import Grid
+from nsbench.results.tables.labels import flat
 from nsbench.results.tables.rows import about_row
 from nsbench.results.writers import html
 

@@ -27,7 +27,9 @@ from nsbench.results.store import Run, Store
 from nsbench.results.tables import papers
 from nsbench.results.tables.beside import half_digit
 from nsbench.results.tables.build import FIRST_RUN
-from nsbench.results.tables.grid import Grid, chosen_by, cited, listed, proposed, refuse_mixtures
+from nsbench.results.tables.grid import Grid
+from nsbench.results.tables.labels import cited, listed, proposed
+from nsbench.results.tables.mixtures import chosen_by, refuse_mixtures
 
 if TYPE_CHECKING:
     import pandas as pd

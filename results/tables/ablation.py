@@ -14,7 +14,8 @@ from nsbench.results.tables import captions, papers
 from nsbench.results.tables.beside import Beside
 from nsbench.results.tables.cells import DIFFERENCE, Cell, Column, Metric, Row, Table
 from nsbench.results.tables.contrasts import BASELINE, Contrast, Progress, contrasts
-from nsbench.results.tables.grid import Grid, Identity, Key, implied
+from nsbench.results.tables.grid import Grid, Key
+from nsbench.results.tables.labels import Identity, implied
 from nsbench.results.tables.rows import about_column, about_row, absent, emphasised, row_of
 
 FIRST_RUN = "nsbench run --sampler dhns --kge rotate --dataset mkg_y --fusion adamf"

@@ -16,7 +16,9 @@ from nsbench.results.tables import ablation, captions, claims, papers
 from nsbench.results.tables.beside import Beside, published_table
 from nsbench.results.tables.cells import DIAGNOSTICS, METRICS, Column, Metric, Row, Table
 from nsbench.results.tables.contrasts import BASELINE, Progress, contrasts
-from nsbench.results.tables.grid import Grid, chosen_by, cited, refuse_mixtures
+from nsbench.results.tables.grid import Grid
+from nsbench.results.tables.labels import cited
+from nsbench.results.tables.mixtures import chosen_by, refuse_mixtures
 from nsbench.results.tables.rows import emphasised, figure, row_of
 
 FIRST_RUN = "nsbench run --sampler uniform,bernoulli --kge transe --dataset mkg_y"

@@ -11,7 +11,8 @@ from nsbench.results.stats.ties import TIE_WARNING
 from nsbench.results.stats.verdicts import ROPE
 from nsbench.results.tables.cells import DIAGNOSTICS, METRICS, Metric
 from nsbench.results.tables.contrasts import EQUAL, Contrast
-from nsbench.results.tables.grid import Grid, Key, chosen, differs, flat, implied, listed, proposed, trials
+from nsbench.results.tables.grid import Grid, Key
+from nsbench.results.tables.labels import chosen, differs, flat, implied, listed, proposed, trials
 
 
 def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None, means: bool = True) -> str:

@@ -16,7 +16,8 @@ from nsbench.results.stats.multiplicity import holm
 from nsbench.results.stats.verdicts import Verdict, verdict
 from nsbench.results.store import Run
 from nsbench.results.store.scores import Scores, scores, seen
-from nsbench.results.tables.grid import Grid, Identity, Key, listed
+from nsbench.results.tables.grid import Grid, Key
+from nsbench.results.tables.labels import Identity, listed
 
 BASELINE = "uniform"
 MARKS = {"better": "▲", "worse": "▼"}

@@ -12,7 +12,8 @@ from nsbench.results.stats import statistics
 from nsbench.results.store import Run
 from nsbench.results.tables.cells import STYLES, Cell, Column, Metric, Row, Style
 from nsbench.results.tables.contrasts import Contrast
-from nsbench.results.tables.grid import Grid, Identity, Key, listed
+from nsbench.results.tables.grid import Grid, Key
+from nsbench.results.tables.labels import Identity, listed
 
 
 def row_of(

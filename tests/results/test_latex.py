@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nsbench.results.store import load
+from nsbench.results.store import read
 from nsbench.results.tables.build import LAYOUTS, comparison
 from nsbench.results.tables.cells import Cell, Column, Metric, Row, Table
 from nsbench.results.writers.latex import ROWS, escape_latex, latex
 
 NASTY = "a_b & 50% {x} \\y ~ ^ #1 $ [adv] p|q <i>"
 ENGINES = ("pdflatex", "lualatex", "xelatex", "tectonic")
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[2] / "results" / "runs"
 NOTHING = {"ablation", "diagnostics"}
 OVERFULL = 1.0  # points by which a box may be too wide: a third of a millimetre, which no reader sees
 METRIC = Metric("x", "X", True, 1, 3, "")
@@ -80,8 +80,8 @@ SHIPPED = [  # filters as in README.md, layouts with nothing to show, the ablati
     pytest.param("multimodal", {"fusion": "none", "kge": "transe"}, set(), "dhns (forward)", marks=pytest.mark.slow),
     ("variants", {}, set(), "sans"),
     pytest.param("weight", {}, set(), "dhns (forward)", marks=pytest.mark.slow),
-    pytest.param("runs", {"protocol": "nsbench", "dataset": "mkg_y"}, NOTHING, "", marks=pytest.mark.slow),
-    pytest.param("runs", {"protocol": "nsbench", "split@db15k": "clean"}, NOTHING, "", marks=pytest.mark.slow),
+    pytest.param("nsbench", {"protocol": "nsbench", "dataset": "mkg_y"}, NOTHING, "", marks=pytest.mark.slow),
+    pytest.param("nsbench", {"protocol": "nsbench", "split@db15k": "clean"}, NOTHING, "", marks=pytest.mark.slow),
     ("one_factor", {"changed.regularizer": "0.0"}, NOTHING, ""),
 ]
 
@@ -90,9 +90,9 @@ SHIPPED = [  # filters as in README.md, layouts with nothing to show, the ablati
 @pytest.mark.parametrize(("store", "where", "nothing", "full"), SHIPPED)
 def test_tables_of_the_shipped_runs_are_set_within_the_page(store, where, nothing, full, tmp_path, cache):
     """With the papers' figures and without, in every layout."""
-    if not (RESULTS / store).is_dir():
+    if not (RESULTS / f"{store}.nsb").is_file():
         pytest.skip("the shipped runs are not here")
-    runs = load(RESULTS / store)
+    runs = read(RESULTS / f"{store}.nsb")
     texts = []
     for layout in LAYOUTS.keys() - nothing:
         baseline = full if layout == "ablation" else "uniform"
