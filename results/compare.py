@@ -21,10 +21,10 @@ from nsbench.results.stats.clusters import INFLATED, labels
 from nsbench.results.stats.verdicts import ROPE
 from nsbench.results.store import Run
 from nsbench.results.store.scores import scores, seen
-from nsbench.results.tables.cells import METRICS
-from nsbench.results.tables.claims import p_text
 from nsbench.results.tables.contrasts import Contrast, adjusted, contrast_of, refuse_unequal_seeds
+from nsbench.results.tables.fields import p_text
 from nsbench.results.tables.labels import flat, listed
+from nsbench.results.tables.metrics import METRICS
 
 APART = ("seed", "id", "changed", "own_loss", "feature_fingerprint")  # of a run, or implied by the rest, or refused
 AGREE = 0.01  # p of the randomisation and of the t test on thousands of triples, but for a broken tail

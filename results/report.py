@@ -23,23 +23,16 @@ from nsbench.results.plots import drawing
 from nsbench.results.store import Run, Store
 from nsbench.results.tables import ablation, papers
 from nsbench.results.tables.build import FIRST_RUN, comparison
-from nsbench.results.tables.cells import METRICS, Cell, Table
-from nsbench.results.tables.claims import p_text
+from nsbench.results.tables.cells import Cell, Table
 from nsbench.results.tables.contrasts import BASELINE
+from nsbench.results.tables.fields import p_text
 from nsbench.results.tables.grid import Grid
 from nsbench.results.tables.labels import flat
+from nsbench.results.tables.layouts import LAYOUTS, Layout
+from nsbench.results.tables.metrics import METRICS
 from nsbench.results.tables.rows import about_row
 from nsbench.results.writers import html
 
-TITLES = {  # of layouts, in the order of the page
-    "dhns4": "Quality",
-    "claims": "Tests",
-    "mmrns2": "Quality beside published figures",
-    "ablation": "Ablation",
-    "cost": "Cost",
-    "diagnostics": "What the samplers draw",
-}
-PUBLISHED = ("dhns4", "mmrns2", "ablation")  # layouts of which the papers' figures make a table alone
 COUNTED = {"sampler": "sampler", "kge": "model", "dataset": "dataset", "protocol": "protocol"}
 PLOTTED = tuple(kind for kind in plots.KINDS if kind != "sensitivity")  # that one may need runs of several sections
 WORDS = {  # of a verdict
@@ -116,7 +109,7 @@ def report(
     if not chosen:
         raise Misuse(f"no run passes the filters {where}; ask for at least one value of each")
     apart = sorted(_sections(chosen), key=lambda only: -len(store.select(chosen, only)))
-    total = len(apart) * len([*TITLES, *PLOTTED])
+    total = len(apart) * len([*LAYOUTS, *PLOTTED])
     parts = []
     for i, only in enumerate(apart):
         section = _Section(f"s{i + 1}", found, where | only, baseline)
@@ -175,15 +168,15 @@ class _Section:
         data = sorted({f"{run['dataset']} ({run['split']} split)" for run in self.records})
         lead = escape(f"{_count(len(self.records), 'run')} on {', '.join(data)}.")
         inner: list[Part] = []
-        for i, layout in enumerate(TITLES, 1):
-            for baseline in self.ablated() if layout == "ablation" else [self.baseline]:
+        for i, layout in enumerate(LAYOUTS.values(), 1):
+            for baseline in self.ablated() if layout.one_sampler else [self.baseline]:
                 inner += self.table(layout, baseline, f"{self.name}-t{len(inner)}")
             progress(before + i, total)
         figures: list[str] = []
         for i, kind in enumerate(PLOTTED, 1):
             made = self.attempt(kind, partial(plots.plots, self.store, [kind], where=self.where))
             figures += [_figure(plot, f"{self.name}-p{len(figures) + n}") for n, plot in enumerate(made[0] if made else ())]
-            progress(before + len(TITLES) + i, total)
+            progress(before + len(LAYOUTS) + i, total)
         if figures:
             inner.append(Part(f"{self.name}-plots", "Plots", _plots(figures) + _code(self.command("plot"))))
         if self.refused:
@@ -193,18 +186,18 @@ class _Section:
             inner.append(Part(f"{self.name}-runs", "Runs", "".join(self.provenance)))
         return Part(self.name, title, f"<p>{lead}</p>\n", tuple(inner))
 
-    def table(self, layout: str, baseline: str, name: str) -> list[Part]:
+    def table(self, layout: Layout, baseline: str, name: str) -> list[Part]:
         """One, or none where it is refused."""
-        ablated = {figure.sampler for figure in papers.ablation()}
-        published = layout == "mmrns2" or (layout == "ablation" and baseline in ablated)
-        make = partial(comparison, self.store, layout=layout, baseline=baseline, published=published, where=self.where)
-        made = self.attempt(layout, make)
+        printed = layout.published() if layout.beside and layout.published else ()
+        beside = any(figure.sampler == baseline for figure in printed) if layout.one_sampler else bool(printed)
+        make = partial(comparison, self.store, layout=layout.name, baseline=baseline, published=beside, where=self.where)
+        made = self.attempt(layout.name, make)
         if made is None:
             return []
-        title = f"{TITLES[layout]} of {baseline}" if layout == "ablation" else TITLES[layout]
-        words = _in_words(made, self.address) if layout == "claims" else ""
-        options = [*(["--baseline", baseline] if baseline != BASELINE else []), *(["--published"] if published else [])]
-        again = _code(self.command("table", "--layout", layout, *options))
+        title = f"{layout.section} of {baseline}" if layout.one_sampler else layout.section
+        words = _in_words(made, self.address) if layout.maker == "claims" else ""
+        options = [*(["--baseline", baseline] if baseline != BASELINE else []), *(["--published"] if beside else [])]
+        again = _code(self.command("table", "--layout", layout.name, *options))
         return [Part(name, title, words + html.fragment(made, self.address) + again)]
 
     def ablated(self) -> list[str]:
@@ -368,7 +361,7 @@ def _papers() -> Part:
 def _nothing_yet(found: Store, where: Mapping[str, Any]) -> Part:
     """The papers' tables with empty cells for ours; Misuse where the filters leave none of them."""
     inner, refused = [], ""
-    for layout in PUBLISHED:
+    for layout in (layout.name for layout in LAYOUTS.values() if layout.published):
         try:
             table = comparison(found, layout=layout, published=True, where=where)
         except Misuse as reason:

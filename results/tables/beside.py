@@ -11,7 +11,8 @@ from nsbench.errors import Misuse
 from nsbench.results.stats import statistics
 from nsbench.results.store import Run
 from nsbench.results.tables import papers
-from nsbench.results.tables.cells import Cell, Column, Metric, Row, Table
+from nsbench.results.tables.cells import Cell, Column, Row, Table
+from nsbench.results.tables.metrics import Metric
 from nsbench.results.tables.rows import about_column
 
 OUTSIDE = "‡"

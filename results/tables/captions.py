@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from nsbench.results import store
 from nsbench.results.stats import statistics
 from nsbench.results.stats.clusters import INFLATED
 from nsbench.results.stats.ties import TIE_WARNING
 from nsbench.results.stats.verdicts import ROPE
-from nsbench.results.tables.cells import DIAGNOSTICS, METRICS, Metric
 from nsbench.results.tables.contrasts import EQUAL, Contrast
 from nsbench.results.tables.grid import Grid, Key
 from nsbench.results.tables.labels import chosen, differs, flat, implied, listed, proposed, trials
+from nsbench.results.tables.metrics import METRICS, Metric
 
 
 def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None, means: bool = True) -> str:
@@ -20,14 +19,14 @@ def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None, means:
 
     `test` is the sentence on tests, if any; `means`: whether cells are means over seeds.
     """
-    quality = any(metric.name in store.METRICS for metric in shown)
+    quality = any(metric.part == "test" for metric in shown)
     sentences = []
     if quality:
         sentences.append(
             "Every test triple with either end hidden, ranked against all entities but the other known facts of all "
             "splits; ties count as the realistic rank, the mean of the optimistic and the pessimistic one"
         )
-    if any(metric.name in DIAGNOSTICS for metric in shown):
+    if any(metric.part == "diagnostics" for metric in shown):
         sentences.append(
             "Of the negatives of 2,048 training triples: FN, share that are facts of train, of any split, of the complete "
             "world; hardness, share of candidates that score lower under the finished uniform run of seed 0 (before, "

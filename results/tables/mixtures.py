@@ -13,7 +13,7 @@ from nsbench.results import store
 from nsbench.results.store import Run
 from nsbench.results.tables.labels import chosen, listed, trials
 
-PER_CELL = (  # what a protocol sets per model and dataset (nsbench.config.run)
+PER_PAIR = (  # what a protocol sets per model and dataset (nsbench.config)
     "margin",
     "regularizer",
     "temperature",
@@ -68,7 +68,7 @@ def refuse_mixtures(runs: Sequence[Run], timed: bool) -> None:
         check_value(f"tuning.{name}")
     names = sorted({key for config in configs for key in config["protocol"]})
     for name in names:
-        if name not in PER_CELL:
+        if name not in PER_PAIR:
             check_value(f"protocol.{name}")
     for dataset, members in _by(runs, "dataset").items():
         check_value("split", dataset, members)
@@ -76,7 +76,7 @@ def refuse_mixtures(runs: Sequence[Run], timed: bool) -> None:
         for alike in _by(members, "features").values():
             check_value("feature_fingerprint", dataset, alike)
         for same in _by(members, "kge").values():
-            for name in PER_CELL:
+            for name in PER_PAIR:
                 check(f"protocol.{name}", functools.partial(_backbone, name), dataset, same)
             check_value("tuning.steps", dataset, [run for run in same if trials(run)])
     for part in ("sampler", "kge", "fusion"):

@@ -14,8 +14,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from nsbench.errors import Misuse
-from nsbench.results.tables.build import comparison as comparison
 from nsbench.results.tables.cells import Cell, Column, Table
+from nsbench.results.tables.fields import FIELDS
 from nsbench.results.writers.html import page
 from nsbench.results.writers.latex import latex
 
@@ -24,61 +24,6 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-RECORD = (
-    "model",
-    "row",
-    "kge",
-    "sampler",
-    "variant",
-    "fusion",
-    "features",
-    "options",
-    "own_loss",
-    "dataset",
-    "split",
-    "metric",
-    "unit",
-    "better",
-    "status",
-    "failed",
-    "reason",
-    "shown",
-    "best",
-    "second",
-    "n",
-    "seeds",
-    "values",
-    "mean",
-    "sd",
-    "low",
-    "high",
-    "converged",
-    "baseline",
-    "difference",
-    "difference_low",
-    "difference_high",
-    "standard_error",
-    "df",
-    "p",
-    "p_holm",
-    "family",
-    "inflation",
-    "bootstrap_low",
-    "bootstrap_high",
-    "cliffs_delta",
-    "p_rope",
-    "verdict",
-    "seen_difference",
-    "seen_p_holm",
-    "seen_verdict",
-    "source",
-    "published",
-    "ours_minus_published",
-    "prediction_low",
-    "prediction_high",
-    "outside",
-    "note",
-)
 RICH = {"best": "bold", "second": "underline", "": ""}
 PLAIN = {"best": "*{}*", "second": "_{}_", "": "{}"}
 TEXT = 120  # characters in a line below a table that is not on a terminal
@@ -213,7 +158,7 @@ def _markdown(table: Table) -> str:
 def _csv(table: Table) -> str:
     """Long and unrounded: one line per cell, figures as stored (fractions, seconds, bytes), empty where none is."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, RECORD, lineterminator="\n", extrasaction="raise")
+    writer = csv.DictWriter(out, [field.name for field in FIELDS], lineterminator="\n", extrasaction="raise")
     writer.writeheader()
     for row in table.rows:
         for cell in row.cells:

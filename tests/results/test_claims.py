@@ -11,10 +11,10 @@ from nsbench.metrics import reciprocal
 from nsbench.results import load
 from nsbench.results.stats import statistics
 from nsbench.results.stats.clusters import labels
-from nsbench.results.store import ranks, select
+from nsbench.results.store import ranks, read, select
 from nsbench.results.tables import ablation
 from nsbench.results.tables.build import comparison
-from nsbench.results.tables.claims import p_rope, p_text
+from nsbench.results.tables.fields import p_rope, p_text
 from nsbench.results.writers.terminal import write
 
 TRIPLES = 400

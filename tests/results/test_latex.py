@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from nsbench.results.store import read
-from nsbench.results.tables.build import LAYOUTS, comparison
-from nsbench.results.tables.cells import Cell, Column, Metric, Row, Table
+from nsbench.results.tables.build import comparison
+from nsbench.results.tables.cells import Cell, Column, Row, Table
+from nsbench.results.tables.layouts import LAYOUTS
+from nsbench.results.tables.metrics import Metric
 from nsbench.results.writers.latex import ROWS, escape_latex, latex
 
 NASTY = "a_b & 50% {x} \\y ~ ^ #1 $ [adv] p|q <i>"

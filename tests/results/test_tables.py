@@ -19,9 +19,9 @@ from nsbench.results import load
 from nsbench.results.stats import statistics
 from nsbench.results.stats.multiplicity import holm
 from nsbench.results.store import ranks
-from nsbench.results.tables import grid, papers
+from nsbench.results.tables import mixtures, papers
 from nsbench.results.tables.build import comparison
-from nsbench.results.tables.cells import METRICS, Metric
+from nsbench.results.tables.metrics import METRICS, Metric
 from nsbench.results.writers.terminal import show, to_rich, write
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -490,7 +490,7 @@ def test_trials_of_several_lengths_are_refused(store, run):
 def test_values_that_a_protocol_sets_per_cell_are_those_of_the_configuration():
     from nsbench.config.run import PER_CELL  # loads torch, which nsbench.results never does
 
-    assert grid.PER_CELL == PER_CELL
+    assert mixtures.PER_PAIR == PER_CELL
 
 
 def test_margins_may_differ_between_datasets_and_models(store, run):
