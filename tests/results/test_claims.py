@@ -15,7 +15,7 @@ from nsbench.results.store import ranks, read, select
 from nsbench.results.tables import ablation
 from nsbench.results.tables.build import comparison
 from nsbench.results.tables.fields import p_rope, p_text
-from nsbench.results.writers.terminal import write
+from nsbench.results.writers import write
 
 TRIPLES = 400
 SHIPPED = Path(__file__).parents[2] / "results" / "runs" / "classic.nsb"

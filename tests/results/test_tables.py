@@ -22,7 +22,8 @@ from nsbench.results.store import ranks
 from nsbench.results.tables import mixtures, papers
 from nsbench.results.tables.build import comparison
 from nsbench.results.tables.metrics import METRICS, Metric
-from nsbench.results.writers.terminal import show, to_rich, write
+from nsbench.results.writers import show, write
+from nsbench.results.writers.terminal import to_rich
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMS = {"md": "md", "latex": "tex", "csv": "csv"}
