@@ -77,8 +77,8 @@ def grid_lines(text, form):
         lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("|")][2:]
         return [line[2:] for line in lines]
     bodies = re.findall(r"\\midrule\n(.*?)\\bottomrule", text, re.DOTALL)
-    lines = [line for body in bodies for line in body.splitlines() if line != "\\midrule"]
-    return [re.split(r"(?<!\\)&", line)[2:] for line in lines]
+    lines = [line for body in bodies for line in body.splitlines() if "&" in line]
+    return [re.split(r"(?<!\\)&", line)[1:] for line in lines]
 
 
 @pytest.mark.fact(49)
@@ -172,6 +172,32 @@ def test_markdown_keeps_zeros_and_columns():
     assert text.count("0.350") == 60
 
 
+def test_terminal_form_shows_everything_unbroken(small_store, run, capsys):
+    run("NS[adv]", "transe", seed=0)
+    run("NS[bold]x[/bold]", "transe", seed=0)
+    table = comparison(small_store, published=True)
+    show(table)  # pytest's stdout is no terminal
+    text = capsys.readouterr().out
+    assert text == write(table, "rich")
+    assert "…" not in text
+    for row in table.rows:
+        assert row.label in text
+        for own in row.cells:
+            assert own.value in text
+    assert "*Best*" in text
+
+
+def test_terminal_shows_one_grid_per_dataset_where_one_is_too_wide(small_store):
+    table = comparison(small_store, where={"kge": "transe"})
+    heads = {}
+    for width in (100, 300):
+        out = io.StringIO()
+        Console(file=out, width=width, force_terminal=True, color_system=None).print(to_rich(table, width))
+        assert "…" not in out.getvalue()
+        heads[width] = len(re.findall("sampler  ", out.getvalue()))
+    assert heads == {100: 2, 300: 1}
+
+
 # HTML
 
 
@@ -192,6 +218,10 @@ def test_html_is_self_contained_and_well_formed(every_store):
     assert html.fragment(table) in page
     assert html.STYLE in page
     assert page.count("<strong>") == sum(cell.style == "best" for row in table.rows for cell in row.cells) + 1  # the legend
+
+
+def test_notebooks_show_the_fragment():
+    assert html.fragment(wide()) in wide()._repr_html_()
 
 
 def test_html_escapes_names():
