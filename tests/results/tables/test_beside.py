@@ -1,12 +1,12 @@
 """Published figures beside ours, and alone."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 
 from nsbench.errors import Misuse
-from nsbench.results import load
 from nsbench.results.tables import comparison, papers
 from nsbench.results.writers import write
 from tests.results.tables.looking import cell
@@ -46,26 +46,18 @@ def test_a_published_figure_stands_once_under_the_row_that_is_most_like_it(store
 
 def test_published_figures_outside_the_prediction_interval_are_flagged(store, run):
     """Of one new run: t(n - 1) sd sqrt(1 + 1/n) around the mean, and half a unit of the last printed digit."""
-    values = [0.3000, 0.3010, 0.3005, 0.2995, 0.2990]
-    for seed, value in enumerate(values):
-        run("uniform", seed=seed, result={"test": {"mrr": value}})
-    frame = load(store)
-    factor = 3.041443  # fact 43, five seeds
-    half = factor * np.std(values, ddof=1) + 0.00005  # printed to two decimals of a percentage
-
-    def flagged(shift):
-        moved = frame.copy()
-        moved["mrr"] = moved["mrr"] + shift
-        moved.attrs.update(frame.attrs)
-        table = comparison(moved, published=True, metrics=["mrr"])
-        (row,) = [row for row in table.rows if row.label == "published: mmrns2022 Table 2"]
-        return row.cells[0]
-
-    printed = 0.3073
+    values = np.array([0.3000, 0.3010, 0.3005, 0.2995, 0.2990])
+    half = 3.041443 * np.std(values, ddof=1) + 0.00005  # fact 43, five seeds; printed to two decimals of a percentage
+    paths = run("uniform", seeds=range(5))
     for off in (half * 0.98, half * 1.02, -half * 0.98, -half * 1.02):
-        cell = flagged(printed - np.mean(values) + off)
-        assert ("‡" in cell.marks) == (abs(off) > half) == cell.record["outside"]
-        low, high = cell.record["prediction_low"], cell.record["prediction_high"]
+        for path, value in zip(paths, values - values.mean() + 0.3073 + off):
+            result = json.loads((path / "result.json").read_text())
+            result["test"]["mrr"] = value
+            (path / "result.json").write_text(json.dumps(result))
+        rows = comparison(store, published=True, metrics=["mrr"]).rows
+        (beside,) = [row.cells[0] for row in rows if row.label == "published: mmrns2022 Table 2"]
+        assert ("‡" in beside.marks) == (abs(off) > half) == beside.record["outside"]
+        low, high = beside.record["prediction_low"], beside.record["prediction_high"]
         assert (high - low) / 2 == pytest.approx(half - 0.00005, rel=1e-5)
 
 
@@ -102,11 +94,11 @@ def test_the_papers_alone_can_be_filtered(store):
     assert table.groups == ("transe", "rotate")
     assert {row.label for row in table.rows if not row.published} == {"dhns"}
     assert {column.dataset for column in table.columns} == {"mkg_y"}
-    with pytest.raises(Misuse, match="can be filtered by kge, sampler, dataset, not by 'seed'"):
+    with pytest.raises(Misuse, match="seed"):
         comparison(store, published=True, where={"seed": "0"})
-    with pytest.raises(Misuse, match="no paper prints kge=nothing; there is "):
+    with pytest.raises(Misuse, match="kge=nothing"):
         comparison(store, published=True, where={"kge": "nothing"})
-    with pytest.raises(Misuse, match="no paper prints these columns"):
+    with pytest.raises(Misuse, match="cost"):
         comparison(store, published=True, layout="cost")
 
 

@@ -38,22 +38,14 @@ def test_nothing_that_differs_between_rows_is_hidden(store, run):
 
 
 def test_what_the_protocol_sets_is_no_choice_of_a_row(store, run):
-    named = {"protocol": {"name": "cpu-mm"}}
-    run("uniform", **named)
-    run("dhns", options={"sampler": {"timesteps": 20}}, **named)
-    run("dhns", options={"sampler": {"timesteps": 30}}, **named)
-    run("dhns", **named)  # --set put the sampler's default back
-    run("mmrns", options={"sampler": {"candidates": 300, "beta": 2.0}}, **named)
+    run("uniform")
+    for options in ({"timesteps": 20}, {"timesteps": 30}, {}):  # the last: --set put the sampler's default back
+        run("dhns", options={"sampler": options}, proposed={"timesteps": 20})
+    run("mmrns", options={"sampler": {"candidates": 300, "beta": 2.0}}, proposed={"candidates": 300})
     table = comparison(store)
     assert labels(table) == ["uniform", "mmrns (beta=2.0)", "dhns", "dhns (timesteps=30)", "dhns (timesteps=default)"]
-    assert "version 1. The protocol sets candidates=300 of mmrns, timesteps=20 of dhns. The model" in table.caption
-    assert "The protocol sets" not in comparison(store, where={"sampler": "uniform"}).caption
-
-
-@pytest.mark.parametrize("other", [{"name": "cpu-mm", "version": 2}, {"name": "mine"}])
-def test_what_another_protocol_sets_is_not_known(store, run, other):
-    run("dhns", options={"sampler": {"timesteps": 20}}, protocol=other)
-    assert labels(comparison(store)) == ["dhns (timesteps=20)"]
+    assert "candidates=300 of mmrns, timesteps=20 of dhns" in table.caption
+    assert "timesteps" not in comparison(store, where={"sampler": "uniform"}).caption
 
 
 def test_what_all_rows_share_stands_in_the_caption(store, run):

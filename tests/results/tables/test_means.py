@@ -1,4 +1,4 @@
-"""Means over seeds: figures, spread, markers, styles and rounding. Golden files: set NSBENCH_WRITE_GOLDEN=1 once, read the diff."""
+"""Means over seeds: figures, spread, markers, styles, rounding. NSBENCH_WRITE_GOLDEN=1 writes the golden files anew."""
 
 import csv
 import io

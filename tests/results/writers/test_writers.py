@@ -13,7 +13,7 @@ from nsbench.results.tables.cells import Cell, Column, Row, Table
 from nsbench.results.tables.fields import FIELDS
 from nsbench.results.tables.layouts import LAYOUTS
 from nsbench.results.tables.metrics import Metric
-from nsbench.results.writers import FORMS, html, write
+from nsbench.results.writers import FORMS, html, show, write
 from nsbench.results.writers.terminal import to_rich
 
 NASTY = "a_b & 50% {x} \\y ~ ^ #1 $ [adv] p|q <i>"
