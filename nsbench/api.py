@@ -11,7 +11,7 @@ from nsbench.runs.folder import store_folder
 from nsbench.runs.runner import Notify, RunOptions, unheard
 
 if TYPE_CHECKING:
-    from nsbench.results.cells import Table
+    from nsbench.results.tables.cells import Table
 
 
 def run(

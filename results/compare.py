@@ -16,14 +16,16 @@ import numpy as np
 from nsbench.errors import Misuse
 from nsbench.metrics import realistic
 from nsbench.results import store
-from nsbench.results.cells import METRICS
-from nsbench.results.claims import p_text
-from nsbench.results.contrasts import Contrast, adjusted, contrast_of, refuse_unequal_seeds
-from nsbench.results.grid import Run, flat, listed
 from nsbench.results.stats import paired, statistics
 from nsbench.results.stats.clusters import INFLATED, labels
 from nsbench.results.stats.verdicts import ROPE
+from nsbench.results.store import Run
+from nsbench.results.store.run import flat
 from nsbench.results.store.scores import scores, seen
+from nsbench.results.tables.contrasts import Contrast, adjusted, contrast_of, refuse_unequal_seeds
+from nsbench.results.tables.fields import p_text
+from nsbench.results.tables.labels import listed
+from nsbench.results.tables.metrics import METRICS
 
 APART = ("seed", "id", "changed", "own_loss", "feature_fingerprint")  # of a run, or implied by the rest, or refused
 AGREE = 0.01  # p of the randomisation and of the t test on thousands of triples, but for a broken tail
@@ -84,17 +86,15 @@ def _group(text: str, runs: str | Path | None, where: Mapping[str, Any]) -> list
     """The runs that an argument means."""
     path, filters = Path(text), {}
     if "=" in text:
-        frame, filters = store.load(runs), _filters(text)
+        found, filters = store.read(runs).runs, _filters(text)
     elif path.is_file() or (path.is_dir() and not (path / "result.json").exists()):
-        frame = store.load(path)
+        found = store.read(path).runs
     else:
-        frame = store.load(path.resolve().parent if path.is_dir() else runs)
         name = path.resolve().name
-        frame = frame.loc[[name in run.name for run in frame["path"]]]
-    if frame.empty:
+        found = [run for run in store.read(path.resolve().parent if path.is_dir() else runs).runs if name in run.name]
+    if not found:
         raise Misuse(f"'{text}' means no complete run; give a folder of runs, a run's name, or filters as sampler=dhns")
-    found: list[Run] = store.records(store.select(store.select(frame, where), filters))  # never the one for the other
-    return found
+    return store.select(store.select(found, where), filters)  # never the one for the other
 
 
 def _filters(text: str) -> dict[str, str]:
@@ -118,7 +118,7 @@ def _refuse_mixed_features(runs: Sequence[Run]) -> None:
     """As tables do: of one dataset, features of one name are the same."""
     found: dict[tuple[str, str], str] = {}
     for run in runs:
-        here = run["config"].get("feature_fingerprint", "")
+        here = run.config.get("feature_fingerprint", "")
         if found.setdefault((run["dataset"], run["features"]), here) != here:
             raise Misuse(
                 f"the features '{run['features']}' of {run['dataset']} are not the same in all runs; "
@@ -128,7 +128,7 @@ def _refuse_mixed_features(runs: Sequence[Run]) -> None:
 
 def _factors(run: Run) -> Factors:
     """Everything that the configuration fixes, flat, apart from the seed and what follows from the rest."""
-    return flat({name: value for name, value in run["config"].items() if name not in APART})
+    return flat({name: value for name, value in run.config.items() if name not in APART})
 
 
 def _varying(groups: Sequence[Sequence[Factors]]) -> list[str]:
@@ -152,7 +152,7 @@ def _blocks(runs: Sequence[Run], factors: Sequence[Factors], varying: Sequence[s
     for run, known in sorted(zip(runs, factors), key=lambda pair: pair[0]["seed"]):
         members = found.setdefault(tuple((name, known.get(name, "default")) for name in varying), [])
         if members and members[-1]["seed"] == run["seed"]:
-            pair = f"{members[-1]['path'].name} and {run['path'].name}"
+            pair = f"{members[-1].name} and {run.name}"
             raise Misuse(f"{pair} are two runs of one seed; move one of them away")
         members.append(run)
     return found
@@ -188,7 +188,7 @@ def _compared(name: str, a: list[Run], b: list[Run]) -> Compared:
 def _sentences(compared: Sequence[Compared], differing: Mapping[str, tuple[str, str]], left_out: Sequence[str]) -> list[str]:
     what = listed((f"{name} ({one} and {other})" for name, (one, other) in differing.items()), ", ")
     runs = [run for each in compared for run in (*each.a, *each.b)]
-    config = runs[0]["config"]
+    config = runs[0].config
     protocol = f"protocol {config['protocol']['name']}, version {config['protocol']['version']}"
     said = [f"A and B differ in {what}; MRR x100, {_constants(runs)}, {protocol}."]
     said += [_finding(each, len(compared)) for each in compared]
@@ -303,7 +303,7 @@ def _limits(compared: Sequence[Compared], differing: Mapping[str, tuple[str, str
         said.append(f"that the difference matters, for its interval reaches into ±{rope}")
     if len(differing) > 1:
         said.append(f"which of {listed(differing, ', ')} made it")
-    if any(run["config"].get("own_loss") for run in runs):
+    if any(run.config.get("own_loss") for run in runs):
         said.append("that the sampler made it, for a group replaces the loss as well")
     late = sum(not run["converged"] for run in runs)
     if late:

@@ -14,30 +14,25 @@ from datetime import date
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import nsbench
 from nsbench.errors import Misuse
-from nsbench.results import ablation, drawing, html, papers, plots, store
-from nsbench.results.cells import METRICS, Cell, Table
-from nsbench.results.claims import p_text
-from nsbench.results.comparison import FIRST_RUN, comparison
-from nsbench.results.contrasts import BASELINE
-from nsbench.results.grid import Grid, Run, flat
-from nsbench.results.rows import about_row
+from nsbench.results import plots, store
+from nsbench.results.plots import drawing
+from nsbench.results.store import Run, Store
+from nsbench.results.store.run import flat
+from nsbench.results.tables import ablation, papers
+from nsbench.results.tables.build import FIRST_RUN, comparison
+from nsbench.results.tables.cells import Cell, Table
+from nsbench.results.tables.contrasts import BASELINE
+from nsbench.results.tables.fields import p_text
+from nsbench.results.tables.grid import Grid
+from nsbench.results.tables.layouts import LAYOUTS, Layout
+from nsbench.results.tables.metrics import METRICS
+from nsbench.results.tables.rows import about_row
+from nsbench.results.writers import html
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-TITLES = {  # of layouts, in the order of the page
-    "dhns4": "Quality",
-    "claims": "Tests",
-    "mmrns2": "Quality beside published figures",
-    "ablation": "Ablation",
-    "cost": "Cost",
-    "diagnostics": "What the samplers draw",
-}
-PUBLISHED = ("dhns4", "mmrns2", "ablation")  # layouts of which the papers' figures make a table alone
 COUNTED = {"sampler": "sampler", "kge": "model", "dataset": "dataset", "protocol": "protocol"}
 PLOTTED = tuple(kind for kind in plots.KINDS if kind != "sensitivity")  # that one may need runs of several sections
 WORDS = {  # of a verdict
@@ -103,48 +98,53 @@ def report(
 ) -> str:
     """The page of the runs in a store that pass the filters; of an empty store, the papers' figures alone.
 
-    `baseline` is what rows are tested against, `default` gives options that runs do not record (nsbench.results.plots), and
+    `baseline` is what rows are tested against, `default` gives options that runs do not record (results.plots), and
     `progress` hears how many of how many pieces are made. Misuse if no run passes the filters.
     """
-    frame, where = store.load(runs), dict(where or {})
-    folder, skipped = frame.attrs["folder"], frame.attrs["skipped"]
-    if frame.empty:
-        return _page(f"No complete run in {folder}.", [_nothing_yet(frame, where), *_left_out(skipped), _papers()])
-    chosen = store.select(frame, where)
-    if chosen.empty:
+    found, where = store.read(runs), dict(where or {})
+    folder, skipped = found.folder, found.skipped
+    if not found.runs:
+        return _page(f"No complete run in {folder}.", [_nothing_yet(found, where), *_left_out(skipped), _papers()])
+    chosen = store.select(found.runs, where)
+    if not chosen:
         raise Misuse(f"no run passes the filters {where}; ask for at least one value of each")
     apart = sorted(_sections(chosen), key=lambda only: -len(store.select(chosen, only)))
-    total = len(apart) * len([*TITLES, *PLOTTED])
+    total = len(apart) * len([*LAYOUTS, *PLOTTED])
     parts = []
     for i, only in enumerate(apart):
-        section = _Section(f"s{i + 1}", frame, where | only, baseline)
+        section = _Section(f"s{i + 1}", found, where | only, baseline)
         parts.append(section.part(progress, i * total // len(apart), total))
-    parts += [*_sensitivity(frame, where, default), *_left_out(skipped), _papers()]
-    counts = ", ".join(_count(chosen[name].nunique(), word) for name, word in COUNTED.items())
+    parts += [*_sensitivity(found, where, default), *_left_out(skipped), _papers()]
+    counts = ", ".join(_count(len({run[name] for run in chosen}), word) for name, word in COUNTED.items())
     return _page(f"{_count(len(chosen), 'run')} in {folder}: {counts}. A figure leads to the runs behind it.", parts)
 
 
-def _sections(runs: pd.DataFrame) -> list[dict[str, list[str]]]:
+def _sections(runs: Sequence[Run]) -> list[dict[str, list[str]]]:
     """Filters that part the runs as tables need it; empty ones where all may stand together."""
-    changes = sorted({f"changed.{name}" for config in runs["config"] for name in config.get("changed", {})})
+    changes = sorted({f"changed.{name}" for run in runs for name in run.config.get("changed", {})})
     found: list[dict[str, list[str]]] = [{}]
     for name in ("protocol.name", "protocol.version", *changes, "split"):
         parted: list[dict[str, list[str]]] = []
         for only in found:
             part = store.select(runs, only)
-            values = {store.comparable(name, store.config_value(config, name)) for config in part["config"]}
-            mixed = len(values) > 1 and (name != "split" or part.groupby("dataset")["split"].nunique().max() > 1)
+            values = {store.comparable(name, store.config_value(run.config, name)) for run in part}
+            mixed = len(values) > 1 and (name != "split" or _splits(part) > 1)
             parted += [{**only, name: [value]} for value in sorted(values)] if mixed else [only]
         found = parted
     return found
 
 
+def _splits(runs: Sequence[Run]) -> int:
+    """How many splits of one dataset stand side by side, at most."""
+    return max(Counter(dataset for dataset, _ in {(run["dataset"], run["split"]) for run in runs}).values())
+
+
 class _Section:
     """Runs that share protocol and split: their tables, tests in words, plots, and for each cell a box of its runs."""
 
-    def __init__(self, name: str, frame: pd.DataFrame, where: Mapping[str, Any], baseline: str) -> None:
-        self.name, self.frame, self.where, self.baseline = name, frame, where, baseline
-        self.records: list[Run] = store.records(store.select(frame, where))
+    def __init__(self, name: str, found: Store, where: Mapping[str, Any], baseline: str) -> None:
+        self.name, self.store, self.where, self.baseline = name, found, where, baseline
+        self.records = store.select(found.runs, where)
         self.refused: dict[str, list[str]] = {}  # reason -> what it keeps from being shown
         self.grid: Grid | None = self.attempt("runs", lambda: Grid(self.records))
         cells = _ordered(self.grid) if self.grid else []
@@ -161,22 +161,22 @@ class _Section:
 
     def part(self, progress: Callable[[int, int], None], before: int, total: int) -> Part:
         """The whole section, of whose page `before` of `total` pieces are made."""
-        config = self.records[0]["config"]
+        config = self.records[0].config
         changed = "".join(f", {name}={value}" for name, value in flat(config.get("changed", {})).items())
         split = f", {config['split']} split" if "split" in self.where else ""
         title = f"Protocol {config['protocol']['name']}, version {config['protocol']['version']}{changed}{split}"
         data = sorted({f"{run['dataset']} ({run['split']} split)" for run in self.records})
         lead = escape(f"{_count(len(self.records), 'run')} on {', '.join(data)}.")
         inner: list[Part] = []
-        for i, layout in enumerate(TITLES, 1):
-            for baseline in self.ablated() if layout == "ablation" else [self.baseline]:
+        for i, layout in enumerate(LAYOUTS.values(), 1):
+            for baseline in self.ablated() if layout.one_sampler else [self.baseline]:
                 inner += self.table(layout, baseline, f"{self.name}-t{len(inner)}")
             progress(before + i, total)
         figures: list[str] = []
         for i, kind in enumerate(PLOTTED, 1):
-            made = self.attempt(kind, partial(plots.plots, self.frame, [kind], where=self.where))
+            made = self.attempt(kind, partial(plots.plots, self.store, [kind], where=self.where))
             figures += [_figure(plot, f"{self.name}-p{len(figures) + n}") for n, plot in enumerate(made[0] if made else ())]
-            progress(before + len(TITLES) + i, total)
+            progress(before + len(LAYOUTS) + i, total)
         if figures:
             inner.append(Part(f"{self.name}-plots", "Plots", _plots(figures) + _code(self.command("plot"))))
         if self.refused:
@@ -186,18 +186,18 @@ class _Section:
             inner.append(Part(f"{self.name}-runs", "Runs", "".join(self.provenance)))
         return Part(self.name, title, f"<p>{lead}</p>\n", tuple(inner))
 
-    def table(self, layout: str, baseline: str, name: str) -> list[Part]:
+    def table(self, layout: Layout, baseline: str, name: str) -> list[Part]:
         """One, or none where it is refused."""
-        ablated = {figure.sampler for figure in papers.ablation()}
-        published = layout == "mmrns2" or (layout == "ablation" and baseline in ablated)
-        make = partial(comparison, self.frame, layout=layout, baseline=baseline, published=published, where=self.where)
-        made = self.attempt(layout, make)
+        printed = layout.published() if layout.beside and layout.published else ()
+        beside = any(figure.sampler == baseline for figure in printed) if layout.one_sampler else bool(printed)
+        make = partial(comparison, self.store, layout=layout.name, baseline=baseline, published=beside, where=self.where)
+        made = self.attempt(layout.name, make)
         if made is None:
             return []
-        title = f"{TITLES[layout]} of {baseline}" if layout == "ablation" else TITLES[layout]
-        words = _in_words(made, self.address) if layout == "claims" else ""
-        options = [*(["--baseline", baseline] if baseline != BASELINE else []), *(["--published"] if published else [])]
-        again = _code(self.command("table", "--layout", layout, *options))
+        title = f"{layout.section} of {baseline}" if layout.one_sampler else layout.section
+        words = _in_words(made, self.address) if layout.maker == "claims" else ""
+        options = [*(["--baseline", baseline] if baseline != BASELINE else []), *(["--published"] if beside else [])]
+        again = _code(self.command("table", "--layout", layout.name, *options))
         return [Part(name, title, words + html.fragment(made, self.address) + again)]
 
     def ablated(self) -> list[str]:
@@ -216,7 +216,7 @@ class _Section:
     def command(self, name: str, *options: str) -> str:
         """What makes a part of this section again."""
         filters = (f"{key}={value if isinstance(value, str) else ','.join(value)}" for key, value in self.where.items())
-        words = ["nsbench", name, "--runs", self.frame.attrs["folder"], *options]
+        words = ["nsbench", name, "--runs", str(self.store.folder), *options]
         return shlex.join([*words, *(word for text in filters for word in ("--where", text))])
 
 
@@ -244,8 +244,8 @@ def _box(name: str, about: Mapping[str, Any], cell: Sequence[Run]) -> str:
     """The runs of a cell: figures and folder of each, and what they were made with."""
     made: dict[str, list[Run]] = {}  # settings -> the runs that were made with them
     for run in cell:
-        config = {key: value for key, value in run["config"].items() if key not in ("seed", "id")}
-        settings = flat({**config, "code": run["code"] or "unknown", "env": run["result"]["env"]})
+        config = {key: value for key, value in run.config.items() if key not in ("seed", "id")}
+        settings = flat({**config, "code": run["code"] or "unknown", "env": run.record["env"]})
         made.setdefault("\n".join(f"{key} = {value}" for key, value in settings.items()), []).append(run)
     summary = f"{about['row']}, {about['model']} on {about['dataset']}: {_count(len(cell), 'run')}"
     boxed = "".join(_runs(runs) + f"<pre>{escape(settings)}</pre>\n" for settings, runs in made.items())
@@ -257,7 +257,7 @@ def _runs(runs: Sequence[Run]) -> str:
     rows = []
     for run in runs:
         cells = "".join(f"<td>{escape(text(run))}</td>" for text in RUN.values())
-        rows.append(f'<tr><th scope="row">{run["seed"]}</th>{cells}<td>{escape(run["path"].name)}</td></tr>')
+        rows.append(f'<tr><th scope="row">{run["seed"]}</th>{cells}<td>{escape(run.name)}</td></tr>')
     table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>{''.join(rows)}</tbody></table>"
     return f'<figure class="table"><div>{table}</div></figure>\n'
 
@@ -339,10 +339,10 @@ def _svg(text: str, name: str) -> str:
 # The page
 
 
-def _sensitivity(frame: pd.DataFrame, where: Mapping[str, Any], default: plots.Default | None) -> list[Part]:
+def _sensitivity(found: Store, where: Mapping[str, Any], default: plots.Default | None) -> list[Part]:
     """Over all sections, for these are runs between which a protocol's number differs."""
     try:
-        made, _ = plots.plots(frame, ["sensitivity"], where=where, default=default)
+        made, _ = plots.plots(found, ["sensitivity"], where=where, default=default)
     except Misuse:
         return []
     return [Part("sensitivity", "Sensitivity", _plots([_figure(plot, f"p{i}") for i, plot in enumerate(made)]))]
@@ -358,12 +358,12 @@ def _papers() -> Part:
     return Part("papers", "Sources of published figures", titles)
 
 
-def _nothing_yet(frame: pd.DataFrame, where: Mapping[str, Any]) -> Part:
+def _nothing_yet(found: Store, where: Mapping[str, Any]) -> Part:
     """The papers' tables with empty cells for ours; Misuse where the filters leave none of them."""
     inner, refused = [], ""
-    for layout in PUBLISHED:
+    for layout in (layout.name for layout in LAYOUTS.values() if layout.published):
         try:
-            table = comparison(frame, layout=layout, published=True, where=where)
+            table = comparison(found, layout=layout, published=True, where=where)
         except Misuse as reason:
             refused = str(reason)
         else:

@@ -29,7 +29,7 @@ for kind in kinds:
         print("component", kind.kind, name)
 from nsbench.config.protocol import protocol_names, read_protocol
 from nsbench.datasets import places
-from nsbench.results import papers
+from nsbench.results.tables import papers
 for name in protocol_names():
     print("protocol", name, read_protocol(name)["steps"])
 print("public", *places.manifest()["files"])

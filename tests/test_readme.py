@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import nsbench
-from nsbench.results import compare, papers, tables
+from nsbench.results import compare, tables, writers
+from nsbench.results.tables import papers
 from nsbench.testing.rules import assert_contract
 
 README = Path(__file__).parent.parent / "README.md"
@@ -58,7 +59,7 @@ def figures(store: str, **where: str) -> dict[str, str]:
 
 def test_the_table_is_the_one_of_the_shipped_runs():
     made = tables.comparison(RUNS / "classic.nsb", where=SHOWN)
-    assert cells(README.read_text()) == cells(tables.write(made, "md"))
+    assert cells(README.read_text()) == cells(writers.write(made, "md"))
 
 
 def test_the_figures_taken_apart_are_those_of_the_shipped_runs():

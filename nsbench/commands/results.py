@@ -53,16 +53,16 @@ def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
     nsbench table --layout ablation --baseline dhns --format latex
     """
     from nsbench.commands.display import counting
-    from nsbench.results import tables
+    from nsbench.results import tables, writers
 
     with counting("testing", "contrasts") as progress:
         made = tables.comparison(runs, **how, progress=progress)
     if output is not None:
-        output.write_text(tables.write(made, "md" if fmt == "rich" else fmt), encoding="utf-8")
+        output.write_text(writers.write(made, "md" if fmt == "rich" else fmt), encoding="utf-8")
     elif fmt == "rich":
-        tables.show(made)
+        writers.show(made)
     else:
-        click.echo(tables.write(made, fmt), nl=False)
+        click.echo(writers.write(made, fmt), nl=False)
 
 
 @click.command()
@@ -201,8 +201,8 @@ def runs_rm(names: tuple[str, ...], where: dict[str, str], yes: bool, runs: Path
     nsbench runs rm uniform-transe-mkg_y-s0-3b0ee4dd
     nsbench runs rm --where protocol=quick
     """
+    from nsbench.commands import removal
     from nsbench.results.store import default_folder, inventory
-    from nsbench.runs import removal
 
     paths = removal.chosen(runs or default_folder(), names, where)
     for path in paths:

@@ -123,7 +123,7 @@ def demo(runs: Path | None, device: str, threads: int) -> None:
     from nsbench.campaign import plan as campaign
     from nsbench.contracts import Need, Objective
     from nsbench.registry import SAMPLERS
-    from nsbench.results import tables
+    from nsbench.results import tables, writers
     from nsbench.runs.runner import RunOptions
 
     set_threads(threads)
@@ -140,7 +140,7 @@ def demo(runs: Path | None, device: str, threads: int) -> None:
         except Misuse as reason:
             click.echo(f"left out: {reason}", err=True)
     run_missing(configs, store, RunOptions(device=device, diagnose=False))
-    tables.show(tables.comparison(store, where={"protocol": "quick", "dataset": "planted:small"}))
+    writers.show(tables.comparison(store, where={"protocol": "quick", "dataset": "planted:small"}))
     click.echo(f"The data are generated and the protocol takes seconds: no claim about real graphs. Runs are in {store}")
     click.echo("To make them anew, delete that folder and repeat the command")
     click.echo("next: nsbench run --sampler uniform,bernoulli --kge transe --dataset mkg_y --protocol cpu --seeds 5")

@@ -1,9 +1,6 @@
 """Run stores: reading, choosing, carrying and deleting runs. Never imports torch."""
 
-from nsbench.results.store.frame import begun as begun
 from nsbench.results.store.frame import load as load
-from nsbench.results.store.frame import records as records
-from nsbench.results.store.frame import select as select
 from nsbench.results.store.reading import FAILED as FAILED
 from nsbench.results.store.reading import Store as Store
 from nsbench.results.store.reading import default_folder as default_folder
@@ -23,3 +20,4 @@ from nsbench.results.store.run import content as content
 from nsbench.results.store.run import events as events
 from nsbench.results.store.run import ranks as ranks
 from nsbench.results.store.selection import comparable as comparable
+from nsbench.results.store.selection import select as select

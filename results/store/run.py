@@ -76,8 +76,6 @@ class Run:
         return self.values["seed"]
 
     def __getitem__(self, name: str) -> Any:
-        if name in ("path", "config", "result"):  # as in a frame's rows; goes with the last module that takes those
-            return {"path": self.path, "config": self.config, "result": self.record}[name]
         return self.values[name]
 
     def ranks(self) -> Ranks:

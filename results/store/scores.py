@@ -29,18 +29,18 @@ class Scores(NamedTuple):
 def scores(cell: Sequence[Run], like: Run) -> Scores:
     """Of the runs of a cell. Misuse unless they rank the triples of `like`, in its order, and none is another's copy."""
     reference = ranks(like)
-    stored = [reference if run["path"] == like["path"] else ranks(run) for run in cell]
+    stored = [reference if run.path == like.path else ranks(run) for run in cell]
     values = np.stack([reciprocal(own.ranks) for own in stored])
     for run, own, mean in zip(cell, stored, values.mean(axis=1)):
         pairs = ((own.triples, reference.triples), (own.candidates, reference.candidates))
         if not all(one is other or np.array_equal(one, other) for one, other in pairs):
-            raise Misuse(f"{run['path'].name} and {like['path'].name} rank different triples; move one of them away")
+            raise Misuse(f"{run.name} and {like.name} rank different triples; move one of them away")
         if not math.isclose(mean, run["mrr"], rel_tol=1e-6):
-            raise Misuse(f"ranks.npz of {run['path'].name} does not give its MRR; delete the folder and run it again")
+            raise Misuse(f"ranks.npz of {run.name} does not give its MRR; delete the folder and run it again")
     for i, run in enumerate(cell):
         for j in range(i):
             if np.array_equal(stored[i].ranks, stored[j].ranks):
-                pair = f"{cell[j]['path'].name} and {run['path'].name}"
+                pair = f"{cell[j].name} and {run.name}"
                 raise Misuse(f"{pair} have different seeds and identical ranks, as copies have; move one of them away")
     return Scores(values, reference.triples, max(tie_gap(own.ranks) for own in stored))
 

@@ -167,11 +167,11 @@ def test_pretraining_is_part_of_the_cost(tmp_path: Path) -> None:
 
 
 def test_an_objective_is_marked_as_a_loss_of_its_own(tmp_path: Path) -> None:
-    from nsbench.results import tables
+    from nsbench.results import tables, writers
 
     for sampler in ("uniform", "one_vs_all"):
         nsbench.run(sampler, "distmult", "planted:small", protocol="quick", options=QUICK, runs=tmp_path)
-    text = tables.write(tables.comparison(tmp_path), "md")
+    text = writers.write(tables.comparison(tmp_path), "md")
     assert "one_vs_all (own loss)" in text
     assert "uniform (own loss)" not in text
 

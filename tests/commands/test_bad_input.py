@@ -413,7 +413,11 @@ def test_a_sampler_that_cannot_be_made(command, tmp_path, store, monkeypatch, so
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))}
+    return {
+        str(path): path.read_bytes() if path.is_file() else b""
+        for path in sorted(folder.rglob("*"))
+        if "__pycache__" not in path.parts
+    }
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])

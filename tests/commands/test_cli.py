@@ -16,7 +16,8 @@ import nsbench
 from nsbench import cli
 from nsbench.campaign.estimates import duration
 from nsbench.commands import display
-from nsbench.results import comparison, tables
+from nsbench.results import tables
+from nsbench.results.tables import comparison
 from nsbench.testing.rules import SAMPLER_RULES
 
 TINY = ("--protocol", "quick", "--dataset", "planted:small", "--set", "protocol.steps=4", "--set", "protocol.width=8")

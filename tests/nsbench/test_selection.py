@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 from nsbench.campaign import plan as campaign
 from nsbench.runs import runner
+from nsbench.runs.runner import RunOptions
 
 
 @pytest.fixture
@@ -18,7 +19,9 @@ def run_by(tmp_path, monkeypatch):
         values = ["protocol.validate_every=2", f"protocol.steps={2 * len(mrrs)}", "protocol.width=4",
                   "protocol.decay_factor=1", *settings]  # fmt: skip
         (config,) = campaign.plan(["uniform"], ["transe"], ["planted:small"], [0], protocol="quick", settings=values)
-        done = campaign.carry_out(config, tmp_path / f"{len(mrrs)}-{'-'.join(settings)}", save_model=True, diagnose=False)
+        done = campaign.carry_out(
+            config, tmp_path / f"{len(mrrs)}-{'-'.join(settings)}", RunOptions(save_model=True, diagnose=False)
+        )
         monkeypatch.setattr(runner, "metrics", metrics)
         return done
 

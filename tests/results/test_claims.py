@@ -8,13 +8,14 @@ from scipy import stats
 
 from nsbench.errors import Misuse
 from nsbench.metrics import reciprocal
-from nsbench.results import ablation, load
-from nsbench.results.claims import p_rope, p_text
-from nsbench.results.comparison import comparison
+from nsbench.results import load
 from nsbench.results.stats import statistics
 from nsbench.results.stats.clusters import labels
-from nsbench.results.store import ranks, select
-from nsbench.results.tables import write
+from nsbench.results.store import ranks, read, select
+from nsbench.results.tables import ablation
+from nsbench.results.tables.build import comparison
+from nsbench.results.tables.fields import p_rope, p_text
+from nsbench.results.writers import write
 
 TRIPLES = 400
 SHIPPED = Path(__file__).parents[2] / "results" / "runs" / "classic.nsb"
@@ -364,7 +365,7 @@ def test_ablation_must_know_the_full_method(store, run):
     run("sans")
     with pytest.raises(Misuse, match="no run of 'uniform' to ablate"):
         comparison(store, layout="ablation")
-    assert ablation.sampler_of(load(store).to_dict("records"), "dhns (k=3)") == "dhns"
+    assert ablation.sampler_of(read(store).runs, "dhns (k=3)") == "dhns"
 
 
 def rows_of(store, **how):
@@ -374,12 +375,13 @@ def rows_of(store, **how):
 def test_the_full_method_of_a_protocol_that_sets_sizes_is_known(store, run):
     """As the runs of results/runs/weight.nsb are: sizes of the protocol, a weight of the user, and what a variant sets."""
     sizes = {"timesteps": 20, "weight": 1.0}
-    made = {"protocol": {"name": "cpu-mm"}, "seeds": range(2)}
+    made = {"protocol": {"name": "cpu-mm"}, "proposed": {"timesteps": 20}, "seeds": range(2)}
     run("dhns", quality=2, options={"sampler": sizes}, **made)
     run("dhns", options={"sampler": {**sizes, "chain": "forward"}}, variant="forward", **made)
     run("dhns", options={"sampler": {"weight": 1.0}}, **made)
     run("dhns", fusion="adamf", options={"sampler": sizes}, **made)
     assert rows_of(store) == ["dhns (weight=1.0): full", "forward", "fusion=adamf", "timesteps=default"]
+    made["proposed"] = {}
     run("uniform", **made)
     run("uniform", fusion="adamf", **made)
     for full in ("uniform", "uniform (fusion=adamf)"):
@@ -424,7 +426,7 @@ def test_the_published_ablation_alone(tmp_path):
     assert not any("dhns2025 prints" in note for note in table.notes)  # of one cell several values
 
 
-@pytest.mark.skipif(not SHIPPED.exists(), reason="the repository's runs are not in a package")
+@pytest.mark.skipif(not SHIPPED.is_file(), reason="the repository's runs are not in a package")
 def test_claims_of_the_shipped_runs_are_repeated_on_seen_entities():
     where = {"dataset": "mkg_y", "kge": "transe", "sampler": "uniform,bernoulli,nscaching"}
     table, frame = comparison(SHIPPED, where=where), select(load(SHIPPED), where)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from nsbench.results import load
-from nsbench.results.comparison import comparison
-from nsbench.results.contrasts import contrast_of
 from nsbench.results.stats.statistics import two_way_t
 from nsbench.results.store.scores import Scores
+from nsbench.results.tables import comparison
+from nsbench.results.tables.contrasts import contrast_of
 
 SEEDS, TRIPLES = 5, 60
 

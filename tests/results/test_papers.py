@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from nsbench.results.papers import caveats, figures, print_order
+from nsbench.results.tables.papers import caveats, figures, print_order
 
 
 def of(source):

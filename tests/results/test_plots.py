@@ -19,8 +19,9 @@ from scipy import stats
 from nsbench.cli import cli
 from nsbench.commands.results import default_of
 from nsbench.errors import Misuse
-from nsbench.results import drawing, papers
-from nsbench.results.plots import KINDS, TRAIN_TRIPLES, plots, write
+from nsbench.results.plots import drawing
+from nsbench.results.plots.data import KINDS, TRAIN_TRIPLES, plots, write
+from nsbench.results.tables import papers
 from tests.results.stats.examples import DEMSAR, DEMSAR_RANKS
 
 SIZE, BATCH, EVERY = 1000, 250, 20
@@ -565,7 +566,7 @@ def test_rows_are_told_apart_without_colour():
 
 def test_the_command_needs_no_display_and_no_torch_to_draw(learning, tmp_path):
     script = (
-        "import sys; from pathlib import Path; from nsbench.results.plots import plots, write\n"
+        "import sys; from pathlib import Path; from nsbench.results.plots.data import plots, write\n"
         "for plot in plots(sys.argv[1], ['cost'])[0]: write(plot, Path(sys.argv[2]))\n"
         "assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
     )

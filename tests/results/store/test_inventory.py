@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from nsbench.cli import cli
+from nsbench.commands import removal
 from nsbench.errors import Busy, Misuse, RunFailed
-from nsbench.runs import removal
 from nsbench.runs.folder import RunFolder
 
 

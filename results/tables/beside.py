@@ -8,11 +8,12 @@ from itertools import product
 from typing import Any
 
 from nsbench.errors import Misuse
-from nsbench.results import papers
-from nsbench.results.cells import Cell, Column, Metric, Row, Table
-from nsbench.results.grid import Run
-from nsbench.results.rows import about_column
 from nsbench.results.stats import statistics
+from nsbench.results.store import Run
+from nsbench.results.tables import papers
+from nsbench.results.tables.cells import Cell, Column, Row, Table
+from nsbench.results.tables.metrics import Metric
+from nsbench.results.tables.rows import about_column
 
 OUTSIDE = "‡"
 ABOUT = ("model", "row", "kge", "sampler", "variant", "fusion", "features", "options")  # of a record, shared with ours
@@ -31,7 +32,7 @@ class Beside:
     def rows(self, ours: Row, kge: str, sampler: str, without: str = "") -> list[Row]:
         """One row for each source that prints any of the columns for this sampler with this model, to stand under ours.
 
-        `without`: the part that an ablation's row lacks (nsbench.results.papers.Figure).
+        `without`: the part that an ablation's row lacks (nsbench.results.tables.papers.Figure).
         """
         cited: dict[str, dict[Column, papers.Figure]] = {}
         of_column = {(column.dataset, column.metric.name): column for column in self.columns}

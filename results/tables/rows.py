@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nsbench.results import store
-from nsbench.results.cells import STYLES, Cell, Column, Metric, Row, Style
-from nsbench.results.contrasts import Contrast
-from nsbench.results.grid import Grid, Identity, Key, Run, listed
 from nsbench.results.stats import statistics
+from nsbench.results.store import Run
+from nsbench.results.tables.cells import STYLES, Cell, Column, Row, Style
+from nsbench.results.tables.contrasts import Contrast
+from nsbench.results.tables.grid import Grid, Key
+from nsbench.results.tables.labels import Identity, listed
+from nsbench.results.tables.metrics import Metric
 
 
 def row_of(
@@ -46,15 +48,7 @@ def about_row(grid: Grid, group: str, identity: Identity) -> dict[str, Any]:
 
 def about_column(column: Column) -> dict[str, Any]:
     metric = column.metric
-    direction = {True: "higher", False: "lower", None: "neither"}[metric.higher]
-    return {"dataset": column.dataset, "metric": metric.name, "unit": metric.unit, "better": direction}
-
-
-def figure(run: Run, metric: Metric) -> float | None:
-    """What the run says of the metric; None where that was not measured."""
-    moment, dot, name = metric.name.partition(".")
-    value = run["result"].get("diagnostics", {}).get(moment, {}).get(name) if dot else run[metric.name]
-    return None if value is None or math.isnan(value) else float(value)
+    return {"dataset": column.dataset, "metric": metric.name, "unit": metric.unit, "better": metric.better}
 
 
 def absent(grid: Grid, key: Key) -> Cell:
@@ -75,7 +69,7 @@ def _failures(reasons: Mapping[int, str]) -> dict[str, Any]:
 
 def cell_of(runs: Sequence[Run], metric: Metric, contrast: Contrast | None, say_n: bool, failed: Mapping[int, str]) -> Cell:
     """The mean over the runs with its spread; `failed` are seeds of the cell that have none, with the reasons."""
-    measured = [(run["seed"], value) for run in runs if (value := figure(run, metric)) is not None]
+    measured = [(run["seed"], value) for run in runs if (value := metric.of(run)) is not None]
     if not measured:
         return Cell(record={"status": "missing", "n": 0})
     seeds, values = zip(*measured)
@@ -92,7 +86,7 @@ def cell_of(runs: Sequence[Run], metric: Metric, contrast: Contrast | None, say_
     if say_n or failed or len(values) < len(runs):
         spread = f"{spread} (n={len(values)})".strip()
     record |= contrast.record if contrast else {}
-    judged = metric.name in store.METRICS and not record["converged"]
+    judged = metric.part == "test" and not record["converged"]
     marks = (contrast.mark if contrast else ()) + (("†",) if judged else ())
     return Cell(metric.text(mean), spread, "", marks, record)
 

@@ -12,28 +12,14 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
-from nsbench.results.cells import Cell, Column, Row, Table
+from nsbench.results.tables.cells import Cell, Column, Row, Table
+from nsbench.results.tables.fields import COLUMNS, FIELDS
 
 Link = Callable[[Cell], str]
 
 WIDE = 6  # columns: more, and datasets come below each other
 TAGS = {"best": "<strong>{}</strong>", "second": "<u>{}</u>", "": "{}"}
-TOOLTIP = {  # of a record: how it is called
-    "n": "seeds",
-    "values": "values",
-    "mean": "mean",
-    "sd": "sd over seeds",
-    "difference": "difference",
-    "p": "p",
-    "p_holm": "p (Holm)",
-    "baseline": "against",
-    "verdict": "verdict",
-    "published": "published",
-    "ours_minus_published": "ours - published",
-    "source": "source",
-    "note": "note",
-}
-SORTED_BY = {"interval": "difference_low", "bootstrap": "bootstrap_low"}  # what has two ends, by the lower one
+SORTED_BY = {column.metric.name: name for name, column in COLUMNS.items()}  # an interval by its lower end
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1a1a1a; --faint: #595959; --line: #999; --touch: #eef3fa; }
@@ -174,8 +160,8 @@ def _cell(cell: Cell, column: Column, address: str) -> str:
     marks = "".join(f"<sup>{escape(mark)}</sup>" for mark in cell.marks)
     spread = f" {escape(cell.spread)}" if cell.spread else ""
     value = _sorted_by(cell, column)
-    known = {name: cell.record[key] for key, name in TOOLTIP.items() if cell.record.get(key) not in (None, "")}
-    about = "; ".join(f"{name} {_plain(value)}" for name, value in known.items())
+    known = [(field.tooltip, cell.record.get(field.name)) for field in FIELDS if field.tooltip]
+    about = "; ".join(f"{name} {_plain(value)}" for name, value in known if value not in (None, ""))
     attributes = ' class="words"' if re.search("[a-z]", cell.value) and not re.search("[0-9]", cell.value) else ""
     attributes += f' title="{escape(about)}"' if about else ""
     attributes += f' data-value="{value!r}"' if value is not None else ""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from nsbench.results import store
-from nsbench.results.cells import DIAGNOSTICS, METRICS, Metric
-from nsbench.results.contrasts import EQUAL, Contrast
-from nsbench.results.grid import Grid, Key, chosen, differs, flat, implied, listed, proposed, trials
 from nsbench.results.stats import statistics
 from nsbench.results.stats.clusters import INFLATED
 from nsbench.results.stats.ties import TIE_WARNING
 from nsbench.results.stats.verdicts import ROPE
+from nsbench.results.tables.contrasts import EQUAL, Contrast
+from nsbench.results.tables.grid import Grid, Key
+from nsbench.results.tables.labels import chosen, differs, flat, implied, listed, proposed, trials
+from nsbench.results.tables.metrics import METRICS, Metric
 
 
 def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None, means: bool = True) -> str:
@@ -19,14 +19,14 @@ def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None, means:
 
     `test` is the sentence on tests, if any; `means`: whether cells are means over seeds.
     """
-    quality = any(metric.name in store.METRICS for metric in shown)
+    quality = any(metric.part == "test" for metric in shown)
     sentences = []
     if quality:
         sentences.append(
             "Every test triple with either end hidden, ranked against all entities but the other known facts of all "
             "splits; ties count as the realistic rank, the mean of the optimistic and the pessimistic one"
         )
-    if any(metric.name in DIAGNOSTICS for metric in shown):
+    if any(metric.part == "diagnostics" for metric in shown):
         sentences.append(
             "Of the negatives of 2,048 training triples: FN, share that are facts of train, of any split, of the complete "
             "world; hardness, share of candidates that score lower under the finished uniform run of seed 0 (before, "
@@ -43,7 +43,7 @@ def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None, means:
         data.append(f"{dataset} ({run['split']} split, {run['fingerprint'][:8]})")
     sentences.append(f"Data: {', '.join(data)}")
     sentences += [grid.chosen_by] if grid.chosen_by else []
-    config = grid.runs[0]["config"]
+    config = grid.runs[0].config
     changed = ", ".join(f"{name}={value}" for name, value in flat(config.get("changed", {})).items())
     protocol = f"Protocol {config['protocol']['name']}, version {config['protocol']['version']}"
     sentences.append(protocol + (f", changed: {changed}" if changed else ""))
@@ -76,8 +76,8 @@ def _budget(grid: Grid) -> str:
     tuned = [run for run in grid.runs if trials(run)]
     if not tuned:
         return "Tuning budget: none"
-    tuning = tuned[0]["config"]["tuning"]
-    length = listed((f"{n:,}" for n in sorted({run["config"]["tuning"]["steps"] for run in tuned})), " or ")
+    tuning = tuned[0].config["tuning"]
+    length = listed((f"{n:,}" for n in sorted({run.config["tuning"]["steps"] for run in tuned})), " or ")
     what = {
         "frozen": f"its own options, on the backbone that {tuning['budget']} such trials with uniform had chosen for all",
         "alike": "its own options and the backbone's together",
@@ -184,7 +184,7 @@ def notes(grid: Grid, skipped: Mapping[str, str], judged: bool, tested: Mapping[
     other = len(skipped) - sum(map(len, grid.failed.values()))
     if other:
         notes.append(f"Unfinished or damaged run folders, left out: {other}.")
-    late = [run["seed"] for run in grid.runs if run["seed"] >= run["config"]["protocol"].get("seeds", run["seed"] + 1)]
+    late = [run["seed"] for run in grid.runs if run["seed"] >= run.config["protocol"].get("seeds", run["seed"] + 1)]
     if late and tested:
         notes.append(
             f"Seeds beyond those that the protocol plans: {listed(sorted(set(late)), ', ')}. Whoever adds seeds until p is "
@@ -201,7 +201,7 @@ def _tuned(grid: Grid) -> list[str]:
     """What the trials chose and how many failed, and rows that had none beside rows that had."""
     found: dict[bool, list[str]] = {True: [], False: []}
     for key, runs in grid.cells.items():
-        tuning = runs[0]["config"].get("tuning", {"trials": 0})
+        tuning = runs[0].config.get("tuning", {"trials": 0})
         named = _named(grid, key)
         values = ", ".join(f"{name.partition('.')[2]}={value}" for name, value in flat(chosen(runs[0])).items())
         failed = f", {tuning['failed']} of its trials failed" if tuning.get("failed") else ""

@@ -8,10 +8,13 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from nsbench.results import html
-from nsbench.results.cells import Cell, Column, Metric, Row, Table
-from nsbench.results.comparison import LAYOUTS, comparison
-from nsbench.results.tables import FORMS, RECORD, to_rich, write
+from nsbench.results.tables.build import comparison
+from nsbench.results.tables.cells import Cell, Column, Row, Table
+from nsbench.results.tables.fields import FIELDS
+from nsbench.results.tables.layouts import LAYOUTS
+from nsbench.results.tables.metrics import Metric
+from nsbench.results.writers import FORMS, html, show, write
+from nsbench.results.writers.terminal import to_rich
 
 NASTY = "a_b & 50% {x} \\y ~ ^ #1 $ [adv] p|q <i>"
 
@@ -74,8 +77,8 @@ def grid_lines(text, form):
         lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("|")][2:]
         return [line[2:] for line in lines]
     bodies = re.findall(r"\\midrule\n(.*?)\\bottomrule", text, re.DOTALL)
-    lines = [line for body in bodies for line in body.splitlines() if line != "\\midrule"]
-    return [re.split(r"(?<!\\)&", line)[2:] for line in lines]
+    lines = [line for body in bodies for line in body.splitlines() if "&" in line]
+    return [re.split(r"(?<!\\)&", line)[1:] for line in lines]
 
 
 @pytest.mark.fact(49)
@@ -141,7 +144,7 @@ def test_csv_of_tests_keeps_every_figure(every_store, layout):
 
 def test_csv_has_a_field_for_all_that_cells_record(every_store):
     keys = {key for layout in LAYOUTS for row in made(every_store, layout).rows for cell in row.cells for key in cell.record}
-    assert keys <= set(RECORD)
+    assert keys <= {field.name for field in FIELDS}
 
 
 # Terminal and Markdown
@@ -169,6 +172,32 @@ def test_markdown_keeps_zeros_and_columns():
     assert text.count("0.350") == 60
 
 
+def test_terminal_form_shows_everything_unbroken(small_store, run, capsys):
+    run("NS[adv]", "transe", seed=0)
+    run("NS[bold]x[/bold]", "transe", seed=0)
+    table = comparison(small_store, published=True)
+    show(table)  # pytest's stdout is no terminal
+    text = capsys.readouterr().out
+    assert text == write(table, "rich")
+    assert "…" not in text
+    for row in table.rows:
+        assert row.label in text
+        for own in row.cells:
+            assert own.value in text
+    assert "*Best*" in text
+
+
+def test_terminal_shows_one_grid_per_dataset_where_one_is_too_wide(small_store):
+    table = comparison(small_store, where={"kge": "transe"})
+    heads = {}
+    for width in (100, 300):
+        out = io.StringIO()
+        Console(file=out, width=width, force_terminal=True, color_system=None).print(to_rich(table, width))
+        assert "…" not in out.getvalue()
+        heads[width] = len(re.findall("sampler  ", out.getvalue()))
+    assert heads == {100: 2, 300: 1}
+
+
 # HTML
 
 
@@ -189,6 +218,10 @@ def test_html_is_self_contained_and_well_formed(every_store):
     assert html.fragment(table) in page
     assert html.STYLE in page
     assert page.count("<strong>") == sum(cell.style == "best" for row in table.rows for cell in row.cells) + 1  # the legend
+
+
+def test_notebooks_show_the_fragment():
+    assert html.fragment(wide()) in wide()._repr_html_()
 
 
 def test_html_escapes_names():

@@ -1,7 +1,7 @@
-"""Plots of runs: what each one shows, its data, and its files. How it is drawn: nsbench.results.drawing.
+"""Plots of runs: what each one shows, its data, and its files. How it is drawn: nsbench.results.plots.drawing.
 
 A `Plot` holds the figures of single runs (or of single blocks), unrounded; means, bands and intervals are made of them
-where they are drawn. Runs of one plot must be able to stand in one table (nsbench.results.grid.refuse_mixtures).
+where they are drawn. Runs of one plot must be able to stand in one table (nsbench.results.tables.grid.refuse_mixtures).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,11 +20,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nsbench.errors import Misuse, RunFailed
-from nsbench.results import drawing, papers, store
-from nsbench.results.beside import half_digit
-from nsbench.results.comparison import FIRST_RUN
-from nsbench.results.grid import Grid, Run, chosen_by, cited, listed, proposed, refuse_mixtures
+from nsbench.results import store
+from nsbench.results.plots import drawing
 from nsbench.results.stats import statistics
+from nsbench.results.store import Run, Store
+from nsbench.results.tables import papers
+from nsbench.results.tables.beside import half_digit
+from nsbench.results.tables.build import FIRST_RUN
+from nsbench.results.tables.grid import Grid
+from nsbench.results.tables.labels import cited, listed, proposed
+from nsbench.results.tables.mixtures import chosen_by, refuse_mixtures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,14 +60,14 @@ class Plot(NamedTuple):
 
 
 def plots(
-    runs: pd.DataFrame | str | Path | None = None,
+    runs: Store | str | Path | None = None,
     kinds: Sequence[str] = (),
     *,
     where: Mapping[str, Any] | None = None,
     posthoc: str = "wilcoxon",
     default: Default | None = None,
 ) -> tuple[list[Plot], dict[str, str]]:
-    """Plots of the runs (a frame from nsbench.results.load, or the store to load), and of other kinds why there is none.
+    """Plots of a store that was read, or is to be read, and of other kinds why there is none.
 
     Without `kinds`, whatever the runs allow; Misuse if a kind that was asked for cannot be drawn, or none can.
     `posthoc` is the test of the critical-difference diagram, wilcoxon or nemenyi.
@@ -79,14 +85,14 @@ def plots(
     unknown = [kind for kind in kinds if kind not in makers]
     if unknown:
         raise Misuse(f"unknown kind of plot '{unknown[0]}'; there are {', '.join(KINDS)}")
-    frame = store.load(runs) if runs is None or isinstance(runs, str | Path) else runs
-    if frame.empty:
-        raise Misuse(f"no complete run in {frame.attrs.get('folder', 'the store')}; start with `{FIRST_RUN}`")
+    found = runs if isinstance(runs, Store) else store.read(runs)
+    if not found.runs:
+        raise Misuse(f"no complete run in {found.folder}; start with `{FIRST_RUN}`")
     where = dict(where or {})
-    records: list[Run] = store.records(store.select(frame, where))
+    records = store.select(found.runs, where)
     if not records:
         raise Misuse(f"no run passes the filters {where}; ask for at least one value of each")
-    words = f" {said}." if (said := chosen_by(where, store.records(frame), records)) else ""
+    words = f" {said}." if (said := chosen_by(where, found.runs, records)) else ""
     made: list[Plot] = []
     refused: dict[str, str] = {}
     for kind in kinds or KINDS:
@@ -130,13 +136,13 @@ def _curves(records: Sequence[Run], against: str) -> Iterator[Plot]:
 
 
 def _train_triples(run: Run) -> int | None:
-    return run["result"].get("train_triples") or TRAIN_TRIPLES.get(run["fingerprint"])
+    return run.record.get("train_triples") or TRAIN_TRIPLES.get(run["fingerprint"])
 
 
 def _events(run: Run) -> Iterator[dict[str, Any]]:
     """One row for each validation of a run."""
-    size, batch = _train_triples(run), run["config"]["protocol"].get("batch")
-    path = Path(run["path"]) / "events.jsonl"
+    size, batch = _train_triples(run), run.config["protocol"].get("batch")
+    path = run.path / "events.jsonl"
     try:
         for event in store.events(path.parent):
             yield {
@@ -202,9 +208,9 @@ def _sensitivity(records: Sequence[Run], default: Default) -> Iterator[Plot]:
 
 def _numeric_options(records: Sequence[Run]) -> list[str]:
     """Numbers of the protocol, and options of the samplers, that are not the same in all runs."""
-    paths = {f"protocol.{name}" for run in records for name in run["config"]["protocol"]}
-    paths |= {f"options.sampler.{name}" for run in records for name in run["config"]["options"].get("sampler", {})}
-    values = {path: [store.config_value(run["config"], path) for run in records] for path in sorted(paths)}
+    paths = {f"protocol.{name}" for run in records for name in run.config["protocol"]}
+    paths |= {f"options.sampler.{name}" for run in records for name in run.config["options"].get("sampler", {})}
+    values = {path: [store.config_value(run.config, path) for run in records] for path in sorted(paths)}
     return [path for path, v in values.items() if len(set(map(str, v))) > 1 and any(map(_is_number, v))]
 
 
@@ -217,11 +223,11 @@ def _varied_alone(records: Sequence[Run], option: str, default: Default) -> list
     part, _, name = option.rpartition(".")
     families: dict[str, list[Run]] = {}
     for run in records:
-        value = store.config_value(run["config"], option)
+        value = store.config_value(run.config, option)
         value = default(run, option) if value is None else value
         if not _is_number(value):
             continue
-        config = json.loads(json.dumps(run["config"]))
+        config = json.loads(json.dumps(run.config))
         options = store.config_value(config, part)
         options.pop(name, None)
         if part == "options.sampler" and name in proposed(run):
@@ -229,7 +235,7 @@ def _varied_alone(records: Sequence[Run], option: str, default: Default) -> list
         if part == "protocol":
             config.get("changed", {}).pop(name, None)
         rest = {key: value for key, value in config.items() if key not in ("seed", "id")}
-        changed = {**run, "config": config, "seed": (value, run["seed"])}
+        changed = replace(run, config=config, values={**run.values, "seed": (value, run["seed"])})
         families.setdefault(json.dumps(rest, sort_keys=True), []).append(changed)
     return [run for family in families.values() if len({run["seed"][0] for run in family}) > 1 for run in family]
 
@@ -245,9 +251,9 @@ def _relations(records: Sequence[Run]) -> Iterator[Plot]:
         rows = []
         for about, run in _runs(grid, dataset):
             for by in drawing.PARTS:
-                parts = run["result"].get("breakdown", {}).get(by)
+                parts = run.record.get("breakdown", {}).get(by)
                 if not parts:
-                    raise Misuse(f"{Path(run['path']).name} has no figures by {by}; leave it out with a filter")
+                    raise Misuse(f"{run.name} has no figures by {by}; leave it out with a filter")
                 for part, found in parts.items():
                     rows.append(about | {"by": by, "part": part, "queries": found["queries"], "mrr": found["mrr"]})
         yield Plot(
@@ -401,7 +407,7 @@ def _styles(grid: Grid) -> list[str]:
 def _provenance(grid: Grid, dataset: str, timed: bool = False) -> str:
     """Data, protocol, seeds, what had not converged, and for seconds the hardware."""
     runs = [run for run in grid.runs if run["dataset"] == dataset]
-    config = runs[0]["config"]
+    config = runs[0].config
     changed = ", ".join(f"{name}={value}" for name, value in sorted(config.get("changed", {}).items()))
     seeds = sorted({run["seed"][-1] if isinstance(run["seed"], tuple) else run["seed"] for run in runs})
     words = [

@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsbench.errors import Misuse
-from nsbench.results.grid import Grid, Identity, Key, Run, listed
 from nsbench.results.stats import statistics
 from nsbench.results.stats.clusters import labels
 from nsbench.results.stats.multiplicity import holm
 from nsbench.results.stats.verdicts import Verdict, verdict
+from nsbench.results.store import Run
 from nsbench.results.store.scores import Scores, scores, seen
+from nsbench.results.tables import fields
+from nsbench.results.tables.grid import Grid, Key
+from nsbench.results.tables.labels import Identity, listed
 
 BASELINE = "uniform"
 MARKS = {"better": "▲", "worse": "▼"}
@@ -31,7 +34,8 @@ class Contrast:
     """A cell's two-way t against its baseline, for MRR.
 
     `seen`: the same on the test triples whose entities both occur in train, None where that is not recorded; `ties`:
-    how far the order of ties could move one of the MRRs; `drawn`: the bootstrap's interval, where it was asked for.
+    how far the order of ties could move one of the MRRs. Where claims are made: `drawn`, the bootstrap's interval, and
+    `arms`, the MRRs of the runs and of the baseline's.
     """
 
     baseline: str
@@ -41,6 +45,7 @@ class Contrast:
     seen: Contrast | None = None
     ties: float = 0.0
     drawn: tuple[float, float] | None = None
+    arms: tuple[list[float], list[float]] | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -57,19 +62,14 @@ class Contrast:
         return self.seen is not None and self.seen.verdict.word != self.verdict.word
 
     @property
+    def near(self) -> tuple[str, ...]:
+        """The sign of near-equality, where the verdict's word does not say it already."""
+        word, negligible = self.verdict
+        return (EQUAL,) if negligible and word in MARKS else ()
+
+    @property
     def record(self) -> dict[str, Any]:
-        """Its figures, unrounded, for csv."""
-        test = self.test
-        found: dict[str, Any] = {"baseline": self.baseline, "difference": test.difference, "df": test.df}
-        found |= {"p": test.p, "p_holm": self.p_holm, "standard_error": test.standard_error, "family": self.family}
-        found |= {"difference_low": test.interval[0], "difference_high": test.interval[1], "inflation": test.inflation}
-        found["verdict"] = self.verdict.word
-        if self.drawn is not None:
-            found |= {"bootstrap_low": self.drawn[0], "bootstrap_high": self.drawn[1]}
-        if self.seen is not None:
-            found |= {"seen_difference": self.seen.test.difference, "seen_p_holm": self.seen.p_holm}
-            found["seen_verdict"] = self.seen.verdict.word
-        return found
+        return fields.record(self)
 
 
 def contrasts(
@@ -77,8 +77,8 @@ def contrasts(
 ) -> dict[Key, Contrast]:
     """Every cell with enough seeds against its baseline, Holm over all of them at once.
 
-    The baseline is the row of that name that is otherwise most alike, or the row `full` for all. `bootstrap` adds its
-    intervals, a second each. `progress` hears how many are done.
+    The baseline is the row of that name that is otherwise most alike, or the row `full` for all. `bootstrap` adds what
+    claims show, a second each. `progress` hears how many are done.
     """
     pairs = _pairs(grid, baseline, full)
     found = _computed(grid, pairs, bootstrap, progress or (lambda done, total: None))
@@ -126,7 +126,8 @@ def _computed(grid: Grid, pairs: Mapping[Key, Key], bootstrap: bool, progress: P
             drawn = statistics.crossed_bootstrap(
                 ours.values, np.random.default_rng(BOOTSTRAP_SEED), b=theirs[other].values, clusters=clusters
             )
-            found[key] = replace(found[key], drawn=drawn.interval)
+            arms = [run["mrr"] for run in grid.cells[key]], [run["mrr"] for run in grid.cells[other]]
+            found[key] = replace(found[key], drawn=drawn.interval, arms=arms)
     return found
 
 
@@ -175,6 +176,11 @@ def baseline_row(grid: Grid, key: Key, wanted: str) -> Identity | None:
         names = ", ".join(sorted(f"'{grid.labels[row]}'" for row in candidates))
         raise Misuse(f"the baseline '{wanted}' fits several rows of {group}, {dataset}; name one of {names}")
     return candidates[0] if len(candidates) == 1 else None
+
+
+def plain_difference(ours: Sequence[Run], theirs: Sequence[Run]) -> float:
+    """Of mean MRRs, where there is no test."""
+    return float(np.mean([run["mrr"] for run in ours]) - np.mean([run["mrr"] for run in theirs]))
 
 
 def _part(identity: Identity, factor: str) -> Identity:

@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from nsbench.errors import Misuse
-from nsbench.results import captions, papers
-from nsbench.results.beside import Beside
-from nsbench.results.cells import DIFFERENCE, Cell, Column, Metric, Row, Table
-from nsbench.results.contrasts import BASELINE, Contrast, Progress, contrasts
-from nsbench.results.grid import Grid, Identity, Key, Run, implied
-from nsbench.results.rows import about_column, about_row, absent, emphasised, row_of
+from nsbench.results.store import Run
+from nsbench.results.tables import captions
+from nsbench.results.tables.beside import Beside
+from nsbench.results.tables.cells import Cell, Column, Row, Table
+from nsbench.results.tables.contrasts import BASELINE, Contrast, contrasts, plain_difference
+from nsbench.results.tables.fields import interval_text
+from nsbench.results.tables.grid import Grid, Key
+from nsbench.results.tables.labels import Identity, implied
+from nsbench.results.tables.layouts import Asked
+from nsbench.results.tables.metrics import DIFFERENCE, Metric
+from nsbench.results.tables.rows import about_column, about_row, absent, emphasised, row_of
 
 FIRST_RUN = "nsbench run --sampler dhns --kge rotate --dataset mkg_y --fusion adamf"
 
@@ -39,21 +42,15 @@ def with_differences(shown: Sequence[Metric]) -> list[Metric]:
     return [each for metric in shown for each in ([metric, DIFFERENCE] if metric.name == "mrr" else [metric])]
 
 
-def table(
-    grid: Grid,
-    shown: Sequence[Metric],
-    baseline: str,
-    published: bool,
-    skipped: Mapping[str, str],
-    progress: Progress | None = None,
-) -> Table:
-    """The ablation of the row `baseline`; a difference of MRR with interval and marker stands beside each MRR."""
-    full = _full(grid, baseline)
+def table(asked: Asked) -> Table:
+    """Beside each MRR stands its difference from that of the row `baseline`, the full method, with interval and marker."""
+    grid = asked.grid
+    full = _full(grid, asked.baseline)
     if all(own_part(identity) == own_part(full) for identity in grid.labels):
         raise Misuse(f"there is only the full method, {grid.labels[full]}; run it without a part as well, by --set")
-    tested = contrasts(grid, grid.labels[full], full, progress=progress)
-    columns = tuple(Column(dataset, metric) for dataset in grid.datasets for metric in with_differences(shown))
-    beside = Beside(columns, papers.ablation() if published else ())
+    tested = contrasts(grid, grid.labels[full], full, progress=asked.progress)
+    columns = tuple(Column(dataset, metric) for dataset in grid.datasets for metric in with_differences(asked.shown))
+    beside = Beside(columns, asked.printed or ())
     rows: list[Row] = []
     for group in grid.groups:
         parts = {identity: _without(grid, identity, full) for identity in grid.identities(group)}
@@ -70,11 +67,10 @@ def table(
         for identity, row in zip(order, emphasised(own)):
             lacks = " and ".join(parts[identity])
             rows += [row, *beside.rows(row, grid.kge[group], dict(identity)["sampler"], lacks)]
-    caption = captions.caption(grid, shown, captions.ablated(tested, grid.labels[full]))
-    notes = captions.notes(grid, skipped, True, tested)
-    if published:
-        notes += beside.notes(grid.runs)
-    return Table("Ablation", columns, tuple(rows), caption, tuple(notes), tuple(beside.footnotes))
+    caption = captions.caption(grid, asked.shown, captions.ablated(tested, grid.labels[full]))
+    notes = captions.notes(grid, asked.skipped, True, tested)
+    notes += beside.notes(grid.runs) if asked.printed is not None else []
+    return Table(asked.title, columns, tuple(rows), caption, tuple(notes), tuple(beside.footnotes))
 
 
 def _full(grid: Grid, baseline: str) -> Identity:
@@ -99,7 +95,7 @@ def _full(grid: Grid, baseline: str) -> Identity:
 def _without(grid: Grid, identity: Identity, full: Identity) -> list[str]:
     """In words, what a row lacks or has otherwise than the full method; empty for that itself.
 
-    Of another variant, options that all its rows share are its own doing, and stand in a note (nsbench.results.captions).
+    Of another variant, options that all its rows share are its own doing, and stand in a note (captions).
     """
     row, whole = dict(identity), dict(full)
     if row["variant"] != whole["variant"]:
@@ -137,9 +133,8 @@ def _difference(grid: Grid, key: Key, full: Identity, tested: Mapping[Key, Contr
     contrast = tested.get(key)
     record |= {"status": "ok", "n": len(runs)}
     if contrast is None:
-        difference = float(np.mean([run["mrr"] for run in runs]) - np.mean([run["mrr"] for run in whole]))
+        difference = plain_difference(runs, whole)
         record |= {"difference": difference, "verdict": "not testable"}
         return Cell(DIFFERENCE.text(difference, sign=True), record=record)
-    low, high = (DIFFERENCE.text(end, sign=True) for end in contrast.test.interval)
     value = DIFFERENCE.text(contrast.test.difference, sign=True)
-    return Cell(value, f"[{low}, {high}]", "", contrast.mark, record | contrast.record)
+    return Cell(value, interval_text(contrast.test.interval), "", contrast.mark, record | contrast.record)

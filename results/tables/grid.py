@@ -1,0 +1,79 @@
+"""The cells of a table: runs by scoring model, row and dataset, in the order of the papers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+
+from nsbench.errors import Misuse
+from nsbench.results import store
+from nsbench.results.store import Run
+from nsbench.results.tables import papers
+from nsbench.results.tables.labels import Identity, group_of, identity_of, labels_of
+
+Key = tuple[str, Identity, str]  # a cell: group, row, dataset
+
+
+class Grid:
+    """The runs of each cell (group, row identity, dataset), by seed, and the names of rows and groups.
+
+    Of the runs that were `begun` and came to no result, those under the same protocol and on the same data make `failed`
+    (of a cell: seed -> reason), rows of which may have no other run, and `unfinished`, cells. `chosen_by`: by which
+    filters, in words.
+    """
+
+    def __init__(self, runs: Sequence[Run], begun: Iterable[tuple[Run, str]] = (), chosen_by: str = "") -> None:
+        self.runs, self.chosen_by = runs, chosen_by
+        self.cells: dict[Key, list[Run]] = {}
+        self.kge: dict[str, str] = {}  # group -> scoring model
+        for run in sorted(runs, key=lambda run: run["seed"]):
+            key = key_of(run)
+            self.kge[key[0]] = run["kge"]
+            cell = self.cells.setdefault(key, [])
+            if cell and cell[-1]["seed"] == run["seed"]:
+                folders = f"{cell[-1].name} and {run.name}"
+                raise Misuse(f"{folders} are two runs of one seed that no option tells apart; move one of them away")
+            cell.append(run)
+        self.present: dict[tuple[str, str], list[Identity]] = {}  # group, dataset -> rows that have runs there
+        for group, identity, dataset in self.cells:
+            self.present.setdefault((group, dataset), []).append(identity)
+        self.unfinished: set[Key] = set()
+        self.failed: dict[Key, dict[int, str]] = {}
+        alike = {_origin(run) for run in runs}
+        for run, reason in begun:
+            key = key_of(run)
+            if _origin(run) not in alike or run["seed"] in [other["seed"] for other in self.cells.get(key, [])]:
+                continue
+            if reason.startswith(store.FAILED):
+                self.failed.setdefault(key, {})[run["seed"]] = reason.removeprefix(store.FAILED)
+                self.kge[key[0]] = run["kge"]
+            else:
+                self.unfinished.add(key)
+        self.labels = labels_of({identity for _, identity, _ in (*self.cells, *self.failed)})
+        order = papers.print_order("kge")
+        self.groups = sorted(self.kge, key=lambda group: (order.get(self.kge[group], len(order)), group))
+        order = papers.print_order("dataset")
+        self.datasets = sorted({run["dataset"] for run in runs}, key=lambda name: (order.get(name, len(order)), name))
+
+    def identities(self, group: str) -> list[Identity]:
+        """Rows of a group: samplers in the papers' order, others after them by name."""
+        order = papers.print_order("sampler")
+
+        def position(identity: Identity) -> tuple[int, str]:
+            return order.get(dict(identity)["sampler"], len(order)), self.labels[identity]
+
+        return sorted({identity for g, identity, _ in (*self.cells, *self.failed) if g == group}, key=position)
+
+    @functools.cached_property
+    def seed_lists(self) -> set[tuple[int, ...]]:
+        return {tuple(run["seed"] for run in cell) for cell in self.cells.values()}
+
+
+def _origin(run: Run) -> str:
+    """Protocol and data, which the runs of a column share."""
+    names = ("protocol", "protocol_version", "dataset", "split", "fingerprint")
+    return str([*(run[name] for name in names), run.config.get("changed", {})])
+
+
+def key_of(run: Run) -> Key:
+    return group_of(run), identity_of(run), run["dataset"]
