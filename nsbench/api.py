@@ -62,5 +62,7 @@ def table(
     stand in one table, and names the filter that would do.
     """
     from nsbench.results import tables
+    from nsbench.results.writers.html import Shown
 
-    return tables.comparison(runs, layout=layout, where=where, published=published, baseline=baseline)
+    made = tables.comparison(runs, layout=layout, where=where, published=published, baseline=baseline)
+    return Shown(**vars(made))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any, Literal
 
 from nsbench.results.tables.metrics import Metric
@@ -53,12 +52,6 @@ class Table:
     caption: str
     notes: tuple[str, ...]
     footnotes: tuple[str, ...] = ()  # the n-th is what a mark "n" refers to
-
-    def _repr_html_(self) -> str:
-        """For notebooks."""
-        from nsbench.results.writers.html import fragment
-
-        return f"<h4>{escape(self.title)}</h4>\n{fragment(self)}"
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -106,6 +106,13 @@ def page(table: Table) -> str:
     )
 
 
+class Shown(Table):
+    """A table that notebooks show as HTML."""
+
+    def _repr_html_(self) -> str:
+        return f"<h4>{escape(self.title)}</h4>\n{fragment(self)}"
+
+
 def fragment(table: Table, link: Link = lambda cell: "") -> str:
     """A <figure> without its title; the page around it holds STYLE, and SCRIPT for columns that sort.
 

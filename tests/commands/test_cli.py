@@ -16,8 +16,7 @@ import nsbench
 from nsbench import cli
 from nsbench.campaign.estimates import duration
 from nsbench.commands import display
-from nsbench.results import tables
-from nsbench.results.tables import comparison
+from nsbench.results import tables, writers
 from nsbench.testing.rules import SAMPLER_RULES
 
 TINY = ("--protocol", "quick", "--dataset", "planted:small", "--set", "protocol.steps=4", "--set", "protocol.width=8")
@@ -207,7 +206,7 @@ def test_the_table_of_a_store(command: Callable, store: Path, tmp_path: Path) ->
 def test_the_table_offers_all_layouts_and_formats() -> None:
     options = cli.cli.commands["table"].params
     offered = {option.name: list(option.type.choices) for option in options if hasattr(option.type, "choices")}
-    assert offered == {"layout": list(comparison.LAYOUTS), "fmt": list(tables.FORMS)}
+    assert offered == {"layout": list(tables.LAYOUTS), "fmt": list(writers.FORMS)}
 
 
 @pytest.mark.slow
@@ -254,7 +253,7 @@ def test_every_option_says_what_it_is() -> None:
             silent += [f"{path} {name} {each.opts[0]}" for each in options if not each.help]
     assert silent == []
     described = re.findall(r"^    (\w+) {2,}[A-Za-z]", cli.cli.commands["table"].callback.__doc__, re.MULTILINE)
-    assert described[: len(comparison.LAYOUTS)] == list(comparison.LAYOUTS)
+    assert described[: len(tables.LAYOUTS)] == list(tables.LAYOUTS)
 
 
 @pytest.mark.parametrize("content", [None, b"3", b"[]", b"\xff", b"{"])

@@ -19,9 +19,8 @@ def run_by(tmp_path, monkeypatch):
         values = ["protocol.validate_every=2", f"protocol.steps={2 * len(mrrs)}", "protocol.width=4",
                   "protocol.decay_factor=1", *settings]  # fmt: skip
         (config,) = campaign.plan(["uniform"], ["transe"], ["planted:small"], [0], protocol="quick", settings=values)
-        done = campaign.carry_out(
-            config, tmp_path / f"{len(mrrs)}-{'-'.join(settings)}", RunOptions(save_model=True, diagnose=False)
-        )
+        store = tmp_path / f"{len(mrrs)}-{'-'.join(settings)}"
+        done = campaign.carry_out(config, store, RunOptions(save_model=True, diagnose=False))
         monkeypatch.setattr(runner, "metrics", metrics)
         return done
 

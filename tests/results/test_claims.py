@@ -11,7 +11,7 @@ from nsbench.metrics import reciprocal
 from nsbench.results import load
 from nsbench.results.stats import statistics
 from nsbench.results.stats.clusters import labels
-from nsbench.results.store import ranks, read, select
+from nsbench.results.store import read, select
 from nsbench.results.tables import ablation
 from nsbench.results.tables.build import comparison
 from nsbench.results.tables.fields import p_rope, p_text
@@ -140,10 +140,7 @@ def test_bootstrap_intervals(store, run):
     run("dhns", seeds=range(5), quality=1.2)
     (cells,) = lines(comparison(store, layout="claims")).values()
     frame = load(store)
-    arms = [
-        np.stack([reciprocal(ranks(run).ranks) for _, run in frame[frame["sampler"] == name].iterrows()])
-        for name in ("dhns", "uniform")
-    ]
+    arms = arms_of(read(store).runs, "dhns", "uniform")
     low, high = statistics.crossed_bootstrap(arms[0], np.random.default_rng(0), b=arms[1]).interval
     record = cells["bootstrap"].record
     assert (record["bootstrap_low"], record["bootstrap_high"]) == (low, high)
@@ -173,10 +170,7 @@ def test_claims_are_repeated_on_triples_of_seen_entities(store, run):
     note = "dhns (transe, mkg_y) is better, but practically equal on the test triples whose entities both occur in train"
     assert any(text.startswith(note) for text in comparison(store).notes)
     frame = load(store)
-    arms = [
-        np.stack([reciprocal(ranks(run).ranks)[flags] for _, run in frame[frame["sampler"] == name].iterrows()])
-        for name in ("dhns", "uniform")
-    ]
+    arms = [arm[:, flags] for arm in arms_of(read(store).runs, "dhns", "uniform")]
     again = statistics.two_way_t(*arms)
     record = cells["verdict"].record
     assert record["seen_difference"] == pytest.approx(again.difference)
@@ -191,11 +185,8 @@ def by_hand(raw):
     return adjusted
 
 
-def arms_of(frame, *samplers):
-    return [
-        np.stack([reciprocal(ranks(run).ranks) for _, run in frame[frame["sampler"] == name].iterrows()])
-        for name in samplers
-    ]
+def arms_of(runs, *samplers):
+    return [np.stack([reciprocal(run.ranks().ranks) for run in runs if run["sampler"] == name]) for name in samplers]
 
 
 def test_the_repetitions_are_a_family_of_their_own(store, run):
@@ -204,9 +195,9 @@ def test_the_repetitions_are_a_family_of_their_own(store, run):
     for i, sampler in enumerate(("sans", "kbgan"), 1):
         for seed in range(5):
             run(sampler, seed=seed, ranks=shifted(100 * i + seed, 0.0002), arrays={"seen": flags})
-    frame, found = load(store), lines(comparison(store, layout="claims"))
+    runs, found = read(store).runs, lines(comparison(store, layout="claims"))
     samplers = ("dhns", "sans", "kbgan")
-    raw = {name: statistics.two_way_t(*(arm[:, flags] for arm in arms_of(frame, name, "uniform"))).p for name in samplers}
+    raw = {name: statistics.two_way_t(*(arm[:, flags] for arm in arms_of(runs, name, "uniform"))).p for name in samplers}
     adjusted = by_hand(raw)
     for name in samplers:
         record = found[f"transe, mkg_y: {name} against uniform"]["verdict"].record
@@ -254,7 +245,7 @@ def around_hubs(run):
 def test_the_bootstrap_draws_hubs_whole_where_the_test_does(store, run):
     triples = around_hubs(run)
     (cells,) = lines(comparison(store, layout="claims")).values()
-    record, (ours, theirs) = cells["bootstrap"].record, arms_of(load(store), "dhns", "uniform")
+    record, (ours, theirs) = cells["bootstrap"].record, arms_of(read(store).runs, "dhns", "uniform")
     drawn = {
         by: statistics.crossed_bootstrap(ours, np.random.default_rng(0), b=theirs, clusters=clusters).interval
         for by, clusters in (("hub", labels(triples)), ("triple", None))
@@ -271,10 +262,7 @@ def test_hubs_widen_the_interval_and_are_named(store, run):
     (note,) = [note for note in table.notes if "hub entity" in note]
     assert f"{cell.record['inflation']:.2f} times the plain one for dhns (transe, mkg_y)" in note
     frame = load(store)
-    arms = [
-        np.stack([reciprocal(ranks(run).ranks) for _, run in frame[frame["sampler"] == name].iterrows()])
-        for name in ("dhns", "uniform")
-    ]
+    arms = arms_of(read(store).runs, "dhns", "uniform")
     assert cell.record["p"] > statistics.two_way_t(*arms).p
     assert cell.record["p"] == pytest.approx(statistics.two_way_t(*arms, clusters=labels(triples)).p)
 
@@ -429,13 +417,13 @@ def test_the_published_ablation_alone(tmp_path):
 @pytest.mark.skipif(not SHIPPED.is_file(), reason="the repository's runs are not in a package")
 def test_claims_of_the_shipped_runs_are_repeated_on_seen_entities():
     where = {"dataset": "mkg_y", "kge": "transe", "sampler": "uniform,bernoulli,nscaching"}
-    table, frame = comparison(SHIPPED, where=where), select(load(SHIPPED), where)
-    recorded = next(stored for stored in map(ranks, frame["path"]) if stored.seen is not None)
+    table, runs = comparison(SHIPPED, where=where), select(read(SHIPPED).runs, where)
+    recorded = next(stored for stored in (run.ranks() for run in runs) if stored.seen is not None)
     both_seen, hubs = recorded.seen, labels(recorded.triples)
     words = {}
     for by, kept in (("all", slice(None)), ("seen", both_seen)):
         tests = {
-            name: statistics.two_way_t(*(arm[:, kept] for arm in arms_of(frame, name, "uniform")), clusters=hubs[kept])
+            name: statistics.two_way_t(*(arm[:, kept] for arm in arms_of(runs, name, "uniform")), clusters=hubs[kept])
             for name in ("bernoulli", "nscaching")
         }
         p = by_hand({name: test.p for name, test in tests.items()})

@@ -221,7 +221,7 @@ def test_html_is_self_contained_and_well_formed(every_store):
 
 
 def test_notebooks_show_the_fragment():
-    assert html.fragment(wide()) in wide()._repr_html_()
+    assert html.fragment(wide()) in html.Shown(**vars(wide()))._repr_html_()
 
 
 def test_html_escapes_names():
