@@ -20,13 +20,21 @@ from nsbench.results.stats import paired, statistics
 from nsbench.results.stats.clusters import INFLATED, labels
 from nsbench.results.stats.verdicts import ROPE
 from nsbench.results.store import Run
+from nsbench.results.store.run import flat
 from nsbench.results.store.scores import scores, seen
 from nsbench.results.tables.contrasts import Contrast, adjusted, contrast_of, refuse_unequal_seeds
 from nsbench.results.tables.fields import p_text
-from nsbench.results.tables.labels import flat, listed
+from nsbench.results.tables.labels import listed
 from nsbench.results.tables.metrics import METRICS
 
-APART = ("seed", "id", "changed", "own_loss", "proposed", "feature_fingerprint")  # of a run, or implied by the rest, or refused
+APART = (
+    "seed",
+    "id",
+    "changed",
+    "own_loss",
+    "proposed",
+    "feature_fingerprint",
+)  # a run's own, implied, or refused
 AGREE = 0.01  # p of the randomisation and of the t test on thousands of triples, but for a broken tail
 SAME = ("dataset", "split", "fingerprint")  # else the groups rank other triples, among other candidates
 NAMING = ("sampler", "kge", "fusion", "dataset")  # what a block is called by, where that tells blocks apart

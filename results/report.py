@@ -21,13 +21,13 @@ from nsbench.errors import Misuse
 from nsbench.results import plots, store
 from nsbench.results.plots import drawing
 from nsbench.results.store import Run, Store
+from nsbench.results.store.run import flat
 from nsbench.results.tables import ablation, papers
 from nsbench.results.tables.build import FIRST_RUN, comparison
 from nsbench.results.tables.cells import Cell, Table
 from nsbench.results.tables.contrasts import BASELINE
 from nsbench.results.tables.fields import p_text
 from nsbench.results.tables.grid import Grid
-from nsbench.results.tables.labels import flat
 from nsbench.results.tables.layouts import LAYOUTS, Layout
 from nsbench.results.tables.metrics import METRICS
 from nsbench.results.tables.rows import about_row

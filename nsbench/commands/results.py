@@ -203,8 +203,9 @@ def runs_rm(names: tuple[str, ...], where: dict[str, str], yes: bool, runs: Path
     nsbench runs rm --where protocol=quick
     """
     from nsbench.results.store import default_folder, inventory
+    from nsbench.runs import removal
 
-    paths = inventory.chosen(runs or default_folder(), names, where)
+    paths = removal.chosen(runs or default_folder(), names, where)
     for path in paths:
         click.echo(f"{inventory.megabytes(inventory.size(path)):>12}  {path}")
     if not paths or not (yes or click.confirm(f"delete these {len(paths)} runs?")):
@@ -213,7 +214,7 @@ def runs_rm(names: tuple[str, ...], where: dict[str, str], yes: bool, runs: Path
     kept = []
     for path in paths:
         try:
-            inventory.remove(path)
+            removal.remove(path)
         except Busy:
             kept.append(path.name)
     click.echo(f"deleted {len(paths) - len(kept)} of {len(paths)} runs")

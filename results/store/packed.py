@@ -113,8 +113,9 @@ def _joined(split: NDArray, kind: str) -> NDArray:
     import numpy as np
 
     little = np.dtype(kind).newbyteorder("<")
-    parts = np.ascontiguousarray(np.moveaxis(split, 0, -1)).view(little)[..., 0].astype(kind, copy=False)
-    return np.ascontiguousarray(np.stack([parts[0], parts[0] + parts[1]], axis=-1).transpose(2, 0, 1, 3))
+    parts = np.ascontiguousarray(np.moveaxis(split, 0, -1)).view(little)[..., 0]
+    ranks = np.stack([parts[0], parts[0] + parts[1]], axis=-1).transpose(2, 0, 1, 3)
+    return np.ascontiguousarray(ranks, dtype=kind)
 
 
 class Pack:
@@ -128,7 +129,7 @@ class Pack:
                 raise ValueError(f"it has version {index['nsbench runs']} of the format, and this nsbench reads {VERSION}")
             self.runs: dict[str, dict[str, Any]] = dict(sorted(index["runs"].items()))
             self._place = {name: i for i, name in enumerate(index["runs"])}
-            if wrong := [name for name in self.runs if Path(name).name != name]:
+            if wrong := [name for name in self.runs if Path(name).name != name or name == ".."]:
                 raise ValueError(f"it calls a run {wrong[0]!r}")
 
     def content(self, run: str, name: str) -> bytes:

@@ -76,6 +76,8 @@ class Run:
         return self.values["seed"]
 
     def __getitem__(self, name: str) -> Any:
+        if name in ("path", "config", "result"):  # as in a frame's rows; goes with the last module that takes those
+            return {"path": self.path, "config": self.config, "result": self.record}[name]
         return self.values[name]
 
     def ranks(self) -> Ranks:
@@ -134,6 +136,17 @@ def config_value(config: Mapping[str, Any], name: str) -> Any:
         return _field(config, name)
     except (KeyError, TypeError):
         return None
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested options as `name.inner -> text`, sorted."""
+    found: dict[str, str] = {}
+    for name, value in sorted(values.items()):
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value if isinstance(value, str) else json.dumps(value)
+    return found
 
 
 def content(path: Path, name: str) -> bytes:

@@ -8,9 +8,10 @@ from nsbench.results.stats import statistics
 from nsbench.results.stats.clusters import INFLATED
 from nsbench.results.stats.ties import TIE_WARNING
 from nsbench.results.stats.verdicts import ROPE
+from nsbench.results.store.run import flat
 from nsbench.results.tables.contrasts import EQUAL, Contrast
 from nsbench.results.tables.grid import Grid, Key
-from nsbench.results.tables.labels import chosen, differs, flat, implied, listed, proposed, trials
+from nsbench.results.tables.labels import chosen, differs, implied, listed, proposed, trials
 from nsbench.results.tables.metrics import METRICS, Metric
 
 

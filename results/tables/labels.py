@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nsbench.results import store
 from nsbench.results.store import Run
+from nsbench.results.store.run import flat
 
 Identity = tuple[tuple[str, str], ...]  # every factor of a row apart from the scoring model: sorted (name, value) pairs
 
@@ -50,17 +50,6 @@ def identity_of(run: Run) -> Identity:
         if factors.setdefault(name, "default") == value:
             del factors[name]
     return tuple(sorted(factors.items()))
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested options as `name.inner -> text`, sorted."""
-    found: dict[str, str] = {}
-    for name, value in sorted(values.items()):
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value if isinstance(value, str) else json.dumps(value)
-    return found
 
 
 def labels_of(identities: Iterable[Identity]) -> dict[Identity, str]:

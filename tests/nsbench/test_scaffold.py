@@ -17,7 +17,7 @@ from nsbench.testing.rules import assert_contract
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MAPPED = ("samplers", "kge", "datasets", "results")  # folders of the checkout that install below nsbench
-LEFT_OUT = shutil.ignore_patterns("__pycache__", "runs", "one_factor", "classic", "variants", "multimodal", "weight")
+LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.nsb")
 
 
 @pytest.fixture

@@ -1,7 +1,4 @@
-"""A synthetic run store: folders as the trainer writes them, with ranks from a crossed model of triples and seeds.
-
-Also the count of the facts of specs/statistics_and_reporting.md, section 5: `pytest tests/results -m fact` ends with it.
-"""
+"""A synthetic run store: folders as the trainer writes them, with ranks from a crossed model of triples and seeds."""
 
 import json
 import zlib
@@ -109,13 +106,7 @@ def write_run(
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """The user's cache folder is left alone."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def store(tmp_path, cache):
+def store(tmp_path):
     folder = tmp_path / "runs"
     folder.mkdir()
     return folder
@@ -146,34 +137,5 @@ def small_store(store, run):
     return store
 
 
-FACTS = range(1, 55)
-_outcomes = {}  # fact -> of each of its tests, whether it passed, and its oracle besides the figures of the specification
-
-
 def pytest_configure(config):
     config.addinivalue_line("markers", "fact(*numbers, oracle): of specs/statistics_and_reporting.md, section 5")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item, call):
-    report = yield
-    if report.when == "call":
-        for mark in item.iter_markers("fact"):
-            for number in mark.args:
-                _outcomes.setdefault(number, []).append((report.passed, mark.kwargs.get("oracle")))
-    return report
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    if "fact" not in config.option.markexpr:
-        return
-    passed = [number for number in FACTS if number in _outcomes and all(ok for ok, _ in _outcomes[number])]
-    oracles = {number: {oracle for _, oracle in _outcomes[number] if oracle} for number in passed}
-    independent = [number for number in passed if oracles[number]]
-    terminalreporter.write_line(f"facts: {len(passed)} of {len(FACTS)} pass, {len(independent)} by an independent oracle")
-    for oracle in sorted(set().union(*oracles.values())):
-        having = [number for number in passed if oracle in oracles[number]]
-        terminalreporter.write_line(f"  {oracle}: {', '.join(map(str, having))}")
-    terminalreporter.write_line(f"  none: {', '.join(str(number) for number in passed if not oracles[number])}")
-    if lacking := [number for number in FACTS if number not in passed]:
-        terminalreporter.write_line(f"  failed or not run: {', '.join(map(str, lacking))}")

@@ -1,8 +1,7 @@
 """A store of synthetic runs as large as real ones: python tests/results/synthetic.py FOLDER RUNS.
 
 Five seeds of each of up to 20 samplers with 10 models on 10 datasets, 2,663 test triples, some around hubs, some with
-unseen entities; result.json, with breakdown and diagnostics, of 6 kB. What `nsbench table` costs on it:
-`time -p nsbench table --runs FOLDER`, cold after deleting the user's cache folder of nsbench, warm the second time.
+unseen entities; result.json, with breakdown and diagnostics, of 6 kB. `time nsbench table --runs FOLDER` says what it costs.
 """
 
 import hashlib

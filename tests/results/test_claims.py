@@ -426,12 +426,12 @@ def test_the_published_ablation_alone(tmp_path):
     assert not any("dhns2025 prints" in note for note in table.notes)  # of one cell several values
 
 
-@pytest.mark.skipif(not SHIPPED.is_file(), reason="the repository's runs are not in a package")
-def test_claims_of_the_shipped_runs_are_repeated_on_seen_entities(cache):
+@pytest.mark.skipif(not SHIPPED.exists(), reason="the repository's runs are not in a package")
+def test_claims_of_the_shipped_runs_are_repeated_on_seen_entities():
     where = {"dataset": "mkg_y", "kge": "transe", "sampler": "uniform,bernoulli,nscaching"}
     table, frame = comparison(SHIPPED, where=where), select(load(SHIPPED), where)
-    recorded = [arrays for arrays in (np.load(path / "ranks.npz") for path in frame["path"]) if "seen" in arrays]
-    both_seen, hubs = recorded[0]["seen"].astype(bool), labels(recorded[0]["triples"])
+    recorded = next(stored for stored in map(ranks, frame["path"]) if stored.seen is not None)
+    both_seen, hubs = recorded.seen, labels(recorded.triples)
     words = {}
     for by, kept in (("all", slice(None)), ("seen", both_seen)):
         tests = {

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from nsbench.cli import cli
 from nsbench.errors import Busy, Misuse, RunFailed
-from nsbench.results.store import inventory
+from nsbench.runs import removal
 from nsbench.runs.folder import RunFolder
 
 
@@ -147,7 +147,7 @@ def test_what_is_not_all_a_run_is_never_deleted(store, run, runs, change, senten
         with pytest.raises(Misuse, match=sentence):
             runs("rm", "--yes", *how)
     with pytest.raises(Misuse, match=sentence):
-        inventory.remove(path)
+        removal.remove(path)
     assert {str(file) for file in store.parent.rglob("*")} == before
 
 
@@ -176,7 +176,7 @@ def test_a_run_that_another_process_works_on_is_kept(store, run, runs):
     with RunFolder(busy).claimed():
         before = {file.name: file.read_bytes() for file in busy.iterdir()}
         with pytest.raises(Busy):
-            inventory.remove(busy)
+            removal.remove(busy)
         with pytest.raises(RunFailed, match=f"working on {busy.name}"):
             runs("rm", "--yes", busy.name, idle.name)
         assert {file.name: file.read_bytes() for file in busy.iterdir()} == before
