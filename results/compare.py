@@ -27,7 +27,14 @@ from nsbench.results.tables.fields import p_text
 from nsbench.results.tables.labels import listed
 from nsbench.results.tables.metrics import METRICS
 
-APART = ("seed", "id", "changed", "own_loss", "feature_fingerprint")  # of a run, or implied by the rest, or refused
+APART = (
+    "seed",
+    "id",
+    "changed",
+    "own_loss",
+    "proposed",
+    "feature_fingerprint",
+)  # a run's own, implied, or refused
 AGREE = 0.01  # p of the randomisation and of the t test on thousands of triples, but for a broken tail
 SAME = ("dataset", "split", "fingerprint")  # else the groups rank other triples, among other candidates
 NAMING = ("sampler", "kge", "fusion", "dataset")  # what a block is called by, where that tells blocks apart

@@ -11,7 +11,16 @@ from nsbench.commands.options import Commands, read_option, runs_option, where_o
 from nsbench.errors import Busy, Misuse, RunFailed
 
 
-@click.command()
+class TableCommand(click.Command):
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The layouts, from where they are declared."""
+        from nsbench.results.tables.layouts import LAYOUTS
+
+        with formatter.section("Layouts"):
+            formatter.write_dl([(layout.name, layout.help) for layout in LAYOUTS.values()])
+
+
+@click.command(cls=TableCommand)
 @read_option
 @click.option(
     "--baseline",
@@ -29,26 +38,13 @@ from nsbench.errors import Busy, Misuse, RunFailed
     help="rich is for the terminal.",
 )
 @where_option
-@click.option(
-    "--layout",
-    type=click.Choice(["dhns4", "mmrns2", "ablation", "cost", "diagnostics", "claims"]),
-    default="dhns4",
-    show_default=True,
-    help="What the columns are, see above.",
-)
+@click.option("--layout", default="dhns4", show_default=True, help="What the columns are: one of those below.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file; Markdown by default.")
 def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
-    """Compare the samplers of a run store: means, deviations, and from five seeds up tests against the baseline.
+    """Compare the samplers of a run store: means over seeds, and from five seeds on a test against the baseline.
 
     \b
-    dhns4        MRR and Hits@1, 3, 10
-    mmrns2       the same with the mean rank
-    ablation     of one full method, the --baseline: each part left out, and what that changes
-    cost         seconds of training, sampling and evaluation, and memory
-    diagnostics  what the sampler draws: false negatives, hardness, variety
-    claims       a verdict in words for each row
-
-    \b
+    nsbench table --where dataset=mkg_y
     nsbench table --published                                    the papers' figures beside ours, or alone
     nsbench table --layout ablation --baseline dhns --format latex
     """
@@ -71,9 +67,9 @@ def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
 @where_option
 @read_option
 def compare(first: str, second: str, where: dict[str, str], runs: Path | None) -> None:
-    """One contrast in words: what differs, by how much, how surely, and what may not be said.
+    """Compare two groups of runs in one paragraph: what differs, by how much, how surely, and what may not be said.
 
-    A group of runs is given by filters, by a run's name, or by a folder of runs.
+    A group is given by filters, by a run's name, or by a store.
 
     \b
     nsbench compare sampler=bernoulli sampler=uniform --where dataset=mkg_y
@@ -103,7 +99,7 @@ def compare(first: str, second: str, where: dict[str, str], runs: Path | None) -
     help="Their folder.",
 )
 def plot(runs: Path | None, kinds: str | None, where: dict[str, str], posthoc: str, output: Path) -> None:
-    """Figures of a run store as pdf, svg and png, one and two columns wide, each with its data and caption (extra `plots`).
+    """Draw the runs of a store as pdf, svg and png, each with its data and caption (needs the extra `plots`).
 
     \b
     cd           average ranks over (model, dataset), with bars over what no test separates
@@ -112,6 +108,10 @@ def plot(runs: Path | None, kinds: str | None, where: dict[str, str], posthoc: s
     sensitivity  test MRR against a number that --set changed: protocol.negatives, sampler.cache
     relations    test MRR by relation category, and for entities seen and unseen in train
     published    our test MRR against the papers'
+
+    \b
+    nsbench plot --where dataset=mkg_y
+    nsbench plot --kind epochs,cost -o figures
     """
     from nsbench.results import plots
 
@@ -138,9 +138,10 @@ def plot(runs: Path | None, kinds: str | None, where: dict[str, str], posthoc: s
     help="The page.",
 )
 def report(runs: Path | None, where: dict[str, str], baseline: str, output: Path) -> None:
-    """One HTML page of a run store: tables, tests in words, plots, and behind each figure its runs. Loads nothing.
+    """Write a run store as one HTML page: tables, tests in words, plots, and behind each figure its runs.
 
     \b
+    nsbench report
     nsbench report --where dataset=mkg_y -o mkg_y.html
     """
     from nsbench.commands.display import counting

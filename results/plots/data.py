@@ -6,9 +6,7 @@ where they are drawn. Runs of one plot must be able to stand in one table (nsben
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nsbench.errors import Misuse, RunFailed
+from nsbench.errors import Misuse
+from nsbench.files import replacing
 from nsbench.results import store
 from nsbench.results.plots import drawing
 from nsbench.results.stats import statistics
@@ -446,23 +445,7 @@ def write(plot: Plot, folder: Path) -> list[Path]:
         files |= {f"{plot.name}{ending}.{form}": drawing.save(figure, form, plot.caption) for form in FORMS}
     files[f"{plot.name}.csv"] = plot.data.to_csv(index=False, lineterminator="\n").encode()
     files[f"{plot.name}.txt"] = f"{plot.caption}\n".encode()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            _replace(folder / name, content)
-    except OSError as error:
-        raise RunFailed(f"cannot write {error.filename}: {error.strerror}; choose another folder with -o") from None
-    return [folder / name for name in files]
-
-
-def _replace(final: Path, content: bytes) -> None:
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
+    for name, content in files.items():
+        with replacing(folder / name, "choose another folder with -o") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, final)
-    finally:
-        with contextlib.suppress(OSError):  # renamed, or never made
-            temporary.unlink()
+    return [folder / name for name in files]

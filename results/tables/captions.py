@@ -8,9 +8,10 @@ from nsbench.results.stats import statistics
 from nsbench.results.stats.clusters import INFLATED
 from nsbench.results.stats.ties import TIE_WARNING
 from nsbench.results.stats.verdicts import ROPE
+from nsbench.results.store.run import flat
 from nsbench.results.tables.contrasts import EQUAL, Contrast
 from nsbench.results.tables.grid import Grid, Key
-from nsbench.results.tables.labels import chosen, differs, flat, implied, listed, proposed, trials
+from nsbench.results.tables.labels import chosen, differs, implied, listed, proposed, trials
 from nsbench.results.tables.metrics import METRICS, Metric
 
 
@@ -23,17 +24,17 @@ def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None, means:
     sentences = []
     if quality:
         sentences.append(
-            "Every test triple with either end hidden, ranked against all entities but the other known facts of all "
-            "splits; ties count as the realistic rank, the mean of the optimistic and the pessimistic one"
+            "Each test triple is ranked twice, with its head and with its tail hidden, among all entities except the other "
+            "known facts of all splits; a tie counts as the mean of its best and its worst rank"
         )
     if any(metric.part == "diagnostics" for metric in shown):
         sentences.append(
-            "Of the negatives of 2,048 training triples: FN, share that are facts of train, of any split, of the complete "
-            "world; hardness, share of candidates that score lower under the finished uniform run of seed 0 (before, "
-            "halfway and after training) and under the own model; margin gap, score of the positive less that of the "
-            "negative; active, share with a gradient; type-valid, share seen in that place of the relation; unseen, share "
-            "never seen in train; entropy of the drawn entities over log N; coverage, share of N drawn; distinct, entities "
-            "over draws; `generated`: vectors, each judged as the entity nearest to it"
+            "Measured on the negatives of 2,048 training triples. FN: share that are facts of train, of any split, of the "
+            "whole world. Hardness: share of candidates that score lower, under the finished uniform run of seed 0 (start, "
+            "middle and end of training) and under the run's own model. Margin gap: score of the positive minus that of the "
+            "negative. Active: share with a gradient. Type-valid: share seen in that place of the relation. Unseen: share "
+            "never seen in train. Entropy of the drawn entities, divided by log N. Coverage: share of the N entities drawn. "
+            "Distinct: different entities per draw. Generated: vectors, each judged as the entity nearest to it"
         )
     scaled = [metric.header for metric in shown if metric.scale == 100]
     sentences += [f"{', '.join(scaled)} x100"] if scaled else []
@@ -94,8 +95,8 @@ def _budget(grid: Grid) -> str:
 def _seeds(grid: Grid) -> str:
     if len(grid.seed_lists) > 1:
         return (
-            "n: number of seeds, mean and from 3 seeds on ± standard deviation over them (ddof 1); of a model's rows only "
-            "those of a column's largest n are ranked"
+            "Mean over n seeds, from 3 seeds on ± standard deviation (ddof 1); best and second best are chosen among the "
+            "rows with the largest n of a column"
         )
     (seeds,) = grid.seed_lists
     if len(seeds) == 1:
@@ -107,9 +108,8 @@ def _seeds(grid: Grid) -> str:
 
 TEST = "two-way t over seeds and test triples"
 METHOD = (
-    f"{TEST}, on the mean reciprocal rank of a triple's two sides, seeds not paired, the variation that seeds show only on "
-    "single triples (their interaction) counted once, as in an analysis of variance, triples clustered by their hub entity "
-    "where that makes the error larger"
+    f"{TEST}, on the mean reciprocal rank of a triple's two sides; seeds are not paired; the interaction of seeds and "
+    "triples counts once, as in an analysis of variance; triples clustered by hub entity where that makes the error larger"
 )
 
 
@@ -141,15 +141,15 @@ def claimed(tested: Mapping[Key, Contrast], baseline: str) -> str:
         return f"No test: that takes {statistics.TEST_SEEDS} seeds of a row and of its baseline {baseline}"
     rope = METRICS["mrr"].text(ROPE)
     return (
-        f"Δ: MRR minus the baseline's. Test: {METHOD}. The 95 % intervals are not adjusted for the other rows, p is, by "
-        f"Holm over all {len(tested)}, so that an interval without 0 may stand beside inconclusive. Better or worse: "
+        f"Δ: MRR minus the baseline's. Test: {METHOD}. The 95 % intervals are not adjusted for the other rows; p is, by "
+        f"Holm over all {len(tested)}, so an interval without 0 may stand beside inconclusive. Better or worse: "
         f"adjusted p < {statistics.ALPHA}, and {EQUAL} where the interval lies within ±{rope} all the same; practically "
         "equal: the interval lies there; inconclusive: neither, which is no evidence of equality; not testable: fewer than "
         f"{statistics.TEST_SEEDS} seeds, or some that failed. Bootstrap: percentile interval of "
         f"{statistics.BOOTSTRAP_DRAWS:,} draws of seeds and triples, which counts the interaction of the two more than "
-        "once; no verdict goes by it. "
+        "once; no verdict uses it. "
         f"P(equal): mass of the difference's t distribution within ±{rope}. Cliff's δ: how often a run beats one of the "
-        "baseline, less how often it loses. Seen entities only: the same on the test triples whose entities both occur in "
+        "baseline, minus how often it loses. Seen entities only: the same on the test triples whose entities both occur in "
         "train, with Holm over those tests"
     )
 
@@ -164,7 +164,7 @@ def notes(grid: Grid, skipped: Mapping[str, str], judged: bool, tested: Mapping[
     """What must not be overlooked: budgets that ended too soon, doubts about a test, verdicts that depend on triples."""
     notes = []
     if judged and not all(run["converged"] for run in grid.runs):
-        notes.append("† Not converged, so at this budget: the best validation came in the last tenth of the steps.")
+        notes.append("† Not converged at this budget: the best validation came in the last tenth of the steps.")
     for identity, label in sorted(grid.labels.items(), key=lambda item: item[1]):
         row = dict(identity)
         options = implied(row, map(dict, grid.labels))
@@ -172,7 +172,7 @@ def notes(grid: Grid, skipped: Mapping[str, str], judged: bool, tested: Mapping[
             values = (f"{name.removeprefix('sampler.')}={row[name]}" for name in options)
             notes.append(f"{label} sets {', '.join(values)}.")
     if any("own_loss" in dict(identity) for identity in grid.labels):
-        notes.append("Own loss: the row replaces sampling and the other rows' loss; as it compares more, it is not ranked.")
+        notes.append("Own loss: the row replaces the loss as well as the sampling, so it is not ranked.")
     notes += _tuned(grid)
     codes = sorted({str(run["code"]) for run in grid.runs})
     if len(codes) > 1:
@@ -187,8 +187,8 @@ def notes(grid: Grid, skipped: Mapping[str, str], judged: bool, tested: Mapping[
     late = [run["seed"] for run in grid.runs if run["seed"] >= run.config["protocol"].get("seeds", run["seed"] + 1)]
     if late and tested:
         notes.append(
-            f"Seeds beyond those that the protocol plans: {listed(sorted(set(late)), ', ')}. Whoever adds seeds until p is "
-            "small finds differences that are none."
+            f"Seeds beyond those that the protocol plans: {listed(sorted(set(late)), ', ')}. Adding seeds "
+            "until p is small finds differences that are not there."
         )
     return notes + _doubts(grid, tested)
 

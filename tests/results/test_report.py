@@ -81,11 +81,8 @@ def fill(store):
 def made(tmp_path_factory):
     """The store and its report, made once."""
     folder = tmp_path_factory.mktemp("report")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        store = fill(folder / "runs")
-        said = []
-        text = report(store, progress=lambda done, total: said.append((done, total)))
+    store, said = fill(folder / "runs"), []
+    text = report(store, progress=lambda done, total: said.append((done, total)))
     (folder / "report.html").write_text(text, encoding="utf-8")
     assert [done for done, _ in said] == list(range(1, said[-1][1] + 1))
     return store, folder / "report.html", text

@@ -181,7 +181,7 @@ def test_only_means_of_the_most_seeds_are_ranked(store, run):
         ("rotate", "uniform"): "second",
         ("rotate", "dhns"): "best",
     }
-    assert "only those of a column's largest n are ranked" in table.caption
+    assert "largest n" in table.caption
     assert cell(table, "ns_kge (own loss)").record["own_loss"] is True
 
 
@@ -223,7 +223,7 @@ def test_runs_that_did_not_converge_are_marked(store, run):
     table = comparison(store)
     assert all(cell(table, "dhns", metric).marks == ("†",) for metric in ("mrr", "hits@10"))
     assert cell(table, "uniform").marks == ()
-    assert any("† Not converged, so at this budget" in note for note in table.notes)
+    assert any(note.startswith("†") for note in table.notes)
     assert not any("†" in note for note in comparison(store, where={"sampler": "uniform"}).notes)
     costs = comparison(store, layout="cost")
     assert not any("†" in note for note in costs.notes)

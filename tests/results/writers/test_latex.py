@@ -17,7 +17,7 @@ from nsbench.results.writers.latex import ROWS, escape_latex, latex
 
 NASTY = "a_b & 50% {x} \\y ~ ^ #1 $ [adv] p|q <i>"
 ENGINES = ("pdflatex", "lualatex", "xelatex", "tectonic")
-RESULTS = Path(__file__).parents[3] / "results" / "runs"
+RUNS = Path(__file__).parents[3] / "results" / "runs"
 NOTHING = {"ablation", "diagnostics"}
 OVERFULL = 1.0  # points by which a box may be too wide: a third of a millimetre, which no reader sees
 METRIC = Metric("x", "X", True, 1, 3, "")
@@ -92,9 +92,9 @@ SHIPPED = [  # filters as in README.md, layouts with nothing to show, the ablati
 @pytest.mark.parametrize(("store", "where", "nothing", "full"), SHIPPED)
 def test_tables_of_the_shipped_runs_are_set_within_the_page(store, where, nothing, full, tmp_path):
     """With the papers' figures and without, in every layout."""
-    if not (RESULTS / f"{store}.nsb").is_file():
+    if not (RUNS / f"{store}.nsb").is_file():
         pytest.skip("the shipped runs are not here")
-    runs = read(RESULTS / f"{store}.nsb")
+    runs = read(RUNS / f"{store}.nsb")
     texts = []
     for layout in LAYOUTS.keys() - nothing:
         baseline = full if layout == "ablation" else "uniform"
