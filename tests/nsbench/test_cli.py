@@ -228,7 +228,7 @@ def test_the_table_of_a_store(command: Callable, store: Path, tmp_path: Path) ->
 def test_the_table_offers_all_layouts_and_formats(command: Callable) -> None:
     options = cli.cli.commands["table"].params
     assert [list(option.type.choices) for option in options if option.name == "fmt"] == [list(writers.FORMS)]
-    described = re.findall(r"^  (\w+) {2,}[A-Za-z]", command("table", "--help").stdout, re.MULTILINE)
+    described = re.findall(r"^  (\w+) {2,}[A-Za-z]", command("table", "--help").out, re.MULTILINE)
     assert described == list(LAYOUTS)
 
 
