@@ -128,7 +128,9 @@ FIELDS = (
     *map(Field, ("prediction_low", "prediction_high", "outside")),
     Field("note", "note"),
 )
-COLUMNS = {field.name: field.column for field in sorted(filter(lambda f: f.column, FIELDS), key=lambda f: f.column.place)}
+COLUMNS: dict[str, Shown] = dict(
+    sorted(((field.name, field.column) for field in FIELDS if field.column), key=lambda pair: pair[1].place)
+)  # of the claims, by field
 
 
 def record(contrast: Contrast) -> dict[str, Any]:
