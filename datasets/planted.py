@@ -45,7 +45,7 @@ HELD_OUT = 0.20  # of the true facts, in no split
 RECORDING_NOISE = 0.3  # scale of the noise on a fact's score when it is decided which are held out
 VALID, TEST = 0.10, 0.10  # of the recorded facts
 
-MISSING = {"image": 0.050, "text": 0.180}  # MKG-Y, data/README.md
+MISSING = {"image": 0.050, "text": 0.180}  # shares of MKG-Y
 TOKENS = 4
 FEATURE_NOISE = 1.0
 

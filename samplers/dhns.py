@@ -1,7 +1,7 @@
 """DHNS: hierarchical negatives from a diffusion over embeddings (Niu and Zhang, DASFAA 2025, arXiv 2501.15393).
 
 On top of the negatives of any sampler (`base`), each positive gets L generated vectors per side, one for each level of
-hardness. A step, in the paper's order (section 1 of specs/dhns.md; A_k and states as in nsbench.samplers.parts.chain):
+hardness. A step, in the paper's order (section 1 of docs/notes/dhns.md; A_k and states as in nsbench.samplers.parts.chain):
 
     Eq. 1-2     x_k = sqrt(A_k) x_0 + sqrt(1 - A_k) eps                           Schedule.noised
     Eq. 7-9     C_m = query(e_m, r, side), e_m the kept end in slot m             both_ends
@@ -13,7 +13,7 @@ hardness. A step, in the paper's order (section 1 of specs/dhns.md; A_k and stat
                 -log s(f_pos - shift_l) - w_l log s(-(J_l - shift_l)), shift_l = (1 - m_l) gamma
     Eq. 14-15   the base's loss + weight x Eq. 13                                 the trainer
 
-Each weight w_l, margin m_l, schedule value and the weight is a guess: the paper gives none (specs/dhns.md section 3).
+Each weight w_l, margin m_l, schedule value and the weight is a guess: the paper gives none (docs/notes/dhns.md section 3).
 
 Variants. `paper`: its equations with the misprints mended, latents scaled to unit second moment, a schedule that reaches
 noise, a pass of warm-up; `recommended` is the same. The LayerNorm at the end of its Eq. 10 gives every prediction one

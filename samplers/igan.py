@@ -4,7 +4,7 @@
     reward = tanh(s(negative) - s(positive) + margin)    REINFORCE: mean of (reward - b) log p(negative)
 e and q are the generator's own; q has a second vector per relation, which serves the queries for a tail. A reward is above
 zero exactly where the hinge loss of the pair would be. Generator and model learn in turns, a pass over train each, the
-generator first. No code was published; see specs/classic_samplers.md section 6.
+generator first. No code was published; see docs/notes/classic_samplers.md section 6.
 
 Departures. Known training facts have probability 0 (`filtered`): the generator would be paid best for those. A running mean
 of the rewards is subtracted (`baseline`). K independent draws per positive where the paper has one. Not stated in the

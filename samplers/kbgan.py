@@ -4,7 +4,7 @@ For each positive, N_s candidates are uniform; the generator's softmax over its 
 draws the negatives. The model learns from those as from any others. The generator then learns by REINFORCE,
     loss_G = - mean (reward - b) log q(chosen),    reward = the model's score of the negative, before its own step,
 where b is the mean of recent rewards. The generator is trained beforehand as a model of its own: cross-entropy of the true
-entity among N_s - 1 random ones. See specs/classic_samplers.md section 5.
+entity among N_s - 1 random ones. See docs/notes/classic_samplers.md section 5.
 
 Departures. Candidates leave out known training facts, which the reward would favour above all (`filtered`). Rewards are
 divided by their running deviation (`normalise`), because the models' score scales differ widely. K negatives per positive

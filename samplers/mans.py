@@ -12,7 +12,7 @@ belong to which entity. The strategies differ in which negatives are visual:
            s(e_m, e'_s) + s(e_s, e'_m) > s(e_s, e'_s) + s(e_m, e'_m)        e: the kept entity, one side shown
        adapt=row takes these negatives, adapt=count as many at random
 
-A visual negative is the same triple with another feature: the filter is about e' (specs/classic_samplers.md section 9).
+A visual negative is the same triple with another feature: the filter is about e' (docs/notes/classic_samplers.md section 9).
 Its s(., _s) pairs are the positive's own. In a pairwise loss they cancel; in this project's log-sigmoid they do not, and
 the same term is pushed up and down. `visual_share` in the result is the share of visual negatives over the run.
 

@@ -1,4 +1,4 @@
-"""MMRNS, relation-enhanced negative sampling for multimodal graphs (Xu et al., ACM MM 2022; specs/mmrns.md).
+"""MMRNS, relation-enhanced negative sampling for multimodal graphs (Xu et al., ACM MM 2022; docs/notes/mmrns.md).
 
 A sampler that learns which entities resemble the replaced one, in what they look like, say and stand for:
 
@@ -14,10 +14,10 @@ A sampler that learns which entities resemble the replaced one, in what they loo
     eqs. 11,14 loss = the model's + beta x the mean of l over components and rows
 
 No z depends on the kept end of a triple, so candidates are seen once through each relation of the batch, not once per row
-(specs/mmrns.md 4.4): memory and work fall with rows / relations.
+(docs/notes/mmrns.md 4.4): memory and work fall with rows / relations.
 
 By minimising the model's loss through y the sampler turns to easy negatives, for which `feedback` = -1 is the opposite; what
-hardness there is comes from eq. 10 (specs/mmrns.md 1.7).
+hardness there is comes from eq. 10 (docs/notes/mmrns.md 1.7).
 
 Any modalities serve, pooled or in tokens; without one, structure decides alone. An entity that lacks a modality has no share
 in that component, as answer or as candidate.

@@ -3,7 +3,7 @@
 L = sum over facts of [ c+ (1 - f)^2 - c- f^2 ]  +  c- sum over all (h, r, t) of f^2,    f = score(h, r, t).
 
 The second sum has N R N terms and a closed form: for DistMult, with Gram matrices X = E^T E and Z = R^T R, it is the sum
-over i, j of (X o Z o X)_ij, which costs (N + R) d^2 multiplications (specs/classic_samplers.md section 8). A batch of
+over i, j of (X o Z o X)_ij, which costs (N + R) d^2 multiplications (docs/notes/classic_samplers.md section 8). A batch of
 B positives carries its share B / n of it, so that one pass over the n facts adds up to L. Each step's sum is
 divided by B: Adam does not see the factor, and the regulariser weighs as much as beside the mean losses of the samplers.
 

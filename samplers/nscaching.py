@@ -7,7 +7,7 @@ softmax(score / tau); adding Gumbel noise to the scores and keeping the N1 large
 The first fill of a row is stratified: its query's candidates, ordered by id, are cut into N1 pieces of nearly equal size
 and one entity is drawn from each. So no entity stands in a row twice, but neighbours in id seldom stand there together.
 
-Departures from the paper, in `recommended` (specs/classic_samplers.md section 4):
+Departures from the paper, in `recommended` (docs/notes/classic_samplers.md section 4):
 - Known positives never enter a row; the paper has no filter (variant `paper`).
 - The side is the protocol's coin; the paper's experiments toss Bernoulli's (variant `paper`, where the protocol leaves a
   choice). Its algorithm has the coin.

@@ -2,7 +2,7 @@
 
 Replaces the head of (h, r, t) by an entity that train has as head of r, the tail by one that it has as tail of r.
 The draw is uniform over these sets H_r and T_r without the query's training answers, and exact
-(specs/classic_samplers.md sections 0.3 and 10).
+(docs/notes/classic_samplers.md sections 0.3 and 10).
 
 Side: `bernoulli` replaces the head with probability |T_r| / (|H_r| + |T_r|), `fair` with one half, `pykeen` with
 |H_r| / (|H_r| + |T_r|), which is what drawing from the concatenation of both sets amounts to: one minus Bernoulli's.

@@ -1,7 +1,7 @@
 """Structure-aware negative sampling, SANS (Ahrabian et al., EMNLP 2020; code kahrabian/SANS).
 
 Replaces one end of a triple by an entity from the k-hop neighbourhood of the end that is kept. The graph is undirected
-and without labels, built from train; A is its symmetric 0/1 adjacency (specs/classic_samplers.md section 7).
+and without labels, built from train; A is its symmetric 0/1 adjacency (docs/notes/classic_samplers.md section 7).
 
 `exact`     uniform over support((I + A)^k), which is the paper's support(A^k + A^(k-1)) for every entity that has a
             neighbour, without the query's training answers. Sparse products build it: dense ones are of no use on a CPU.

@@ -1,7 +1,7 @@
 """Uniform negative sampling (Bordes et al., NeurIPS 2013, with Wang et al.'s exclusion of known facts).
 
 Replaces head or tail, a fair coin, by an entity drawn uniformly from those that do not complete a training triple.
-The draw is exact: no rejection, no false positive from train (specs/classic_samplers.md sections 0.3 and 1).
+The draw is exact: no rejection, no false positive from train (docs/notes/classic_samplers.md sections 0.3 and 1).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ entity is fused from the true structure and all generated features, those of mod
     generators  sum_i 1/2 [ -log sigma(f_i) ]
 
 The model's term reaches the structural vectors through the generators' input too. The generators take their step after
-the model's, on the same batch with fresh noise; here that is when the next batch begins. All of it is specs/dhns.md 6.4.
+the model's, on the same batch with fresh noise; here that is when the next batch begins. All of it is notes/dhns.md 6.4.
 
 The released scripts pass mu = 0. Their code weights the fakes by a softmax over the batch: `temperature=2`.
 """

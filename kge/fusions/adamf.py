@@ -5,7 +5,7 @@
     weights     alpha = softmax_m(q . tanh(e_m)) over the slots that the entity has
     fused       e* = sum_m alpha_m e_m
 
-One q serves all slots, and relations have no part in it (specs/dhns.md 6.1). Slots follow the modalities' names in
+One q serves all slots, and relations have no part in it (docs/notes/dhns.md 6.1). Slots follow the modalities' names in
 alphabetical order. An entity without features, or a dataset without modalities, is its structural vector.
 
 Token-level features become one phi_m before anything is learnt: the mean of the entity's tokens that are not all zeros.

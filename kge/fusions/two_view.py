@@ -5,7 +5,7 @@
     score      S(h, r, t) = s(h_s, t_s) + s(h_m, t_m) + s(h_m, t_s) + s(h_s, t_m)
 
 Scoring sums over the pairs. Every pair has the model's margin, so a distance model scores 4 gamma minus four distances; the
-authors' code takes one margin for all four (specs/classic_samplers.md section 9).
+authors' code takes one margin for all four (docs/notes/classic_samplers.md section 9).
 
 An entity without the feature has its structural vector in both views: nobody shares a made-up feature, all entities are
 scored in four pairs, and where nobody has the feature the order of the candidates is that of `none`. Papers and code do not

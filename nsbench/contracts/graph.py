@@ -1,7 +1,7 @@
 """What a sampler may see of the data: the training triples, and exact uniform draws around them.
 
 Queries are numbered: key of (h, r, ?) is the rank of h*R + r among the training ones, and the keys of (?, r, t) follow.
-One extra key, the last, stands for every query without a training answer (specs/classic_samplers.md 0.1).
+One extra key, the last, stands for every query without a training answer (docs/notes/classic_samplers.md 0.1).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class NonPositives:
     """Uniform draws from an allowed set per key, minus the known positives of the key: exact, in one pass, no rejection.
 
     A draw takes a rank among the survivors and shifts it past the positives that lie before it
-    (specs/classic_samplers.md 0.3). `key` and `rank` [P] list the positives: rank is the position of the positive inside
+    (notes/classic_samplers.md 0.3). `key` and `rank` [P] list the positives: rank is the position of the positive inside
     its key's sorted allowed set. `size` [keys] counts the allowed set. Without `members` that set is all entities;
     else it is members[start[key] : start[key] + size[key]].
     """

@@ -47,7 +47,7 @@ class KGE(nn.Module):
         self.width = width
         self.margin = margin
         self.options = options
-        bound = (margin + 2.0) / width  # the RotatE code base's range, for every model (specs/mmrns.md 6.4)
+        bound = (margin + 2.0) / width  # the RotatE code base's range, for every model (docs/notes/mmrns.md 6.4)
         self.entity = nn.Parameter(uniform(num_entities, self.entity_width(width), bound, rng))
         self.relation = nn.Parameter(uniform(num_relations, self.relation_width(width), bound, rng))
 

@@ -342,7 +342,7 @@ class _Run:
             "diagnostics": self._diagnostics(),
             "train_triples": len(dataset.train),
             "selected_at": progress.best["step"],
-            # design.md section 3: where the best validation lies in the last tenth of the steps, more might have been better
+            # docs/protocols.md 3: where the best validation lies in the last tenth of the steps, more might have been better
             "converged": max(progress.events, key=lambda e: e["valid"]["mrr"])["step"] <= 0.9 * steps,
             "resumed_at": self.resumed_at,
             "env": environment(self.device),

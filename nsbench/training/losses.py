@@ -1,6 +1,6 @@
 """The loss of the experiment, log-sigmoid with a penalty on the tables: the same for every sampler.
 
-See specs/classic_samplers.md section 3.
+See docs/notes/classic_samplers.md section 3.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def block_loss(s_pos: Tensor, s_neg: Tensor, block: Negatives, temperature: floa
 def importance_of(graph: TrainGraph) -> Tensor:
     """[n] subsampling weight of each training triple, 1 / sqrt(c(h, r) + c(r, t)) with counters that start at 4.
 
-    The word2vec-style weighting of the RotatE code base (specs/classic_samplers.md section 3).
+    The word2vec-style weighting of the RotatE code base (docs/notes/classic_samplers.md section 3).
     """
     count = graph.key_count + 3
     return (count[graph.key_tail] + count[graph.key_head]).double().rsqrt().float()
@@ -46,7 +46,7 @@ def add_penalty_gradient(table: Tensor, coefficient: float, power: int) -> None:
     """Add the gradient of coefficient x sum |x|^power (2 or 3) to table.grad, in place.
 
     Nobody uses the penalty's value, and autograd would take six passes over the table. Power 3 on the full tables is the
-    RotatE code base's regulariser (specs/mmrns.md 2.3).
+    RotatE code base's regulariser (docs/notes/mmrns.md 2.3).
     """
     if table.grad is None:
         table.grad = torch.zeros_like(table)

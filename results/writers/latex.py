@@ -14,7 +14,7 @@ from itertools import groupby
 from nsbench.results.tables.cells import Cell, Column, Row, Table
 from nsbench.results.writers.html import there
 
-COLUMNS = 5
+COLUMNS = 4
 ROWS = 54  # lines of \scriptsize that a page holds, with room for the caption
 NAMES = "p{0.2\\textwidth}"  # the column of rows' names
 CHARACTERS = 23  # of a name in a line of that column

@@ -13,10 +13,10 @@ and text tokens of e, M = I T' their affinity and G a gate of the relation:
 
 Both halves are one formula, where a modality `m` is read by its partner `p` and M has p's tokens as rows: softmax(M) X_m and
 (M . G) X_m. So three modalities need nothing new (partners side by side), and one alone is its own partner
-(specs/mmrns.md 4.3). A padded token is read by nobody and reads nothing.
+(docs/notes/mmrns.md 4.3). A padded token is read by nobody and reads nothing.
 
 Pooled features [N, F] become `pooled_tokens` learned tokens. One token would be the letter of the paper, but the layer norm
-cancels its gate (specs/mmrns.md 4.3).
+cancels its gate (docs/notes/mmrns.md 4.3).
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class CrossModalAttention(nn.Module):
     def grid(self, tokens: Mapping[str, Tokens], r: Tensor) -> dict[str, Tensor]:
         """m -> [n, Q, out]: each of n entities seen through each relation r [Q, Dr].
 
-        The same values as `pairs`, by an algebra that never builds [n, Q, T, a] (specs/mmrns.md 4.4c). With Y the tokens
+        The same values as `pairs`, by an algebra that never builds [n, Q, T, a] (notes/mmrns.md 4.4c). With Y the tokens
         less their mean over a, and P_i the rows of W_o that row i of E meets,
             LN((M . G)_i X) P_i = sum_j M_ij G_ij / std_i (Y_j . gamma) P_i + beta P_i
             std_i^2 = sum_jk (M_ij M_ik (Y Y')_jk / a) (G_ij G_ik) + eps

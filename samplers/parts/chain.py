@@ -1,6 +1,6 @@
 """The diffusion that DHNS generates with, and its loss as an auxiliary of any sampler (`--set aux.diffusion=1`).
 
-Names. The paper swaps the two letters of DDPM (specs/dhns.md 0.1), so none is used here: A_k is the share of the signal's
+Names. The paper swaps the two letters of DDPM (notes/dhns.md 0.1), so none is used here: A_k is the share of the signal's
 variance that is left in state k = 0..T, A_0 = 1; step t = 1..T adds noise of variance v_t = 1 - A_t / A_(t-1).
 
 The reverse step is DDPM's (Ho et al., NeurIPS 2020). The paper's Eq. 4-6 are misprinted: they put the retained share where
@@ -110,7 +110,7 @@ def both_ends(
 class LatentScale(nn.Module):
     """A running root mean square per slot, of targets and of conditions: latents have unit second moment, as the noise has.
 
-    One number per slot, because more would break a rotation (specs/dhns.md 4.3). A slot that was never seen has scale 1.
+    One number per slot, because more would break a rotation (notes/dhns.md 4.3). A slot that was never seen has scale 1.
     """
 
     def __init__(self, slots: int, active: bool) -> None:
@@ -196,7 +196,7 @@ class Diffusion(nn.Module):
 class DiffusionLoss(Auxiliary):
     """The noise-prediction loss as part of the model's objective, with a denoiser of its own.
 
-    That is what the released DHNS trains embeddings with, unsaid in the paper (specs/dhns.md 2.4): make an entity
+    That is what the released DHNS trains embeddings with, unsaid in the paper (docs/notes/dhns.md 2.4): make an entity
     predictable, under noise, from the other end and the relation. Defaults are the released code's.
     """
 

@@ -7,7 +7,7 @@ cosines interleaved, base 1000 as printed. Depth, hidden width (4 D) and ReLU ar
 perceptron of a sinusoid of base 10000, sines first.
 
 Neither is ever evaluated as written: `fold` gives maps that compute the same function, in training and in the chain, with
-8 D^2 multiply-adds per row and step where the released code has 19 D^2 (specs/dhns.md 4.6).
+8 D^2 multiply-adds per row and step where the released code has 19 D^2 (docs/notes/dhns.md 4.6).
 - W1 = [Wx | Wp | Wc]. Wc c does not change along the chain and Wp p_t has T values: both are computed beforehand.
 - LayerNorm is (u - mean) / sd * g + b. Its g goes into the weights after it, and so does the mean: centring u is centring
   the rows of W g. Its b becomes a constant.

@@ -2,7 +2,7 @@
 
 The gradient of an expected reward under q is E[(reward - b) grad log q], for any baseline b that does not depend on the
 draw (Williams, Machine Learning 1992). The K draws of a positive are independent, with replacement; their terms are
-averaged (specs/classic_samplers.md 5.4).
+averaged (docs/notes/classic_samplers.md 5).
 """
 
 from __future__ import annotations

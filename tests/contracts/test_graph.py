@@ -1,4 +1,4 @@
-"""Keys, membership, and the exact kernel of specs/classic_samplers.md 0.3."""
+"""Keys, membership, and the exact kernel of docs/notes/classic_samplers.md 0.3."""
 
 import pytest
 import torch
@@ -139,7 +139,7 @@ def test_positives_know_query_anchor_and_answer_per_row_and_per_slot():
     assert positives.key(slots).tolist() == [[3, 1], [2, 0]]
 
 
-FACTS = {  # specs/classic_samplers.md 0.2: K_hr, K_rt, most tails, most heads, chance of a known positive per side
+FACTS = {  # docs/notes/classic_samplers.md 0.2: K_hr, K_rt, most tails, most heads, chance of a known positive per side
     "mkg_w": (29023, 7570, 18, 3533, 0.00010, 0.0268),
     "mkg_y": (10474, 12313, 27, 76, 0.00024, 0.00025),
     "db15k": (53538, 21567, 26, 6777, 0.00020, 0.0516),

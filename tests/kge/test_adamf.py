@@ -1,6 +1,6 @@
 """AdaMF against loops over entities and slots in numpy float64, its masks, its gradients, and whole runs with it.
 
-Properties 30 and 31 and the gradient table of specs/dhns.md section 5, as far as they are the fusion's.
+Properties 30 and 31 and the gradient table of docs/notes/dhns.md section 5, as far as they are the fusion's.
 """
 
 from __future__ import annotations

@@ -138,4 +138,4 @@ def small_store(store, run):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "fact(*numbers, oracle): of specs/statistics_and_reporting.md, section 5")
+    config.addinivalue_line("markers", "fact(*numbers, oracle): of docs/notes/statistics_and_reporting.md, section 5")

@@ -1,4 +1,4 @@
-"""Facts of specs/statistics_and_reporting.md, section 5, that lie on both sides of the line between training and results."""
+"""Facts of notes/statistics_and_reporting.md, section 5, that lie on both sides of the line between training and results."""
 
 import numpy as np
 import pytest

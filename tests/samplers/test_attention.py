@@ -1,4 +1,4 @@
-"""specs/mmrns.md, section 5: properties 1, 15, 16, 17, 18, 19 as far as they are about the attention alone."""
+"""docs/notes/mmrns.md, section 5: properties 1, 15, 16, 17, 18, 19 as far as they are about the attention alone."""
 
 import pytest
 import torch
@@ -188,7 +188,7 @@ def test_a_padded_token_is_neither_read_nor_reads():
 
 
 def test_published_sizes():
-    """Property 1, and the number of parameters that specs/mmrns.md 4.6 counts without eq. 7."""
+    """Property 1, and the number of parameters that docs/notes/mmrns.md 4.6 counts without eq. 7."""
     image = F.avg_pool2d(torch.randn(1, 1, 197, 768), (9, 3), (8, 2)).squeeze(1)
     assert image.shape == (1, 24, 383)
     attention = CrossModalAttention({"image": tuple(image.shape[1:]), "text": (4, 384)}, 200)

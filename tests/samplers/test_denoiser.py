@@ -1,4 +1,4 @@
-"""specs/dhns.md 4.6, and section 5, properties 14, 15 and 19 (one evaluation; the chain's is in test_dhns.py)."""
+"""docs/notes/dhns.md 4.6, and section 5, properties 14, 15 and 19 (one evaluation; the chain's is in test_dhns.py)."""
 
 import math
 

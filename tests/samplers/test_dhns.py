@@ -1,4 +1,4 @@
-"""DHNS as a whole: contract, ablations, controls, bases, what is told of a run (specs/dhns.md section 5, 32 to 35; 4.10)."""
+"""DHNS as a whole: contract, ablations, controls, bases, what is told of a run (notes/dhns.md section 5, 32 to 35; 4.10)."""
 
 import dataclasses
 import math

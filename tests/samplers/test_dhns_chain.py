@@ -1,4 +1,4 @@
-"""DHNS's levels and its chain: specs/dhns.md section 5, properties 4 and 16 to 21."""
+"""DHNS's levels and its chain: docs/notes/dhns.md section 5, properties 4 and 16 to 21."""
 
 import math
 import weakref

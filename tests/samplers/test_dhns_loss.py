@@ -1,4 +1,4 @@
-"""What generated negatives do to the model: specs/dhns.md section 5, properties 22 (a test per row of its table) to 31."""
+"""What generated negatives do to the model: notes/dhns.md section 5, properties 22 (a test per row of its table) to 31."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""DHNS from `sample` and the trainer's steps inward: that each part gets what specs/dhns.md says it gets."""
+"""DHNS from `sample` and the trainer's steps inward: that each part gets what docs/notes/dhns.md says it gets."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""specs/dhns.md section 5: schedule and forward process (1-3), reverse steps (5-10), conditions (11-13), the auxiliary."""
+"""notes/dhns.md section 5: schedule and forward process (1-3), reverse steps (5-10), conditions (11-13), the auxiliary."""
 
 import math
 

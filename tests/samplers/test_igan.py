@@ -1,4 +1,4 @@
-"""specs/classic_samplers.md, section 6, Tests. REINFORCE itself is tested in test_reinforce.py."""
+"""docs/notes/classic_samplers.md, section 6, Tests. REINFORCE itself is tested in test_reinforce.py."""
 
 import pytest
 import torch

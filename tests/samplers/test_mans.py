@@ -1,4 +1,4 @@
-"""specs/classic_samplers.md, section 9, Tests; and what negatives of several views are to the battery and the figures."""
+"""notes/classic_samplers.md, section 9, Tests; and what negatives of several views are to the battery and the figures."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""MMRNS as a whole: the contract, modalities, ablations, resuming (specs/mmrns.md section 5, properties 18 to 21)."""
+"""MMRNS as a whole: the contract, modalities, ablations, resuming (docs/notes/mmrns.md section 5, properties 18 to 21)."""
 
 import io
 import math

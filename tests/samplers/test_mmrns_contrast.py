@@ -1,4 +1,4 @@
-"""MMRNS's similarities and its contrast: specs/mmrns.md section 5, properties 7 to 10, 15, 16."""
+"""MMRNS's similarities and its contrast: docs/notes/mmrns.md section 5, properties 7 to 10, 15, 16."""
 
 import math
 

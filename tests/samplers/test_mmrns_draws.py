@@ -1,4 +1,4 @@
-"""MMRNS's draws and the model's feedback on them: specs/mmrns.md section 5, properties 2 to 6, 11 to 14, 22."""
+"""MMRNS's draws and the model's feedback on them: docs/notes/mmrns.md section 5, properties 2 to 6, 11 to 14, 22."""
 
 import math
 

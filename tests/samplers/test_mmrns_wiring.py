@@ -1,4 +1,4 @@
-"""MMRNS from `sample`, `feedback` and the trainer's steps inward: that each part gets what specs/mmrns.md says it gets.
+"""MMRNS from `sample`, `feedback` and the trainer's steps inward: that each part gets what docs/notes/mmrns.md says it gets.
 
 Expectations are the paper's formulas, written out here for structure alone, row by row.
 """

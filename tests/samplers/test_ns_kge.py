@@ -1,4 +1,4 @@
-"""specs/classic_samplers.md, section 8, Tests: the closed form against enumeration, E = 12, R = 5, d = 7, in float64."""
+"""notes/classic_samplers.md, section 8, Tests: the closed form against enumeration, E = 12, R = 5, d = 7, in float64."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""specs/classic_samplers.md, section 4, Tests."""
+"""docs/notes/classic_samplers.md, section 4, Tests."""
 
 import itertools
 

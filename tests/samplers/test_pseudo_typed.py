@@ -1,4 +1,4 @@
-"""specs/classic_samplers.md, section 10, Tests."""
+"""docs/notes/classic_samplers.md, section 10, Tests."""
 
 import pytest
 import torch

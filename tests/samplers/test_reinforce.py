@@ -1,4 +1,4 @@
-"""REINFORCE against exact gradients; specs/classic_samplers.md, section 5, Tests."""
+"""REINFORCE against exact gradients; docs/notes/classic_samplers.md, section 5, Tests."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""specs/classic_samplers.md, section 1, Tests."""
+"""docs/notes/classic_samplers.md, section 1, Tests."""
 
 import pytest
 import torch

@@ -142,7 +142,7 @@ def straight_through_step(kge="distmult"):
 
 
 def test_straight_through_gradient_of_the_logits():
-    """dL/dlogits = y_c (g_c - sum_c y_c g_c) / tau, with g_c = <dL/d(scored vector), e_c> (specs/mmrns.md, tests, 11)."""
+    """dL/dlogits = y_c (g_c - sum_c y_c g_c) / tau, with g_c = <dL/d(scored vector), e_c> (notes/mmrns.md, tests, 11)."""
     trainer = straight_through_step()
     sampler = trainer.sampler
     sampler.feedback = lambda *args: None

@@ -1,4 +1,4 @@
-"""specs/classic_samplers.md, section 3, Tests; and every reduction of a block by hand."""
+"""docs/notes/classic_samplers.md, section 3, Tests; and every reduction of a block by hand."""
 
 import math
 

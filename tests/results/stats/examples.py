@@ -1,4 +1,4 @@
-"""Data and figures of published worked examples, as specs/statistics_and_reporting.md, section 1.7, gives them (F1..)."""
+"""Data and figures of published worked examples, as notes/statistics_and_reporting.md, section 1.7, gives them (F1..)."""
 
 import numpy as np
 

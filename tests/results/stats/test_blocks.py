@@ -1,4 +1,4 @@
-"""Facts are those of specs/statistics_and_reporting.md, section 5; scipy, enumeration and the papers are the oracles."""
+"""Facts are those of notes/statistics_and_reporting.md, section 5; scipy, enumeration and the papers are the oracles."""
 
 from itertools import permutations, product
 

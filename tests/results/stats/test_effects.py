@@ -1,4 +1,4 @@
-"""Facts are those of specs/statistics_and_reporting.md, section 5."""
+"""Facts are those of docs/notes/statistics_and_reporting.md, section 5."""
 
 import math
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""Facts are those of specs/statistics_and_reporting.md, section 5; scikit-posthocs, enumeration and papers are oracles."""
+"""Facts are those of notes/statistics_and_reporting.md, section 5; scikit-posthocs, enumeration and papers are oracles."""
 
 from itertools import combinations, product
 

@@ -13,7 +13,7 @@ from nsbench.results.stats.statistics import two_way_t
 REPETITIONS = 5_000
 SEEDS = 5
 # sd of: sampler by triple, seed by triple, seed
-SPECIFIED = (0.10, 0.08, 0.003)  # the simulation of specs/statistics_and_reporting.md, section 1.0
+SPECIFIED = (0.10, 0.08, 0.003)  # the simulation of docs/notes/statistics_and_reporting.md, section 1.0
 MEASURED = (0.026, 0.067, 0.0015)  # DistMult on MKG-Y, bernoulli against uniform
 
 

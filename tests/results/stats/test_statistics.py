@@ -1,4 +1,4 @@
-"""Facts are those of specs/statistics_and_reporting.md, section 5; scipy, statsmodels and enumeration are oracles."""
+"""Facts are those of docs/notes/statistics_and_reporting.md, section 5; scipy, statsmodels and enumeration are oracles."""
 
 from itertools import product
 
