@@ -40,7 +40,7 @@ def sentence(error: BaseException, hint: str) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Of the machine or of its GPU."""
+    """Whether memory ran out, that of the machine or that of its GPU."""
     return isinstance(error, MemoryError) or "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError"
 
 

@@ -176,7 +176,8 @@ def run_missing(
     jobs = [Job.of(i, config, store) for i, config in enumerate(configs)]  # every pair is checked first
     done = [job for job in jobs if job.folder.complete]
     failed = [] if options.retry else [job for job in jobs if not job.folder.complete and job.folder.failure() is not None]
-    todo = [job for job in jobs if job not in done and job not in failed]
+    settled = {job.number for job in (*done, *failed)}
+    todo = [job for job in jobs if job.number not in settled]
     for job in done:  # Misuse for one that is damaged, or without the model that is asked for
         carry_out(job.config, store, options)
 

@@ -155,7 +155,7 @@ class Claim:
 
 
 def _name(folder: Path, standing: list[Holder]) -> Path:
-    """Of the file that names whoever comes after these."""
+    """The file that names whoever comes after these."""
     return folder / (f"claim.{standing[-1].token}" if standing else "claim")
 
 

@@ -30,7 +30,7 @@ class MeanError(NamedTuple):
 
 
 def mean_error(values: ArrayLike, clusters: ArrayLike | None = None) -> MeanError:
-    """Of the mean of values [T]: the plain error, or with labels [T] the clustered one where it is larger.
+    """The standard error of the mean of values [T]: the plain one, or with labels [T] the clustered one where it is larger.
 
     The larger one and not one from a threshold on: at a true ratio of 1.2 the plain test rejects twice too often.
     """
@@ -46,7 +46,7 @@ def mean_error(values: ArrayLike, clusters: ArrayLike | None = None) -> MeanErro
 
 
 def clustered_error(values: ArrayLike, clusters: ArrayLike) -> MeanError:
-    """Of the mean of values [T] with cluster labels [T]. Raises ValueError for fewer than two clusters."""
+    """The clustered standard error of the mean of values [T], labels [T]. Raises ValueError for fewer than two clusters."""
     values = np.asarray(values, np.float64)
     index, sizes = _index(clusters, len(values))
     n, total = sizes.astype(np.float64), len(values)

@@ -21,7 +21,7 @@ class Verdict(NamedTuple):
 def verdict(
     difference: float, interval: tuple[float, float], p_adjusted: float | None, *, rope: float = ROPE, alpha: float = ALPHA
 ) -> Verdict:
-    """Of a difference with its interval and its p, adjusted for the whole family; no p where no test could be made.
+    """The verdict on a difference with its interval and its p, adjusted for the family; no p where no test could be made.
 
     Better or worse if and only if p < alpha, whatever the rope; else practically equal if the interval lies inside it.
     """

@@ -16,7 +16,7 @@ from nsbench.results.store.run import Run, ranks
 
 
 class Scores(NamedTuple):
-    """Of a cell's S runs on T triples: reciprocal ranks [S, T], means of both sides; triples [T, 3].
+    """The S runs of a cell on T triples: reciprocal ranks [S, T], means of both sides; triples [T, 3].
 
     `ties`: the largest difference in a run's MRR between the best and the worst order of ties.
     """
@@ -27,7 +27,7 @@ class Scores(NamedTuple):
 
 
 def scores(cell: Sequence[Run], like: Run) -> Scores:
-    """Of the runs of a cell. Misuse unless they rank the triples of `like`, in its order, and none is another's copy."""
+    """Scores of a cell's runs. Misuse unless they rank the triples of `like`, in its order, and none is another's copy."""
     reference = ranks(like)
     stored = [reference if run.path == like.path else ranks(run) for run in cell]
     values = np.stack([reciprocal(own.ranks) for own in stored])

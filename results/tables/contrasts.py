@@ -179,7 +179,7 @@ def baseline_row(grid: Grid, key: Key, wanted: str) -> Identity | None:
 
 
 def plain_difference(ours: Sequence[Run], theirs: Sequence[Run]) -> float:
-    """Of mean MRRs, where there is no test."""
+    """The difference of mean MRRs, where there is no test."""
     return float(np.mean([run["mrr"] for run in ours]) - np.mean([run["mrr"] for run in theirs]))
 
 

@@ -85,7 +85,7 @@ def implied(row: Mapping[str, str], rows: Iterable[Mapping[str, str]]) -> list[s
 
 
 def cited(rows: Iterable[Identity]) -> set[Identity]:
-    """Of each sampler the row that a paper's figures stand beside: as the paper has it or recommended, with least added."""
+    """For each sampler the row that a paper's figures stand beside: variant paper or recommended, with least added."""
     known = [dict(row) for row in rows]
 
     def place(row: Mapping[str, str]) -> tuple[bool, int, bool]:

@@ -52,7 +52,7 @@ def about_column(column: Column) -> dict[str, Any]:
 
 
 def absent(grid: Grid, key: Key) -> Cell:
-    """Of a cell without runs: whether any was begun, and what became of it."""
+    """The cell that stands where there is no run: whether any was begun, and what became of it."""
     reasons = grid.failed.get(key, {})
     if key in grid.unfinished:
         word = "unfinished"
