@@ -11,32 +11,9 @@ from nsbench.contracts import Negatives
 from nsbench.errors import Misuse
 from nsbench.registry import MODELS, SAMPLERS
 from nsbench.samplers.parts.chain import Schedule, both_ends
-from nsbench.testing.rules import Poor, assert_contract, registered
+from nsbench.testing.rules import Poor, registered
 from nsbench.training.losses import block_loss
 from tests.samplers.dhns_cases import VARIANTS, drawn, make
-
-PAIRS = [("transe", "none"), ("distmult", "adamf"), ("rotate", "adamf")]
-
-
-@pytest.mark.parametrize(("kge", "fusion"), PAIRS)
-def test_contract(kge, fusion):
-    assert_contract("dhns", kge, device="cpu", fusion=fusion, settings=["sampler.timesteps=10"])
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:dhns:UserWarning")
-@pytest.mark.parametrize(("kge", "fusion"), PAIRS)
-def test_contract_of_released(kge, fusion):
-    settings = ["sampler.variant=released", "sampler.timesteps=10"]
-    assert_contract("dhns", kge, device="cpu", fusion=fusion, settings=settings)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:dhns:UserWarning")
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("recommended", "paper", "released")])
-def test_contract_of_other_variants(variant):
-    settings = [f"sampler.variant={variant}", "sampler.timesteps=10"]
-    assert_contract("dhns", device="cpu", fusion="adamf", settings=settings)
 
 
 def test_a_model_without_query_is_refused():
@@ -299,14 +276,6 @@ def test_a_base_that_takes_turns_is_refused_with_the_leak():
 def test_a_chain_shorter_than_the_quarters_of_its_loss_is_refused():
     with pytest.raises(Misuse, match=r"timesteps must be at least 4"):
         make("transe", "sampler.timesteps=3")
-
-
-def test_no_buffer_hangs_on_the_models_graph():
-    made = make("distmult", "sampler.variant=released")
-    for _ in range(3):
-        made.step()
-    assert made.sampler.statistics.to_true_steps[0].eq(3).all()
-    assert not any(x.requires_grad for x in made.sampler.buffers())
 
 
 def test_a_base_that_chooses_the_side_is_refused_where_it_is_fixed():
