@@ -176,41 +176,32 @@ def test_without_a_mirror_each_file_comes_from_its_own_host(mirror: Mirror, monk
     ]
 
 
-class TestSourceFails:
-    """Each time: one sentence, the earlier files stay, nothing half-written stays."""
+WRONG = {  # what the server does to TRAIN -> what the sentence names
+    "missing": (lambda server, body: server.bodies.pop(TRAIN), r"does not exist"),
+    "refusing": (lambda server, body: server.status.update({TRAIN: 503}), "503"),
+    "short": (lambda server, body: server.bodies.update({TRAIN: body[:5]}), "truncated, 5 of 14 bytes"),
+    "altered": (lambda server, body: server.bodies.update({TRAIN: body.replace(b"1 2 0", b"1 0 0")}), "altered"),
+    "longer": (lambda server, body: server.bodies.update({TRAIN: body + b"\n" * 5_000_000}), "altered"),
+    "broken off": (
+        lambda server, body: (server.declared.update({TRAIN: len(body)}), server.bodies.update({TRAIN: body[:5]})),
+        r"is truncated, 5 of 14 bytes|broke off after \d bytes",
+    ),
+}
 
-    def refused(self, tmp_path: Path, message: str) -> None:
-        with pytest.raises(Misuse, match=message) as error:
+
+class TestSourceFails:
+    @pytest.mark.parametrize("fault", WRONG)
+    def test_it_is_told_in_one_sentence_and_nothing_half_written_stays(
+        self, mirror: Mirror, tmp_path: Path, fault: str
+    ) -> None:
+        spoil, culprit = WRONG[fault]
+        spoil(mirror, mirror.bodies[TRAIN])
+        with pytest.raises(Misuse, match=rf"train2id.txt .*({culprit})") as error:
             fetch("mkg_y", parts=("triples",))
         assert "\n" not in str(error.value)
-        assert "place train2id.txt, valid2id.txt, test2id.txt in" in str(error.value)
+        assert "train2id.txt, valid2id.txt, test2id.txt in" in str(error.value)  # where to place them by hand
         assert "NSBENCH_DATA" in str(error.value)
         assert set(files(tmp_path / "data" / "MKG-Y")) == {"entity2id.txt", "relation2id.txt"}
-
-    def test_missing(self, mirror: Mirror, tmp_path: Path) -> None:
-        del mirror.bodies[TRAIN]
-        self.refused(tmp_path, r"cannot fetch mkg_y: http\S+/train2id.txt does not exist")
-
-    def test_refusing(self, mirror: Mirror, tmp_path: Path) -> None:
-        mirror.status[TRAIN] = 503
-        self.refused(tmp_path, r"train2id.txt answers 503")
-
-    def test_broken_off(self, mirror: Mirror, tmp_path: Path) -> None:
-        mirror.declared[TRAIN] = len(mirror.bodies[TRAIN])
-        mirror.bodies[TRAIN] = mirror.bodies[TRAIN][:5]
-        self.refused(tmp_path, r"train2id.txt (is truncated, 5 of 14 bytes came|broke off after \d bytes)")
-
-    def test_short(self, mirror: Mirror, tmp_path: Path) -> None:
-        mirror.bodies[TRAIN] = mirror.bodies[TRAIN][:5]
-        self.refused(tmp_path, r"train2id.txt is truncated, 5 of 14 bytes came")
-
-    def test_altered(self, mirror: Mirror, tmp_path: Path) -> None:
-        mirror.bodies[TRAIN] = mirror.bodies[TRAIN].replace(b"1 2 0", b"1 0 0")
-        self.refused(tmp_path, r"train2id.txt was altered")
-
-    def test_longer(self, mirror: Mirror, tmp_path: Path) -> None:
-        mirror.bodies[TRAIN] += b"\n" * 5_000_000
-        self.refused(tmp_path, r"train2id.txt was altered")
 
     def test_no_web_address(self, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NSBENCH_MIRROR", "somewhere")

@@ -26,11 +26,17 @@ def make(kge="distmult", *settings, fusion="adamf", batch=16, width=8, sampler="
     return made
 
 
-def drawn(made, count=16):
+def drawn(made, rows=range(0, 48, 3)):
     """Positives, the view that sample was given, and its blocks."""
-    positives = made.graph.positives(torch.arange(0, 3 * count, 3))
+    positives = made.graph.positives(torch.tensor(list(rows)))
     view = made._view(Scoring(made.kge, made.fusion, made.graph), live=made.sampler.options.leak)
     return positives, view, made.sampler.sample(positives, view)
+
+
+def trained(made, number):
+    for _ in range(number):
+        made.step()
+    return made
 
 
 def generated(made, positives):

@@ -7,14 +7,9 @@ from hypothesis import strategies as st
 
 from nsbench.contracts.graph import TrainGraph
 from nsbench.samplers.bernoulli import head_probability
-from nsbench.testing.rules import assert_contract, check_sampler, toy
+from nsbench.testing.rules import check_sampler, toy
 
 TRIPLE = st.tuples(st.integers(0, 7), st.integers(0, 2), st.integers(0, 7))
-
-
-@pytest.mark.parametrize("kge", ["transe", "distmult", "rotate"])
-def test_contract(kge):
-    assert_contract("bernoulli", kge, device="cpu")
 
 
 def test_the_battery_knows_that_it_chooses_the_side_itself():

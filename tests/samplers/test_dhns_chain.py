@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from nsbench.samplers.dhns import DHNS, levels
 from nsbench.samplers.parts.chain import both_ends
-from tests.samplers.dhns_cases import drawn, make
+from tests.samplers.dhns_cases import drawn, make, trained
 
 
 def test_level_maps():
@@ -143,8 +143,7 @@ def test_rows_do_not_meet(monkeypatch):
 
 def test_bf16_chain_is_within_three_per_cent(monkeypatch):
     made, c = make("distmult", width=32), conditions(width=32)
-    for _ in range(20):
-        made.step()
+    trained(made, 20)
     kept = []
     for dtype in (torch.float32, torch.bfloat16):
         monkeypatch.setattr(made.sampler, "_normal", Scripted())

@@ -11,7 +11,7 @@ from nsbench.contracts.scoring import Scoring
 from nsbench.samplers.parts.chain import both_ends
 from nsbench.testing.rules import toy
 from nsbench.training.losses import block_loss
-from tests.samplers.dhns_cases import KGES, drawn, generated, make
+from tests.samplers.dhns_cases import KGES, drawn, generated, make, trained
 
 
 def pulled(made):
@@ -107,13 +107,10 @@ def test_gradient_of_the_positive_term(fusion, reached):
 def test_without_generated_negatives_the_model_is_the_bases_bit_for_bit(kge, silent):
     plain, silenced = make(kge, sampler="uniform"), make(kge, silent)
     for made in (plain, silenced):
-        for _ in range(3):
-            made.step()
+        trained(made, 3)
     for name, x in plain.model_state().items():
         assert torch.equal(x, silenced.model_state()[name]), name
-    loud = make(kge)
-    for _ in range(3):
-        loud.step()
+    loud = trained(make(kge), 3)
     assert not torch.equal(loud.kge.entity, plain.kge.entity)
 
 
@@ -122,12 +119,8 @@ def test_with_the_leak_and_no_negatives_the_projections_still_learn():
     moved = {}
     for leak in (False, True):
         made = make("distmult", "sampler.variant=released", f"sampler.leak={leak}", "sampler.weight=0")
-        for _ in range(3):
-            made.step()
-        moved[leak] = made.model_state()
-    plain = make("distmult", sampler="uniform")
-    for _ in range(3):
-        plain.step()
+        moved[leak] = trained(made, 3).model_state()
+    plain = trained(make("distmult", sampler="uniform"), 3)
     assert all(torch.equal(x, moved[False][name]) for name, x in plain.model_state().items())
     assert not torch.equal(moved[True]["fusion.project.0.weight"], plain.model_state()["fusion.project.0.weight"])
 
@@ -229,41 +222,32 @@ def test_released_distmult_has_no_margins_in_effect():
     assert all((block.margin_shift == 0).all() for block in blocks[1:])
 
 
-def in_order(block, order):
-    """The same block with its slots in another order."""
-    made = block.generated
-    turned = Generated(made.vectors[:, :, order], made.slot_mask[:, order], joint=made.joint)
-    return dataclasses.replace(block, generated=turned)
+@pytest.mark.parametrize("variant", ["recommended", "released"])
+def test_the_order_of_slots_does_not_matter(variant):
+    made = make("distmult", f"sampler.variant={variant}")
+    positives, _, blocks = drawn(made)
+    block, generated = blocks[2], blocks[2].generated
+    assert generated.joint == ("score" if variant == "recommended" else "fuse")
+    order = [2, 0, 1]
+    turned = Generated(generated.vectors[:, :, order], generated.slot_mask[:, order], joint=generated.joint)
+    found = [made.scoring().block(positives, dataclasses.replace(block, generated=g))[1] for g in (generated, turned)]
+    assert torch.allclose(*found, atol=1e-5)
 
 
-def test_joint_mean_does_not_depend_on_the_order_of_slots_and_is_the_score_for_one():
+def test_joint_mean_is_over_the_slots_there_are_and_the_score_for_one():
     made = make()
     positives, _, blocks = drawn(made)
     scoring, block = made.scoring(), blocks[2]
-    assert block.generated.joint == "score"
-    order = torch.tensor([2, 0, 1])
-    turned = in_order(block, order)
-    expected = scoring.block(positives, block)[1]
-    assert torch.allclose(scoring.block(positives, turned)[1], expected, atol=1e-5)
     kept = scoring.vectors(positives.h) * made.kge.relation[positives.r]  # DistMult's query of the fused head
     by_hand = torch.einsum("bd,blsd->bls", kept, block.generated.vectors) * block.generated.slot_mask.unsqueeze(1)
-    assert torch.allclose(expected, by_hand.sum(2) / block.generated.slot_mask.sum(1, keepdim=True), atol=1e-5)
+    expected = by_hand.sum(2) / block.generated.slot_mask.sum(1, keepdim=True)
+    assert torch.allclose(scoring.block(positives, block)[1], expected, atol=1e-5)
     alone = make(fusion="none")
     positives, _, blocks = drawn(alone)
     assert blocks[2].generated.vectors.shape == (16, 4, 1, 8)
     structural = Negatives(blocks[2].side, generated=Generated(blocks[2].generated.vectors.squeeze(2)))
     scoring = alone.scoring()
     assert torch.allclose(scoring.block(positives, blocks[2])[1], scoring.block(positives, structural)[1])
-
-
-def test_fused_joint_does_not_depend_on_the_order_of_slots():
-    made = make("distmult", "sampler.variant=released")
-    positives, _, blocks = drawn(made)
-    block, order = blocks[2], torch.tensor([2, 0, 1])
-    assert block.generated.joint == "fuse"
-    turned = in_order(block, order)
-    scoring = made.scoring()
-    assert torch.allclose(scoring.block(positives, block)[1], scoring.block(positives, turned)[1], atol=1e-5)
 
 
 @pytest.mark.parametrize("chain", ["reverse", "forward", "gauss"])
@@ -278,8 +262,7 @@ def test_invalid_slots_do_not_matter(chain, monkeypatch):
             return torch.where(made.fusion.slot_mask(ids).unsqueeze(-1), slots(entity, ids), filling)
 
         monkeypatch.setattr(made.fusion, "slots", filled)
-        for _ in range(3):
-            made.step()
+        trained(made, 3)
         assert all(x.isfinite().all() for x in made.model_state().values() if x.is_floating_point())
         totals.append(made)
     assert totals[0].loss_sum.item() == totals[1].loss_sum.item()
@@ -288,7 +271,7 @@ def test_invalid_slots_do_not_matter(chain, monkeypatch):
 
 def test_both_ends_count_the_slots_that_both_have():
     made = make("distmult", "sampler.variant=released", "sampler.missing=mask")
-    positives, _, blocks = drawn(made, 43)
+    positives, _, blocks = drawn(made, range(0, 129, 3))
     mask = {ids: made.fusion.slot_mask(getattr(positives, ids)) for ids in "ht"}
     assert torch.equal(blocks[1].generated.slot_mask, mask["t"])  # a head is generated from the tail's slots
     assert torch.equal(blocks[2].generated.slot_mask, mask["h"])

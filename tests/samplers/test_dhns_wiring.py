@@ -1,36 +1,25 @@
 """DHNS from `sample` and the trainer's steps inward: that each part gets what docs/notes/dhns.md says it gets."""
 
 import dataclasses
+import functools
 import math
-import warnings
 
 import pytest
 import torch
 
-from nsbench.config.run import configure
-from nsbench.contracts.scoring import Scoring
 from nsbench.samplers.dhns import DHNS, LEVELS
 from nsbench.samplers.parts import chain as diffusion
 from nsbench.samplers.parts.chain import both_ends
 from nsbench.samplers.parts.denoiser import HIDDEN
-from nsbench.testing.rules import toy
-from nsbench.training.trainer import Trainer
+from tests.samplers import dhns_cases
+from tests.samplers.dhns_cases import drawn, trained
 
-
-def make(kge="distmult", *settings, fusion="none", batch=16):
-    values = [f"protocol.batch={batch}", "protocol.width=8", "protocol.negatives=4", "sampler.warmup=0"]
-    config = configure("dhns", kge, "toy", protocol="quick", fusion=fusion, settings=[*values, *settings])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # T = 20 is short for the released levels
-        made = Trainer(config, toy(features=fusion != "none"))
-    made.pretrain()
-    return made
+make = functools.partial(dhns_cases.make, fusion="none")
 
 
 def sampled(made, rows):
-    positives = made.graph.positives(torch.tensor(list(rows)))
-    view = made._view(Scoring(made.kge, made.fusion, made.graph), live=made.sampler.options.leak)
-    return positives, made.sampler.sample(positives, view)
+    positives, _, blocks = drawn(made, rows)
+    return positives, blocks
 
 
 def ends_of(made):
@@ -170,8 +159,7 @@ def test_the_schedule_that_is_asked_for_makes_the_noise(schedule, expected):
 def test_noise_is_added_at_every_step_but_the_last():
     """Eq. 3 with z = 0 for t = 1, after training: what states 0 and 1 are beyond the means given states 1 and 2."""
     made = make("distmult", "sampler.timesteps=10", "sampler.clip=0")
-    for _ in range(20):
-        made.step()
+    trained(made, 20)
     assert [level.state for level in made.sampler.levels] == [0, 1, 2, 5]
     c = torch.randn(2, 400, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -248,9 +236,7 @@ OTHER = {  # another value of each option
 
 
 def after_steps(kge, *settings):
-    made = make(kge, *settings, fusion="adamf")
-    for _ in range(3):
-        made.step()
+    made = trained(make(kge, *settings, fusion="adamf"), 3)
     return torch.cat([made.kge.entity.flatten(), *(p.flatten() for p in made.sampler.parameters())]).detach()
 
 

@@ -4,19 +4,9 @@ import pytest
 import torch
 
 from nsbench.samplers.igan import Generator
-from nsbench.testing.rules import assert_contract, toy
+from nsbench.testing.rules import toy
 
 TRIPLES = toy().train.tolist()
-
-
-@pytest.mark.parametrize("kge", ["transe", "distmult", "rotate"])
-def test_contract(kge):
-    assert_contract("igan", kge, device="cpu")
-
-
-@pytest.mark.parametrize("setting", ["variant=paper", "turns=step", "turns=none"])
-def test_contract_of_variants(setting):
-    assert_contract("igan", device="cpu", settings=[f"sampler.{setting}"])
 
 
 @pytest.fixture

@@ -6,21 +6,11 @@ import torch
 from nsbench.campaign.plan import dataset_of
 from nsbench.config.run import configure
 from nsbench.contracts.scoring import Scoring
-from nsbench.testing.rules import assert_contract, toy
+from nsbench.testing.rules import toy
 from nsbench.training.trainer import Trainer
 
 SHORT = "sampler.pretrain_epochs=10"
 TRIPLES = toy().train.tolist()
-
-
-@pytest.mark.parametrize("kge", ["transe", "distmult", "rotate"])
-def test_contract(kge):
-    assert_contract("kbgan", kge, device="cpu", settings=[SHORT])
-
-
-@pytest.mark.parametrize("variant", ["paper", "released"])
-def test_contract_of_variants(variant):
-    assert_contract("kbgan", device="cpu", settings=[SHORT, f"sampler.variant={variant}"])
 
 
 @pytest.fixture

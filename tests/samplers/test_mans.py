@@ -16,25 +16,11 @@ from nsbench.runs import inspection
 from nsbench.runs.runner import RunOptions
 from nsbench.samplers.bernoulli import head_probability
 from nsbench.samplers.mans import MANS, alike_classes, some_of, whole
-from nsbench.testing.rules import Watch, assert_contract, toy
+from nsbench.testing.rules import Watch, toy
 from nsbench.training.diagnostics import Diagnosis
 from nsbench.training.trainer import Trainer
 
 LETTERS = ("V", "T", "H", "A")
-
-
-@pytest.mark.parametrize("kge", ["transe", "distmult", "rotate"])
-def test_contract(kge):
-    assert_contract("mans", kge, fusion="two_view", device="cpu")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kge", ["transe", "distmult", "rotate"])
-@pytest.mark.parametrize("variant", ["recommended", "paper", "released"])
-@pytest.mark.parametrize("strategy", LETTERS)
-def test_contract_of_strategies_and_variants(kge, variant, strategy):
-    settings = [f"sampler.strategy={strategy}", f"sampler.variant={variant}"]
-    assert_contract("mans", kge, fusion="two_view", settings=settings, device="cpu")
 
 
 def full(data=None):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from scipy import stats
 
-from nsbench.config.run import configure
 from nsbench.contracts.graph import TrainGraph
 from nsbench.samplers import mmrns, parts
 from nsbench.samplers.mmrns import (
@@ -73,16 +72,6 @@ def test_without_any_answer_among_the_candidates_the_released_loss_is_0():
     assert loss == 0
     assert empty == 1
     assert not near.grad.any()
-
-
-def test_the_variants_are_what_they_say_10():
-    for variant, expected in (
-        ("paper", (0.005, 1.0, 0, False)),
-        ("recommended", (0.005, 1.0, 0, True)),
-        ("released", (0.01, 10.0, 1500, False)),
-    ):
-        o = configure("mmrns", "transe", "toy", settings=[f"sampler.variant={variant}"]).sampler_options
-        assert (o.beta, o.exploration, o.candidates, o.detach_kge) == expected
 
 
 def one_by_one(trainer, r, entity, view, bare=None):

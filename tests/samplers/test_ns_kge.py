@@ -11,7 +11,7 @@ from nsbench.errors import Misuse
 from nsbench.kge.models.distmult import DistMult
 from nsbench.registry import MODELS
 from nsbench.samplers.ns_kge import sum_of_squares
-from nsbench.testing.rules import assert_contract, registered
+from nsbench.testing.rules import registered
 
 E, R, D = 12, 5, 7
 TRIPLES = [(0, 0, 1), (0, 0, 2), (0, 0, 3), (5, 1, 1), (11, 1, 0), (7, 2, 7), (3, 3, 4), (6, 3, 4)]
@@ -51,14 +51,6 @@ def assert_same(ours, expected, parameters):
     assert ours.item() == pytest.approx(expected.item(), rel=1e-11)
     for a, b in zip(torch.autograd.grad(ours, parameters), torch.autograd.grad(expected, parameters)):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-13)
-
-
-def test_contract():
-    assert_contract("ns_kge", "distmult", device="cpu")
-
-
-def test_contract_of_the_paper():
-    assert_contract("ns_kge", "distmult", settings=["sampler.variant=paper"], device="cpu")
 
 
 def test_sum_of_squares_is_the_enumerated_one():

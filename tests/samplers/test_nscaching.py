@@ -7,7 +7,6 @@ import torch
 
 from nsbench.samplers.bernoulli import head_probability
 from nsbench.samplers.nscaching import distinct, last_occurrence, perturbed
-from nsbench.testing.rules import assert_contract, toy
 
 WIDE = 200  # entities; the toy has fewer than N1, where rows cannot be distinct
 TRIPLES = [(h, 0, 150) for h in range(100)] + [(0, 0, t) for t in range(30, 60)] + [(7, 1, 7), (199, 1, 0)]
@@ -54,19 +53,6 @@ def cache_scores(trainer):
 
 def copied_generator(trainer):
     return torch.Generator().set_state(trainer.view.rng.get_state())
-
-
-@pytest.mark.parametrize("kge", ["transe", "distmult", "rotate"])
-def test_contract(kge):
-    assert_contract("nscaching", kge, device="cpu")
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [["sampler.variant=paper"], ["sampler.variant=released"], ["sampler.update=drawn", "sampler.lazy=1", "sampler.tau=0"]],
-)
-def test_contract_of_the_options(settings):
-    assert_contract("nscaching", "distmult", settings=settings, device="cpu")
 
 
 # --- rows ---
@@ -205,17 +191,6 @@ def test_copies_of_a_query_in_a_batch_equal_the_update_by_its_last_copy(caching)
     assert last_occurrence(torch.tensor([4, 2, 4, 0, 2]), 6).tolist() == [2, 4, 2, 3, 4]
 
 
-def test_state_round_trips_and_one_seed_gives_one_cache(caching, draw):
-    one, other = caching(*SMALL), caching(*SMALL)
-    for _ in range(3):
-        draw(one, range(len(TRIPLES)))
-        draw(other, range(len(TRIPLES)))
-    assert torch.equal(one.sampler.cache, other.sampler.cache)
-    fresh = caching(*SMALL)
-    fresh.sampler.load_state_dict(one.sampler.state_dict())
-    assert torch.equal(fresh.sampler.cache, one.sampler.cache)
-
-
 # --- options and variants ---
 
 
@@ -267,18 +242,3 @@ def test_released_lets_an_entity_fill_several_slots(caching, draw):
     assert repeats(trainer.sampler.cache)
     assert positive_slots(trainer).any()
     assert not trainer.sampler.filtered
-
-
-def test_an_alternating_protocol_decides_the_side_of_every_variant(trainer_on):
-    triples = toy().train.tolist()
-    trainer = trainer_on("nscaching", triples, 40, 5, 4, "protocol.sides=alternate", "sampler.variant=paper")
-    trainer.pretrain()
-    for head in (True, False):
-        positives = trainer.graph.positives(torch.arange(7), torch.full((7,), head))
-        assert (trainer.sampler.sample(positives, trainer.view).side == head).all()
-
-
-def test_memory_is_four_bytes_a_slot(caching):
-    trainer = caching()
-    cache = trainer.sampler.state_dict()["cache"]
-    assert cache.numel() * cache.element_size() == 4 * 50 * (trainer.graph.num_keys + 1)

@@ -8,7 +8,6 @@ from scipy.stats import chisquare
 
 from nsbench.contracts.graph import TrainGraph
 from nsbench.samplers.sans import Adjacency, chained, k_hop
-from nsbench.testing.rules import assert_contract
 
 N = 9
 TRIPLES = st.lists(st.tuples(st.integers(0, N - 1), st.integers(0, 1), st.integers(0, N - 1)), min_size=1, max_size=14)
@@ -53,16 +52,6 @@ def prepared(trainer_on, *arguments):
     trainer = trainer_on("sans", *arguments)
     trainer.pretrain()
     return trainer
-
-
-@pytest.mark.parametrize("kge", ["transe", "distmult", "rotate"])
-def test_contract(kge):
-    assert_contract("sans", kge, device="cpu")
-
-
-@pytest.mark.parametrize("options", [["mode=rw"], ["variant=released", "omega=30"]])
-def test_contract_with_options(options):
-    assert_contract("sans", "transe", settings=[f"sampler.{option}" for option in options], device="cpu")
 
 
 @settings(max_examples=60, deadline=None)
