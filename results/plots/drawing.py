@@ -462,8 +462,8 @@ def _name_axes(axes: Sequence[Axes], x: str | None, y: str) -> None:
             other
             for other in axes
             if other.get_subplotspec().rowspan.start > place.rowspan.start  # type: ignore[union-attr]
-            and other.get_subplotspec().colspan == place.colspan
-        ]  # type: ignore[union-attr]
+            and other.get_subplotspec().colspan == place.colspan  # type: ignore[union-attr]
+        ]
         if x is not None and not below:
             ax.set_xlabel(x)
         if place.is_first_col():

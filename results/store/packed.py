@@ -84,7 +84,7 @@ def zipped(arrays: Mapping[str, NDArray]) -> bytes:
     import numpy as np
 
     stream = io.BytesIO()
-    np.savez_compressed(stream, **arrays)
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
     return stream.getvalue()
 
 
@@ -122,7 +122,8 @@ class Pack:
     """A packed store; each member is unpacked when it is first asked for. Misuse wherever it is damaged."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self._unpacked = path, {}
+        self.path = path
+        self._unpacked: dict[str, Any] = {}
         with self._sound():
             index = json.loads(self._member("index.json"))
             if index["nsbench runs"] != VERSION:

@@ -164,12 +164,12 @@ def ranks(run: Run | Mapping[str, Any] | str | Path) -> Ranks:
     file, pack = path / "ranks.npz", packed(path.parent)
     try:
         arrays = pack.arrays(path.name) if pack else unzipped(file, file.read_bytes())
-        stored = Ranks(*(arrays.get(name) for name in Ranks._fields))
+        stored = Ranks(*(arrays.get(name) for name in Ranks._fields))  # type: ignore[arg-type]
         count = len(stored.triples)
         shapes = [array.shape for array in stored[:3]]
     except (OSError, TypeError, AttributeError) as error:
         raise Misuse(f"{file} is damaged ({error}); delete {path} and run it again") from None
     if shapes != [(count, 2, 2), (count, 2), (count, 3)]:
         raise Misuse(f"{file} has arrays of shapes {', '.join(map(str, shapes))}; delete {path} and run it again")
-    kept = stored.seen is not None and stored.seen.shape == (count,)
-    return stored._replace(seen=stored.seen.astype(bool) if kept else None)
+    seen = stored.seen
+    return stored._replace(seen=seen.astype(bool) if seen is not None and seen.shape == (count,) else None)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nsbench.results.tables.cells import Cell, Style, Table
+from nsbench.results.tables.cells import Cell, Table
 
 
-def caption(table: Table, emphasis: Mapping[Style, str]) -> str:
+def caption(table: Table, emphasis: Mapping[str, str]) -> str:
     return table.caption + "".join(emphasis[style].format(text) for text, style in table.legend)
 
 
@@ -15,7 +15,7 @@ def marks(cell: Cell) -> str:
     return "".join(f"[{mark}]" if mark.isdigit() else mark for mark in cell.marks)
 
 
-def shown(cell: Cell, emphasis: Mapping[Style, str]) -> str:
+def shown(cell: Cell, emphasis: Mapping[str, str]) -> str:
     return " ".join(filter(None, [emphasis[cell.style].format(cell.value) + marks(cell), cell.spread]))
 
 
