@@ -49,6 +49,7 @@ def test_the_mask_leaves_the_gradient_right(toy_trainer):
 
 
 def test_the_second_relation_vector_serves_queries_for_the_tail():
+    torch.manual_seed(0)  # with one seed in ten no hidden unit is active, and nothing has a gradient
     generator = Generator(7, 3, 4)
     for head, used in ((True, 2), (False, 2 + 3)):
         generator.zero_grad()
