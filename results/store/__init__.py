@@ -7,16 +7,13 @@ from nsbench.results.store.reading import default_folder as default_folder
 from nsbench.results.store.reading import folders as folders
 from nsbench.results.store.reading import read as read
 from nsbench.results.store.reading import uncollected as uncollected
-from nsbench.results.store.run import CONFIG as CONFIG
 from nsbench.results.store.run import COST as COST
 from nsbench.results.store.run import ENV as ENV
 from nsbench.results.store.run import FIGURES as FIGURES
 from nsbench.results.store.run import METRICS as METRICS
 from nsbench.results.store.run import SETTINGS as SETTINGS
-from nsbench.results.store.run import Ranks as Ranks
 from nsbench.results.store.run import Run as Run
 from nsbench.results.store.run import config_value as config_value
-from nsbench.results.store.run import content as content
 from nsbench.results.store.run import events as events
 from nsbench.results.store.run import ranks as ranks
 from nsbench.results.store.selection import comparable as comparable

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from nsbench.errors import Misuse, RunFailed
 from nsbench.files import replacing
-from nsbench.results.store.packed import KEPT, LARGEST, packed, write
+from nsbench.results.store.packed import KEPT, packed, write
 from nsbench.results.store.reading import read
 from nsbench.results.store.run import content
 
@@ -44,8 +42,7 @@ def merge(archive: Path, folder: Path) -> Merged:
     Nothing but the known files of a run is taken, and only into folders of the store; a run that cannot be read is refused.
     """
     with _made(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".merge-") as scratch:
-        source = _unpacked(archive, Path(scratch)) if archive.is_file() and tarfile.is_tarfile(archive) else archive
-        found = read(source)
+        found = read(archive)
         refused = dict(found.skipped)
         if not found.runs and not refused:
             raise Misuse(f"{archive} holds no run; give an archive of `nsbench runs pack`, or a store's folder")
@@ -66,28 +63,6 @@ def merge(archive: Path, folder: Path) -> Merged:
             os.replace(ready, folder / path.name)  # whole or not at all
             added.append(path.name)
     return Merged(added, present, refused)
-
-
-def _unpacked(archive: Path, into: Path) -> Path:
-    """The runs of a .tar.gz, as earlier versions packed them, in a folder of their own."""
-    target = into / "unpacked"
-    target.mkdir()
-    try:
-        with tarfile.open(archive, "r:*") as tar:
-            for member in tar:
-                parts = PurePosixPath(member.name).parts
-                if len(parts) != 2 or parts[1] not in KEPT or parts[0] in ("", ".", "..") or not member.isfile():
-                    continue
-                if member.size > LARGEST:
-                    raise Misuse(f"{archive}: {member.name} claims {member.size} bytes; this is no packed store")
-                (target / parts[0]).mkdir(exist_ok=True)
-                content = tar.extractfile(member)
-                assert content is not None
-                with content, open(target / parts[0] / parts[1], "wb") as file:
-                    shutil.copyfileobj(content, file)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise Misuse(f"{archive} cannot be unpacked ({error}); pack the store again") from None
-    return target
 
 
 @contextlib.contextmanager
