@@ -13,30 +13,38 @@ from nsbench.contracts.setting import Need, NoOptions, Setting
 from nsbench.contracts.view import View
 
 
-class Sampler(nn.Module):
+class _Component(nn.Module):
+    """What samplers, objectives and auxiliary losses have in common."""
+
+    Options: type = NoOptions
+    requires: frozenset[Need] = frozenset()
+    version: int = 1  # raise it whenever behaviour changes; part of the run id
+
+    def __init__(self, setting: Setting, options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    @classmethod
+    def needs(cls, options: Any) -> frozenset[Need]:
+        """What a component with these options requires of the experiment."""
+        return cls.requires
+
+
+class Sampler(_Component):
     """Draws negatives. A plugin writes `sample`; everything else has a default.
 
     Caches are buffers and learnables are parameters, so devices and checkpoints take care of themselves; optimisers and
     scalars of your own go through `get_extra_state` / `set_extra_state`. Random numbers come from `view.rng` alone.
     """
 
-    Options: type = NoOptions
     variants: Mapping[str, Mapping[str, Any]] = {}  # variant -> option values; "recommended" is the defaults
-    requires: frozenset[Need] = frozenset()
     coupled: bool = False  # True, or Need.LIVE: feedback joins the model's loss, one backward, all optimisers step
     filtered: bool = True  # False: may return known training positives (paper variants say so)
     reads_features: bool = False  # True: uses features where there are any; Need.FEATURES refuses to do without
-    version: int = 1  # raise it whenever behaviour changes; part of the run id
 
     def __init__(self, setting: Setting, options: Any) -> None:
-        super().__init__()
+        super().__init__(setting, options)
         self.k = setting.negatives
-        self.options = options
-
-    @classmethod
-    def needs(cls, options: Any) -> frozenset[Need]:
-        """What a sampler with these options requires of the experiment."""
-        return cls.requires
 
     def sample(self, positives: Positives, view: View) -> Negatives | list[Negatives]:
         """Negatives for the batch: one block or several. May step an optimiser of the sampler's own."""
@@ -66,43 +74,20 @@ class Sampler(nn.Module):
         return {}
 
 
-class Objective(nn.Module):
+class Objective(_Component):
     """Replaces sampling: a loss of its own over the positives (NS-KGE, 1-vs-all). Chosen like a sampler."""
 
-    Options: type = NoOptions
     variants: Mapping[str, Mapping[str, Any]] = {}
-    requires: frozenset[Need] = frozenset()
-    version: int = 1
-
-    def __init__(self, setting: Setting, options: Any) -> None:
-        super().__init__()
-        self.options = options
-
-    @classmethod
-    def needs(cls, options: Any) -> frozenset[Need]:
-        """What an objective with these options requires of the experiment."""
-        return cls.requires
 
     def loss(self, positives: Positives, scoring: Scoring, view: View) -> Tensor:
         """The step's loss, a scalar with gradients into the model."""
         raise NotImplementedError
 
 
-class Auxiliary(nn.Module):
+class Auxiliary(_Component):
     """An extra loss that can be added to any sampler: `--set aux.NAME=weight`."""
 
-    Options: type = NoOptions
     requires: frozenset[Need] = frozenset({Need.LIVE})
-    version: int = 1
-
-    def __init__(self, setting: Setting, options: Any) -> None:
-        super().__init__()
-        self.options = options
-
-    @classmethod
-    def needs(cls, options: Any) -> frozenset[Need]:
-        """What an auxiliary loss with these options requires of the experiment."""
-        return cls.requires
 
     def loss(self, positives: Positives, view: View) -> Tensor:
         """A scalar; the view is live, gradients reach the model and the auxiliary's own parameters."""
