@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 
 from nsbench.errors import Misuse
+from nsbench.files import cache_folder
 from nsbench.kernels.eager import Formula
+from nsbench.machine import cpu_facts
 
 Choice = Literal["auto", "native", "eager"]
 
@@ -91,7 +93,7 @@ def _compiled() -> ctypes.CDLL | str:
         return "no C++ compiler found"
     stamp = os.stat(compiler)
     key = repr((SOURCE.read_bytes(), FLAGS, os.path.realpath(compiler), stamp.st_size, stamp.st_mtime_ns, _cpu()))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nsbench"
+    cache = cache_folder()
     library = cache / f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     try:
         if not library.exists():
@@ -110,11 +112,8 @@ def _compiled() -> ctypes.CDLL | str:
 
 def _cpu() -> str:
     """What -march=native depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part")))
+    facts = [text for name, text in cpu_facts().items() if name in ("model name", "flags", "Features", "CPU part")]
+    return "\n".join(facts) or f"{platform.machine()} {platform.processor()}"
 
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
