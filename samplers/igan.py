@@ -103,11 +103,6 @@ class IGAN(Sampler):
         reward = torch.tanh(s_neg - s_pos.view(len(s_neg), -1) + self.options.margin)
         return reinforce_loss(self.advantage(reward, negatives.valid), negatives.log_q, negatives.valid)
 
-    def _size(self, setting: Setting) -> int:
-        """N d + 2 R d + (2d + 1) d + (d + 1) N."""
-        n, d = setting.graph.num_entities, self.options.width
-        return n * d + 2 * setting.graph.num_relations * d + (2 * d + 1) * d + (d + 1) * n
-
     def logits(self, positives: Positives, side: Tensor, view: View) -> Tensor:
         """[B, N] for the end that side [B] names; -inf for known answers, unless every entity is one."""
         logits = self.generator(positives.anchor(side), positives.r, side)

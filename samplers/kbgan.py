@@ -112,11 +112,6 @@ class KBGAN(Sampler):
                 break
         self.generator.load_state_dict(kept)
 
-    def _size(self, setting: Setting) -> int:
-        """Parameters of the generator."""
-        graph, model, width = setting.graph, MODELS.get(self.options.generator), self.options.width
-        return graph.num_entities * model.entity_width(width) + graph.num_relations * model.relation_width(width)
-
     def _propose(self, positives: Positives, side: Tensor, view: View) -> tuple[Tensor, Tensor]:
         candidates = self._draw(positives.key(side), self.candidates, view)  # [B, N_s]
         chosen, log_q = choose(self.scores(positives, side, candidates, view) / self.options.tau, self.k, view.rng)

@@ -50,13 +50,11 @@ class Costs:
         for folder in run_folders(store):
             if folder.complete:
                 with contextlib.suppress(Misuse, KeyError, TypeError, AttributeError):  # damaged: `status` says so
-                    self._learn_from(folder.result(), device, threads)
-
-    def _learn_from(self, result: Mapping[str, Any], device: str | None, threads: int | None) -> None:
-        env = result["env"]
-        alike = threads in (None, env["threads"]) or not env["device"].startswith("cpu")
-        if device in (None, env["device"]) and alike:
-            self.learn(result)
+                    result = folder.result()
+                    env = result["env"]
+                    alike = threads in (None, env["threads"]) or not env["device"].startswith("cpu")
+                    if device in (None, env["device"]) and alike:
+                        self.learn(result)
 
     def learn(self, result: Mapping[str, Any]) -> None:
         """Take in what a result.json says."""

@@ -22,7 +22,7 @@ import math
 import pickle
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -260,7 +260,9 @@ def _refused(case: Case, need: Need) -> None:
         with contextlib.ExitStack() as stack:
             if need in (Need.QUERY, Need.GRAM):
                 stack.enter_context(registered(MODELS, "poor", Poor))
-                dataclasses.replace(case, kge="poor", settings=_without_kge(case.settings)).config()
+                dataclasses.replace(
+                    case, kge="poor", settings=tuple(s for s in case.settings if not s.startswith("kge."))
+                ).config()
             elif need is Need.VIEWS:
                 dataclasses.replace(case, fusion="none").config()
             elif need is Need.SIDE:
@@ -288,10 +290,19 @@ def long_run(case: Case, report: Report) -> None:
     finally:
         for rule, words in watch.faults.items():
             report.fail(rule, words)
-    _check_learning(before, _probe(watch.trainer))
+    after = _probe(watch.trainer)
+    if not after > before:  # nan too
+        raise Broken(
+            "learning",
+            f"positives score above uniform negatives in {after:.0%} of cases after training, "
+            f"in {before:.0%} before; check the signs of weight, coef and the loss",
+        )
     if case.is_objective:
         return
-    _check_both_ends_replaced(watch, report)
+    sides = torch.cat([block.side.flatten() for step in watch.steps for block in step.blocks])
+    if sides.all() or not sides.any():
+        end = "tail" if sides.all() else "head"
+        report.fail("sides", f"the {end} is never replaced; use view.draw_side")
     ids = [
         x[block.valid] if block.valid is not None else x for s in watch.steps for block in s.blocks for x in block.all_ids
     ]
@@ -302,22 +313,6 @@ def long_run(case: Case, report: Report) -> None:
     for entity in (0, watch.trainer.graph.num_entities - 1):
         if not (drawn == entity).any():
             raise Broken("ends", f"entity {entity} was never drawn in {len(drawn)} draws; check the ends of the range")
-
-
-def _check_learning(before: float, after: float) -> None:
-    if not after > before:  # nan too
-        raise Broken(
-            "learning",
-            f"positives score above uniform negatives in {after:.0%} of cases after training, "
-            f"in {before:.0%} before; check the signs of weight, coef and the loss",
-        )
-
-
-def _check_both_ends_replaced(watch: Watch, report: Report) -> None:
-    sides = torch.cat([block.side.flatten() for step in watch.steps for block in step.blocks])
-    if sides.all() or not sides.any():
-        end = "tail" if sides.all() else "head"
-        report.fail("sides", f"the {end} is never replaced; use view.draw_side")
 
 
 def _probe(trainer: Trainer) -> float:
@@ -459,7 +454,3 @@ OBJECTIVE_CHECKS = [
     (evaluation, "evaluation"),
     *SHARED_CHECKS,
 ]
-
-
-def _without_kge(settings: Iterable[str]) -> tuple[str, ...]:
-    return tuple(s for s in settings if not s.startswith("kge."))
