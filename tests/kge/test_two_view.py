@@ -85,6 +85,16 @@ def test_the_second_view_is_the_image_or_the_first_by_name_or_the_one_asked_for(
         fusion_of(toy(), modality="image")
 
 
+@pytest.mark.parametrize("names", [("text", "audio"), ("audio", "text")])
+def test_the_second_view_is_the_first_by_name(names):
+    features = {"audio": torch.ones(40, 3), "text": torch.ones(40, 4)}
+    everyone = torch.ones(40, dtype=torch.bool)
+    data = with_features({name: features[name] for name in names}, dict.fromkeys(names, everyone))
+    fusion = fusion_of(data)
+    assert list(fusion.views(torch.zeros(toy().num_entities, 5))) == ["structure", "audio"]
+    assert fusion.phi.shape == (40, 3)
+
+
 def test_it_offers_views_alone():
     assert TwoView.provides == {Need.VIEWS}
     with pytest.raises(Misuse, match="has several views; use --fusion none or adamf"):
