@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from nsbench.campaign.plan import carry_out
+from nsbench.config.run import configure
 from nsbench.contracts import Generated, Negatives, missing_needs
 from nsbench.contracts.scoring import Scoring
 from nsbench.kge.fusions.adamf import AdaMF, pooled
 from nsbench.registry import MODELS, SAMPLERS
+from nsbench.runs.runner import RunOptions
 from nsbench.testing.rules import assert_contract, toy
 from nsbench.training.evaluation import Ranking
 from nsbench.training.losses import block_loss
@@ -401,3 +404,16 @@ def test_the_battery_on_a_gpu(kge):
     on_cpu, on_gpu = (trainer_for(kge=kge, device=device) for device in ("cpu", "cuda"))
     tables = [trainer.scoring().tables["fused"].cpu() for trainer in (on_cpu, on_gpu)]
     torch.testing.assert_close(*tables, atol=1e-5, rtol=1e-4)
+
+
+def test_features_change_the_run_and_its_identity(tmp_path):
+    """And without any modality it is the structural model."""
+    sizes = ["protocol.steps=20", "protocol.validate_every=20", "protocol.width=8", "protocol.batch=64"]
+    runs = []
+    for fusion, features in (("adamf", "auto"), ("adamf", "none"), ("none", "auto")):
+        how = {"protocol": "quick", "fusion": fusion, "features": features, "settings": sizes}
+        runs.append(carry_out(configure("uniform", "transe", "planted:small", **how), tmp_path, RunOptions(device="cpu")))
+    featured, bare, structural = runs
+    assert featured.record["config"]["modalities"] == ["image", "text"]
+    assert len({run.folder for run in runs}) == 3
+    assert bare.test == structural.test != featured.test
