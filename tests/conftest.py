@@ -55,3 +55,17 @@ def command(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         return Outcome(int(stop.value.code or 0), printed.out, printed.err)
 
     return call
+
+
+@pytest.fixture
+def public_graph() -> Callable[[str], object]:
+    """`public_graph("mkg_y")`: the released split, where its files are at hand."""
+    from nsbench.datasets import places
+    from nsbench.datasets.loading import load_dataset
+
+    def load(name: str) -> object:
+        if places.place(name).find(*places.TRIPLE_FILES) is None:
+            pytest.skip(f"{name} is not on this machine; set NSBENCH_DATA or put it in ../shared/data")
+        return load_dataset(name, split="released", features="none")
+
+    return load

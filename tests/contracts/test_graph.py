@@ -148,13 +148,8 @@ FACTS = {  # docs/notes/classic_samplers.md 0.2: K_hr, K_rt, most tails, most he
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", FACTS)
-def test_facts_of_the_real_datasets(name):
-    from nsbench.datasets import places
-    from nsbench.datasets.loading import load_dataset
-
-    if places.place(name).find(*places.TRIPLE_FILES) is None:
-        pytest.skip(f"{name} is not on this machine; set NSBENCH_DATA or put it in ../shared/data")
-    data = load_dataset(name, split="released", features="none")
+def test_facts_of_the_real_datasets(name, public_graph):
+    data = public_graph(name)
     graph = TrainGraph(data.train, data.num_entities, data.num_relations)
     k_hr, k_rt, most_tails, most_heads, tail_chance, head_chance = FACTS[name]
     assert graph.num_tail_keys == k_hr

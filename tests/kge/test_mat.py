@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -13,34 +14,26 @@ from nsbench.config.run import configure
 from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
 from nsbench.kge.auxiliaries.mat import NOISE
-from nsbench.registry import AUXILIARIES
-from nsbench.testing.rules import assert_contract, toy
+from nsbench.testing.rules import assert_contract
 from nsbench.training.seeds import generator
-from nsbench.training.trainer import Trainer
+from tests.kge.fusions import steps, trainer_of
 
 MODEL_NAMES = ("transe", "distmult", "rotate")
 WIDTH, MARGIN = 4, 3.0
 
 
-def trainer_for(*settings, kge="transe", weight=0.5, seed=0, data=None):
-    values = [
-        "protocol.width=4",
-        "protocol.batch=8",
-        "protocol.negatives=4",
-        "protocol.steps=60",
-        "protocol.margin=3",
-        "protocol.regularizer=0",
-        "protocol.subsampling=false",
-        f"aux.mat={weight}",
-        *settings,
-    ]
-    config = configure("uniform", kge, "toy", protocol="quick", fusion="adamf", seed=seed, settings=values)
-    return Trainer(config, data or toy(features=True))
+SETTINGS = (
+    "protocol.width=4",
+    "protocol.batch=8",
+    "protocol.margin=3",
+    "protocol.regularizer=0",
+    "protocol.subsampling=false",
+)
+plain = functools.partial(trainer_of, *SETTINGS, fusion="adamf")
 
 
-def steps(trainer, number):
-    for _ in range(number):
-        trainer.step()
+def trainer_for(*settings, weight=0.5, **how):
+    return plain(f"aux.mat={weight}", *settings, **how)
 
 
 def view_of(trainer, rng=0):
@@ -210,21 +203,10 @@ def test_generators_learn_to_pass_for_true():
 def test_weight_zero_leaves_the_model_as_it_is_without():
     """And its noise is not the sampler's: `mu` = 0, as the released scripts have it, is plain adamf, bit for bit."""
     with_mat = trainer_for(weight=0)
-    values = [
-        "protocol.width=4",
-        "protocol.batch=8",
-        "protocol.negatives=4",
-        "protocol.steps=60",
-        "protocol.margin=3",
-        "protocol.regularizer=0",
-        "protocol.subsampling=false",
-    ]
-    plain = Trainer(
-        configure("uniform", "transe", "toy", protocol="quick", fusion="adamf", settings=values), toy(features=True)
-    )
+    without = plain()
     steps(with_mat, 10)
-    steps(plain, 10)
-    one, other = with_mat.model_state(), plain.model_state()
+    steps(without, 10)
+    one, other = with_mat.model_state(), without.model_state()
     assert all(torch.equal(one[name], other[name]) for name in other)
     assert with_mat.auxiliaries["mat"].adam.state_dict()["state"]  # yet the generators learn
     moved = trainer_for(weight=0.5)
@@ -254,7 +236,6 @@ def test_the_battery(sampler, kge):
 
 
 def test_what_it_needs_is_asked_for():
-    assert AUXILIARIES.get("mat").Options().temperature == 0
     with pytest.raises(Misuse, match="auxiliary loss 'mat' needs a fusion with a slot per modality, which 'none' is not"):
         configure("uniform", "transe", "planted:small", settings=["aux.mat=0.1"])
     config = configure("uniform", "transe", "planted:small", fusion="adamf", features="none", settings=["aux.mat=0.1"])

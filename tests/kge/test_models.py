@@ -11,6 +11,7 @@ import torch
 from nsbench.contracts import Setting
 from nsbench.errors import Misuse
 from nsbench.kge.fusions.none import NoFusion
+from nsbench.kge.models.rotate import RotatE
 from nsbench.options import build_options
 from nsbench.registry import FUSIONS, MODELS
 
@@ -145,3 +146,25 @@ def test_no_fusion_is_the_structural_vector():
     assert torch.equal(fusion.fuse(slots, mask), entity[ids])
     (grad,) = torch.autograd.grad(slots.sum(), entity)
     assert grad[:, 0].tolist() == [1, 2, 1] + [0] * (N - 3)
+
+
+def wide_rotate(seed, phase):
+    options = build_options(RotatE.Options, {"phase": phase}, "kge")
+    return RotatE(9, 40, 30, 3.0, options, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("phase", ["scaled", "radians"])
+def test_phases_start_all_around_the_circle(phase):
+    radians = wide_rotate(0, phase).export()["relation"]
+    assert radians.abs().max() <= math.pi * (1 + 1e-5)
+    counts = torch.histc(radians, 6, -math.pi, math.pi)
+    assert (counts - 200).abs().max() < 5 * 200**0.5
+
+
+@pytest.mark.parametrize("phase", ["scaled", "radians"])
+def test_a_saved_model_comes_back_as_it_was(phase):
+    saved, other = wide_rotate(0, phase), wide_rotate(1, phase)
+    assert not torch.allclose(saved.relation, other.relation)
+    other.restore(saved.export())
+    assert torch.allclose(saved.relation, other.relation)
+    assert torch.equal(saved.entity, other.entity)

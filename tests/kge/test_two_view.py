@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import functools
-import io
 
 import numpy as np
 import pytest
 import torch
 
 from nsbench.contracts import Need
-from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
 from nsbench.kge.fusions.two_view import TwoView, chosen
-from nsbench.registry import FUSIONS
 from nsbench.testing.rules import assert_contract, toy
 from tests.kge.fusions import made, same, steps, trainer_of, with_features
 
@@ -88,8 +85,17 @@ def test_the_second_view_is_the_image_or_the_first_by_name_or_the_one_asked_for(
         fusion_of(toy(), modality="image")
 
 
-def test_it_is_registered_and_offers_views_alone():
-    assert FUSIONS.get("two_view") is TwoView
+@pytest.mark.parametrize("names", [("text", "audio"), ("audio", "text")])
+def test_the_second_view_is_the_first_by_name(names):
+    features = {"audio": torch.ones(40, 3), "text": torch.ones(40, 4)}
+    everyone = torch.ones(40, dtype=torch.bool)
+    data = with_features({name: features[name] for name in names}, dict.fromkeys(names, everyone))
+    fusion = fusion_of(data)
+    assert list(fusion.views(torch.zeros(toy().num_entities, 5))) == ["structure", "audio"]
+    assert fusion.phi.shape == (40, 3)
+
+
+def test_it_offers_views_alone():
     assert TwoView.provides == {Need.VIEWS}
     with pytest.raises(Misuse, match="has several views; use --fusion none or adamf"):
         steps(trainer_for(sampler="dhns"), 1)
@@ -152,29 +158,6 @@ def test_gradients_of_an_entity_reach_its_structure_and_the_map_if_it_has_the_fe
         to_entity, to_map = torch.autograd.grad(tables["image"][e].sum(), (entity, fusion.project.weight))
         assert to_entity[e].eq(0 if has else 1).all()
         assert to_map.any().item() is has
-
-
-def test_a_reloaded_run_goes_on_as_it_would_have():
-    whole = trainer_for()
-    steps(whole, 4)
-    file = io.BytesIO()
-    torch.save(whole.state_dict(), file)
-    file.seek(0)
-    other = trainer_for()
-    other.load_state_dict(torch.load(file, weights_only=True))
-    for trainer in (whole, other):
-        steps(trainer, 4)
-    assert same(whole.model_state(), other.model_state())
-
-
-def test_the_tables_are_computed_once_per_step(monkeypatch):
-    trainer, calls = trainer_for(sampler="mans"), []
-    views = trainer.fusion.views
-    monkeypatch.setattr(trainer.fusion, "views", lambda entity: calls.append(1) or views(entity))
-    steps(trainer, 3)
-    assert len(calls) == 3
-    Scoring(trainer.kge, trainer.fusion, trainer.graph).detached()
-    assert len(calls) == 4
 
 
 def test_the_battery():

@@ -4,11 +4,7 @@ import torch
 
 from nsbench.config.run import configure
 from nsbench.contracts.scoring import Scoring
-from nsbench.samplers.mmrns import (
-    Component,
-    Others,
-    Tape,
-)
+from nsbench.samplers.mmrns import Component, Others, Tape
 from nsbench.training.trainer import Trainer
 
 SIZES = ("width=6", "batch=16", "negatives=3")

@@ -1,5 +1,6 @@
 """docs/notes/classic_samplers.md, section 6, Tests. REINFORCE itself is tested in test_reinforce.py."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -49,7 +50,7 @@ def test_the_mask_leaves_the_gradient_right(toy_trainer):
 
 
 def test_the_second_relation_vector_serves_queries_for_the_tail():
-    torch.manual_seed(0)  # with one seed in ten no hidden unit is active, and nothing has a gradient
+    torch.manual_seed(3)  # of four hidden units some are on
     generator = Generator(7, 3, 4)
     for head, used in ((True, 2), (False, 2 + 3)):
         generator.zero_grad()
@@ -146,3 +147,16 @@ def test_paper_draws_known_facts_and_subtracts_nothing(toy_trainer):
         assert known.any().item() is hits
         assert trainer.sampler.filtered is not hits
         assert trainer.sampler.advantage(reward, None)[0].tolist() == pytest.approx(advantage)
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_the_generator_of_igan_is_a_network_with_one_rectified_layer(head):
+    torch.manual_seed(3)
+    generator = Generator(6, 2, 4)
+    weights = {name: x.detach().double().numpy() for name, x in generator.named_parameters()}
+    x = np.concatenate([weights["entity.weight"][5], weights["relation.weight"][1 if head else 3]])
+    hidden = np.maximum(weights["hidden.weight"] @ x + weights["hidden.bias"], 0)
+    assert 0 < (hidden > 0).sum() < 4  # the rectifier matters
+    wanted = weights["out.weight"] @ hidden + weights["out.bias"]
+    found = generator(torch.tensor([5]), torch.tensor([1]), torch.tensor([head]))
+    np.testing.assert_allclose(found[0].detach().numpy(), wanted, atol=1e-6)

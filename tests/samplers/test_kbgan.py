@@ -172,3 +172,32 @@ def test_variants_pay_differently(toy_trainer):
     assert first["recommended"] == [[pytest.approx(-1.0), pytest.approx(1.0)]]  # over the deviation, 2
     assert first["paper"] == [[-2.0, 2.0]]
     assert first["released"] == [[100.0, 104.0]]  # nothing is subtracted in the first pass
+
+
+def test_what_is_held_out_is_never_learnt_and_every_step_learns_of_its_own_batch_alone(toy_trainer, monkeypatch):
+    trainer = toy_trainer("sampler.pretrain_epochs=3", "sampler.patience=9")
+    sampler = trainer.sampler
+    quiz, mistake, asked, leftovers = sampler._quiz, sampler._mistake, [], []
+
+    def watched(*x):
+        if torch.is_grad_enabled():
+            leftovers.extend(p.grad for p in sampler.generator.parameters() if p.grad is not None)
+        return mistake(*x)
+
+    monkeypatch.setattr(sampler, "_quiz", lambda rows, view: asked.append(rows.tolist()) or quiz(rows, view))
+    monkeypatch.setattr(sampler, "_mistake", watched)
+    trainer.pretrain()
+    held_out, *batches = asked
+    assert len(held_out) == len(TRIPLES) // 20
+    learnt = [row for row in range(len(TRIPLES)) if row not in held_out]
+    assert sorted(row for batch in batches for row in batch) == sorted(3 * learnt)
+    assert not any(x.any() for x in leftovers)
+
+
+def test_the_released_baseline_is_the_mean_reward_of_the_pass_before(toy_trainer):
+    trainer = toy_trainer("sampler.variant=released", "sampler.pretrain_epochs=0")  # a batch is a pass
+    paid, feedback = [], trainer.sampler.feedback
+    trainer.sampler.feedback = lambda block, s_pos, s_neg: paid.append(s_neg.mean().item()) or feedback(block, s_pos, s_neg)
+    for step in range(3):
+        trainer.step()
+        assert trainer.sampler.advantage.mean.item() == pytest.approx(paid[step - 1] if step else 0.0, rel=1e-5)

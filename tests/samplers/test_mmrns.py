@@ -7,14 +7,7 @@ import torch
 
 from nsbench.config.run import configure
 from nsbench.samplers import mmrns
-from nsbench.samplers.mmrns import (
-    Component,
-    Structure,
-    Tape,
-    contrast,
-    mixture,
-    per_row,
-)
+from nsbench.samplers.mmrns import Component, Structure, Tape, contrast, mixture, per_row
 from tests.samplers.mmrns_cases import no_others, similarities, step_of
 
 

@@ -8,17 +8,7 @@ from scipy import stats
 
 from nsbench.contracts.graph import TrainGraph
 from nsbench.samplers import mmrns, parts
-from nsbench.samplers.mmrns import (
-    Answers,
-    Component,
-    Groups,
-    Others,
-    Structure,
-    Tape,
-    contrast,
-    per_row,
-    pooled,
-)
+from nsbench.samplers.mmrns import Answers, Component, Groups, Others, Structure, Tape, contrast, per_row, pooled
 from tests.samplers.mmrns_cases import similarities, step_of, tape_of
 
 

@@ -9,12 +9,7 @@ from scipy import stats
 from nsbench.contracts import Need
 from nsbench.errors import Misuse
 from nsbench.samplers import mmrns
-from nsbench.samplers.mmrns import (
-    StraightThrough,
-    exploration,
-    gumbel_draws,
-    mixture,
-)
+from nsbench.samplers.mmrns import StraightThrough, exploration, gumbel_draws, mixture
 from tests.samplers.mmrns_cases import components_of, step_of
 
 

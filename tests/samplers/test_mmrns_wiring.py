@@ -10,20 +10,18 @@ import pytest
 import torch
 from scipy import stats
 
-from nsbench.config.run import configure
 from nsbench.contracts.scoring import Scoring
 from nsbench.samplers import mmrns
 from nsbench.samplers.mmrns import MMRNS
 from nsbench.testing.rules import toy
-from nsbench.training.trainer import Trainer
+from tests.samplers.mmrns_cases import trainer_on
 
 SHARP = ("sampler.candidates=40", "sampler.exploration=1e-3")
 
 
 def make(*settings, features=False, saturated=False, negatives=3):
-    values = [f"protocol.negatives={negatives}", "protocol.width=6", "protocol.batch=16", "sampler.candidates=8"]
-    config = configure("mmrns", "distmult", "toy", protocol="quick", settings=[*values, *settings])
-    made = Trainer(config, toy(features=features, saturated=saturated))
+    sizes = (f"negatives={negatives}", "width=6", "batch=16")
+    made = trainer_on(toy(features=features, saturated=saturated), "sampler.candidates=8", *settings, protocol=sizes)
     with torch.no_grad():
         made.kge.entity.mul_(3)
         made.kge.relation.mul_(3)

@@ -128,3 +128,9 @@ def test_a_foreign_model_with_another_closed_form_is_refused(trainer_on):
         trainer.kge = Other(E, R, 4, 1.0, Other.Options(), torch.Generator())
         with pytest.raises(Misuse, match="DistMult alone"):
             loss_of(trainer, range(8))
+
+
+def test_the_balance_of_ns_kge_counts_a_fact_once(trainer_on):
+    facts = [(0, 0, 1), (1, 0, 2), (2, 1, 0)]
+    for copies in (1, 4):
+        assert trainer_on("ns_kge", facts * copies, 5, 2, 4).sampler.c_negative == pytest.approx(3 / (5 * 2 * 5))

@@ -242,3 +242,13 @@ def test_released_lets_an_entity_fill_several_slots(caching, draw):
     assert repeats(trainer.sampler.cache)
     assert positive_slots(trainer).any()
     assert not trainer.sampler.filtered
+
+
+def test_an_unfiltered_cache_starts_with_known_answers_too(trainer_on):
+    triples = [(0, 0, t) for t in range(60)] + [(1, 1, 2)]
+    for variant, some in (("paper", True), ("recommended", False)):
+        trainer = trainer_on("nscaching", triples, 120, 2, 4, f"sampler.variant={variant}")
+        trainer.pretrain()
+        row = trainer.sampler.cache[trainer.graph.key_tail[0]]  # of (0, 0, ?)
+        assert bool((row < 60).any()) is some
+        assert len(set(row.tolist())) == 50

@@ -4,7 +4,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from nsbench.contracts.graph import TrainGraph
 from nsbench.samplers.bernoulli import head_probability
+from nsbench.samplers.pseudo_typed import typed_sets
 from nsbench.testing.rules import toy
 
 TOY = toy().train.tolist()
@@ -113,15 +115,8 @@ FACTS = {  # section 10: training slots with nothing left, tail and head; 0.2: k
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", FACTS)
-def test_fallback_counts_of_the_real_datasets(name):
-    from nsbench.contracts.graph import TrainGraph
-    from nsbench.datasets import places
-    from nsbench.datasets.loading import load_dataset
-    from nsbench.samplers.pseudo_typed import typed_sets
-
-    if places.place(name).find(*places.TRIPLE_FILES) is None:
-        pytest.skip(f"{name} is not on this machine; set NSBENCH_DATA or put it in ../shared/data")
-    data = load_dataset(name, split="released", features="none")
+def test_fallback_counts_of_the_real_datasets(name, public_graph):
+    data = public_graph(name)
     graph = TrainGraph(data.train, data.num_entities, data.num_relations)
     allowed = typed_sets(graph, filtered=True)
     tail, head, members = FACTS[name]

@@ -122,3 +122,9 @@ def test_normalised_advantages_do_not_depend_on_the_scale_of_scores():
         a, b = small(reward, None), large(1000 * reward + 5000, None)
     assert torch.allclose(a, b, atol=1e-2)
     assert 0.8 < a.std().item() < 1.2
+
+
+def test_normalised_advantages_are_right_from_the_first_batches_on():
+    advantage = Advantage("running", normalise=True)
+    for _ in range(5):  # the mean is 7, the deviation from it 2
+        assert advantage(torch.tensor([[5.0, 9.0]]), None).tolist() == [[pytest.approx(-1.0), pytest.approx(1.0)]]

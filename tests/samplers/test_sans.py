@@ -193,13 +193,8 @@ FACTS = {
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "mkg_y")) for n in FACTS])
-def test_row_sizes_of_the_real_datasets(name, trainer_on):
-    from nsbench.datasets import places
-    from nsbench.datasets.loading import load_dataset
-
-    if places.place(name).find(*places.TRIPLE_FILES) is None:
-        pytest.skip(f"{name} is not on this machine; set NSBENCH_DATA or put it in ../shared/data")
-    data = load_dataset(name, split="released", features="none")
+def test_row_sizes_of_the_real_datasets(name, trainer_on, public_graph):
+    data = public_graph(name)
     entries, mean, median, anchor_median, tail_below, head_below, tail_one, head_one, tail_none = FACTS[name]
     trainer = prepared(trainer_on, data.train.tolist(), data.num_entities, data.num_relations, 4, "sampler.variant=paper")
     sampler, graph = trainer.sampler, trainer.graph
