@@ -138,9 +138,8 @@ def test_between_the_check_and_the_rename_a_successor_comes(tmp_path: Path, monk
 
 def test_the_heartbeat_goes_on_and_says_how_far_the_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim, "BEAT_SECONDS", 0.02)
-    before, began = threading.active_count(), time.time()
-    mine = Claim(tmp_path)
-    assert threading.active_count() == before + 1
+    began, mine = time.time(), Claim(tmp_path)
+    (heartbeat,) = [thread for thread in threading.enumerate() if thread.name == f"heartbeat {tmp_path.name}"]
     mine.note({"stage": "training", "step": 30, "steps": 400, "seconds_left": 12.5, "loss": 0.5, "valid_mrr": None})
     os.utime(mine.path, (0, 0))
     deadline = time.monotonic() + 60
@@ -149,9 +148,8 @@ def test_the_heartbeat_goes_on_and_says_how_far_the_run_is(tmp_path: Path, monke
     assert held.progress == {"stage": "training", "step": 30, "steps": 400, "seconds_left": 12.5}
     assert began - 1 < held.beat < time.time() + 1  # clocks of file systems are coarse
     mine.release()
-    while threading.active_count() > before:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    heartbeat.join(60)
+    assert not heartbeat.is_alive()
     assert not (tmp_path / "claim").exists()  # a late heartbeat does not bring it back
 
 
