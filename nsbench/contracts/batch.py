@@ -60,6 +60,7 @@ class Generated:
     slot_mask: Tensor | None = None  # bool [B, S] with vectors [B, K, S, D]
     anchors: Tensor | None = None  # shape of `vectors`: replaces the kept end too
     joint: Literal["score", "fuse"] = "score"  # slots: mean of the slots' scores, or score of the fused vector
+    truth: Tensor | None = None  # [B, D] or [B, S, D]: the replaced entity in the same form, for diagnostics alone
 
     def check(self) -> None:
         """As Negatives.check."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -45,6 +45,15 @@ class Sampler(_Component):
     def __init__(self, setting: Setting, options: Any) -> None:
         super().__init__(setting, options)
         self.k = setting.negatives
+
+    @classmethod
+    def reads(cls, options: Any, features: Sequence[str], slots: Sequence[str]) -> tuple[list[str], str]:
+        """What of an entity decides which negatives are drawn: `structure` and modalities, none where neither does; and
+        what the method is to be called where that is less than its paper has (`w/o MMC`), else "".
+
+        features: the dataset's modalities; slots: those of them that the fusion keeps in slots of their own.
+        """
+        return [], ""
 
     def sample(self, positives: Positives, view: View) -> Negatives | list[Negatives]:
         """Negatives for the batch: one block or several. May step an optimiser of the sampler's own."""
