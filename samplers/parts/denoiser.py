@@ -1,6 +1,6 @@
 """The conditional denoiser of DHNS, eps_hat(x_t, t, C), in the two forms that exist. Registers nothing.
 
-`paper` (Niu and Zhang, DASFAA 2025, Eq. 10): LayerNorm(W2 relu(W1 [x; p_t; c] + b1) + b2), p_t sinusoidal, sines and
+`printed` (Niu and Zhang, DASFAA 2025, Eq. 10): LayerNorm(W2 relu(W1 [x; p_t; c] + b1) + b2), p_t sinusoidal, sines and
 cosines interleaved, base 1000 as printed. Depth, hidden width (4 D) and ReLU are the released code's; the paper is silent.
 
 `released` (the authors' CEDenoiserBlock): W3 (W2 LN(relu(W1 LN([x; p_t; c]) + b1)) + b2) + b3, where p_t is a two-layer
@@ -42,7 +42,7 @@ class Condition:
     square: Tensor
 
 
-class PaperDenoiser(nn.Module):
+class PrintedDenoiser(nn.Module):
     """Eq. 10: normalised after the perceptron."""
 
     dtype: torch.dtype | None = None  # see `precision`
@@ -55,19 +55,19 @@ class PaperDenoiser(nn.Module):
         self.register_buffer("sinusoids", interleaved(steps, width), persistent=False)  # [T, D]
         self.sinusoids: Tensor
 
-    def fold(self) -> FoldedPaper:
+    def fold(self) -> FoldedPrinted:
         """The same function with everything that depends on t alone computed; differentiable in the parameters."""
         dtype = precision(self)
         wx, wp, wc = self.first.weight.chunk(3, dim=1)
         time = F.linear(self.sinusoids, wp, self.first.bias)
-        return FoldedPaper(
+        return FoldedPrinted(
             wx.t().to(dtype), wc.t().to(dtype), time, self.second.weight.t().to(dtype), self.second.bias, self.norm
         )
 
 
 @dataclass(frozen=True)
-class FoldedPaper:
-    """See `PaperDenoiser.fold`."""
+class FoldedPrinted:
+    """See `PrintedDenoiser.fold`."""
 
     x_in: Tensor  # [D, 4 D]
     c_in: Tensor  # [D, 4 D]
@@ -167,15 +167,15 @@ class FoldedReleased:
         return hidden, (length.square() / hidden.shape[1] - mean.square() + EPS * variance).rsqrt()
 
 
-Denoiser = PaperDenoiser | ReleasedDenoiser
-Folded = FoldedPaper | FoldedReleased
+Denoiser = PrintedDenoiser | ReleasedDenoiser
+Folded = FoldedPrinted | FoldedReleased
 
 
 def denoiser(form: str, width: int, steps: int, dtype: torch.dtype | None = None) -> Denoiser:
-    """form is `paper` or `released`; width D must be even, for sines and cosines come in pairs; dtype: see `precision`."""
+    """form is `printed` or `released`; width D must be even, for sines and cosines come in pairs; dtype: see `precision`."""
     if width % 2:
         raise Misuse(f"the diffusion denoiser needs entity vectors of even width, not {width}; set protocol.width")
-    made = PaperDenoiser(width, steps) if form == "paper" else ReleasedDenoiser(width, steps)
+    made = PrintedDenoiser(width, steps) if form == "printed" else ReleasedDenoiser(width, steps)
     made.dtype = dtype
     return made
 
