@@ -20,8 +20,8 @@ hardness there is comes from eq. 10 (docs/notes/mmrns.md 1.7).
 
 Variants. `paper` has the paper's sizes, and its gradients reach the model. `recommended` keeps the sampler's gradients off
 the model's vectors (`detach_kge`). Otherwise the sampler is a regulariser as well, and no table could tell which of the two
-helps. `released` is the authors' code (nsbench.samplers.parts.mmrns_released) with the sizes that it starts with: 1500
-candidates, eps_0 10, beta 0.01, learning rate 1e-3. Its README has the same, but a learning rate of 1e-4.
+helps. `released` is the authors' code (nsbench.samplers.parts.mmrns_released) with its default sizes: 1500 candidates, eps_0
+10, beta 0.01, learning rate 1e-3. The command in its README has the same, but a learning rate of 1e-4.
 
 The others are `recommended` with a part left out. The paper's Fig. 6: `wo_kca` (a linear map of the tokens in place of
 eqs. 2-6), `wo_css` (no eq. 10), `wo_rel` (no rho in eqs. 4-7). Ours: `structure` compares entities by the model's vectors
@@ -34,8 +34,8 @@ Departures of `paper` from the paper, which `recommended` shares.
                  would cancel the relation's gate.
     eqs. 2-4     A single modality is read by itself: cross-modal attention becomes self-attention. Of three or more, each
                  is read by all the others.
-    eqs. 5, 7, 9 A replaced head has the same rho as a replaced tail, not that of an inverse relation; what tells the sides
-                 apart is f, the score by the model's query for heads.
+    eqs. 5, 7, 9 A replaced head has the same rho as a replaced tail, not that of an inverse relation; f is the score by the
+                 model's query for heads.
     eq. 6        A linear map makes of the matrix E the vector that eq. 8 compares. The paper has no such step, its code has.
     eq. 7        With a fusion, e is the fused vector, which holds features too.
     eq. 10       A row has at most 16 known answers, the true one among them; MKG-W has queries with 3533.
