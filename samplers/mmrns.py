@@ -25,8 +25,9 @@ helps. `released` is the authors' code (nsbench.samplers.parts.mmrns_released) w
 
 The others are `recommended` with a part left out. The paper's Fig. 6: `wo_kca` (a linear map of the tokens in place of
 eqs. 2-6), `wo_css` (no eq. 10), `wo_rel` (no rho in eqs. 4-7). Ours: `structure` compares entities by the model's vectors
-alone, `features` by their features alone; who has none is drawn by nobody then, and draws uniformly. `untrained` and the
-other two of that name never learn: the layers of eqs. 1-7 stay random, and only the model's vectors change.
+alone, `features` by their features alone (in place of an entity that has none all candidates are equally likely; in place of
+another, those that have none are never drawn). `untrained` and the other two of that name never learn: the layers of
+eqs. 1-7 stay random, and only the model's vectors change.
 
 Departures of `paper` from the paper, which `recommended` shares.
 
