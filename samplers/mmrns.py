@@ -2,8 +2,7 @@
 
 A sampler that learns which entities resemble the replaced one, in what they look like, say and stand for:
 
-    eqs. 1-6   z_m(rho, e), modality m of entity e seen through relation rho: nsbench.samplers.parts.attention
-    eq. 7      z_s(rho, e) = e . sigmoid([rho; e] W + b), from the model's own vectors
+    eqs. 1-7   z_m(rho, e), modality m (or structure) of entity e seen through relation rho: nsbench.samplers.parts.attention
     eq. 8      s_m(b, c) = cosine of z_m(rho_b, x_b) and z_m(rho_b, c); x_b is the entity that is replaced
     eq. 12     p_b = mean over m of softmax over C (s_m(b, .) / eps), C a tenth of the entities, drawn afresh every step
     eq. 15     eps = eps_0 / (1 + ln step)
@@ -11,7 +10,7 @@ A sampler that learns which entities resemble the replaced one, in what they loo
                the model's loss back into p, as if a negative were sum_c y_c e_c (`Negatives.delta`)
     eq. 9      w = softmax(alpha f) over the K negatives by the model's scores f, 1/n for all other entities
     eq. 10     l_m(b) = -log( sum over known answers of w e^s / sum over the others of w e^s )
-    eqs. 11,14 loss = the model's + beta x the mean of l over components and rows
+    eqs. 11,14 loss = the model's + beta x the mean of l over components and rows: nsbench.samplers.parts.contrast
 
 No z depends on the kept end of a triple, so candidates are seen once through each relation of the batch, not once per row
 (docs/notes/mmrns.md 4.4): memory and work fall with rows / relations.
@@ -19,115 +18,135 @@ No z depends on the kept end of a triple, so candidates are seen once through ea
 By minimising the model's loss through y the sampler turns to easy negatives, for which `feedback` = -1 is the opposite; what
 hardness there is comes from eq. 10 (docs/notes/mmrns.md 1.7).
 
-Any modalities serve, pooled or in tokens; without one, structure decides alone. An entity that lacks a modality has no share
-in that component, as answer or as candidate.
+Variants. `paper` has the paper's sizes, and its gradients reach the model. `recommended` keeps the sampler's gradients off
+the model's vectors (`detach_kge`). Otherwise the sampler is a regulariser as well, and no table could tell which of the two
+helps. `released` is the authors' code (nsbench.samplers.parts.mmrns_released) with its default sizes: 1500 candidates, eps_0
+10, beta 0.01, learning rate 1e-3. The command in its README has the same, but a learning rate of 1e-4.
 
-Departures from the paper. `recommended` keeps the sampler's gradients off the model's vectors (`detach_kge`): otherwise it
-is a regulariser as well, and no table could tell which of the two helps. The mask has probability 0, the paper's almost 0.
-The numerator of eq. 10 has at most 16 answers of a row (MKG-W has queries with 3533), the true one among them. At least 2 K
-candidates, for graphs of toy size. A row that leaves fewer than K candidates to draw gets invalid negatives. Where the
-protocol draws a side per negative, a row takes its first. Pooled features become four learned tokens.
+The others are `recommended` with a part left out. The paper's Fig. 6: `wo_kca` (a linear map of the tokens in place of
+eqs. 2-6), `wo_css` (no eq. 10), `wo_rel` (no rho in eqs. 4-7). Ours: `structure` compares entities by the model's vectors
+alone, `features` by their features alone (in place of an entity that has none all candidates are equally likely; in place of
+another, those that have none are never drawn). `untrained` and the other two of that name never learn: the layers of
+eqs. 1-7 stay random, and only the model's vectors change.
 
-Variants. `paper`: gradients reach the model. `released`, the authors' code: that; 1500 candidates, eps_0 10, beta 0.01; a
-hidden layer in eq. 7; constant norms in eq. 8; the anchor's relation-free visual branch not normalised; in eq. 10 weight p/N
-for a negative and 1/N for others, known answers only among C, sums over the batch before the logarithm; missing features as
-zeros, so that all entities that lack a modality are alike in it.
+Departures of `paper` from the paper, which `recommended` shares.
+
+    eq. 1        Features that are one vector per entity become four tokens by a learned map. With one token the layer norm
+                 would cancel the relation's gate.
+    eqs. 2-4     A single modality is read by itself: cross-modal attention becomes self-attention. Of three or more, each
+                 is read by all the others.
+    eqs. 5, 7, 9 A replaced head has the same rho as a replaced tail, not that of an inverse relation; f is the score by the
+                 model's query for heads.
+    eq. 6        A linear map makes of the matrix E the vector that eq. 8 compares. The paper has no such step, its code has.
+    eq. 7        With a fusion, e is the fused vector, which holds features too.
+    eq. 10       A row has at most 16 known answers, the true one among them; MKG-W has queries with 3533.
+    eqs. 10, 12  An entity that lacks a modality has no share in that component, as answer or as candidate. The mean goes
+                 over the components that remain. Without any features structure decides alone.
+    eq. 12       C holds at most MOST_CANDIDATES entities, because memory grows with it, and at least 2 K, for small graphs.
+    eq. 13       The mask is 0, the paper's almost 0. A row that leaves fewer than K candidates gets invalid negatives.
+    sides        Where the protocol draws a side per negative, a row takes its first.
+
+The paper leaves open how hard y is, and its temperature: a negative is the drawn entity, y acts in the gradient alone, and
+the temperature is 1, all as released.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nsbench.contracts import Need, Negatives, Positives, Sampler, Setting, View
 from nsbench.errors import Misuse
 from nsbench.registry import SAMPLERS, option
-from nsbench.samplers.parts.attention import NEVER, SLOPE, CrossModalAttention, Tokens
-from nsbench.samplers.parts.contrast import Answers, Component, Others, Tape, contrast, per_row, pooled, size_of
+from nsbench.samplers.parts import mmrns_released as released
+from nsbench.samplers.parts.attention import NEVER, CrossModalAttention, Structure, Tokens
+from nsbench.samplers.parts.contrast import Answers, Component, Others, Tape, contrast, cosine, size_of
 
 ALPHA = 0.5  # of eq. 9
 WIDTH = 50  # of a token and of z, as released
-HIDDEN = 100  # of eq. 7's second layer, as released
-DELTA = 1e-10  # keeps eq. 8 finite, as released
+MOST_ANSWERS = 16  # of a row in eq. 10
+MOST_CANDIDATES = 4096  # unless the option `candidates` says more
 TILE = 16  # most rows that share one product with the candidates
-VISUAL = ("image", "visual")  # names of the modality that `bare_anchor` is about
 
 
 @SAMPLERS.register("mmrns")
 class MMRNS(Sampler):
+    version = 2
     coupled = True
     reads_features = True
     requires = frozenset({Need.ONE_VIEW})
 
     @dataclass(frozen=True)
     class Options:
-        candidates: int = option(0, "N, entities to choose from, drawn per step; 0: a tenth of all", minimum=0)
+        candidates: int = option(0, "N, entities to choose from, drawn per step; 0: a tenth of all, at most 4096", minimum=0)
         exploration: float = option(
             1.0, "eps_0: the larger, the longer draws are nearly uniform", minimum=1e-6, search=(1.0, 3.0, 5.0, 10.0)
         )
-        beta: float = option(
-            0.005, "weight of the contrastive loss; 0: the ablation w/o CSS", minimum=0, search=(0.003, 0.005, 0.01, 0.1)
-        )
+        beta: float = option(0.005, "weight of the contrastive loss", minimum=0, search=(0.003, 0.005, 0.01, 0.1))
         learning_rate: float = option(1e-4, "the sampler's learning rate", minimum=0, search=(5e-5, 1e-4))
         feedback: int = option(1, "the model's loss reaches the sampler with this factor", choices=(1, 0, -1))
         detach_kge: bool = option(True, "the sampler's gradients stop short of the model's vectors")
-        attention: bool = option(True, "False: the ablation w/o KCA, a linear map of a modality's tokens")
-        relation: bool = option(True, "False: the ablation w/o Rel, no relation in eqs. 4-7")
-        pooled_tokens: int = option(4, "learned tokens per pooled modality; 1: no gate can act", minimum=1)
-        missing: str = option("mask", "a missing modality has no share, or is a vector of zeros", choices=("mask", "zero"))
-        positives: int = option(16, "most answers of a row in eq. 10; 0: those among the candidates", minimum=0)
-        weights: str = option("paper", "in the contrast, eq. 9: the paper's, or p/N and 1/N", choices=("paper", "product"))
-        pool: str = option("row", "one logarithm per row in eq. 10, or one per batch", choices=("row", "batch"))
-        structure_layers: int = option(1, "affine layers of eq. 7", choices=(1, 2))
-        constant_norms: bool = option(False, "no gradient through the norms of eq. 8")
-        bare_anchor: bool = option(False, "leave out the layer norm of the anchor's relation-free visual branch")
+        attention: bool = option(True, "False: a linear map of a modality's tokens in place of eqs. 2-6")
+        relation: bool = option(True, "False: no relation in eqs. 4-7")
+        components: str = option(
+            "all", "the similarities of eqs. 10 and 12 that are used", choices=("all", "structure", "features")
+        )
+        code: str = option(
+            "paper", "the paper's equations, or what the authors' code makes of them", choices=("paper", "released")
+        )
 
     variants = {
-        "paper": {"detach_kge": False},
+        "paper": {"detach_kge": False, "candidates": 0, "exploration": 1.0, "beta": 0.005, "learning_rate": 1e-4},
         "released": {
+            "code": "released",
             "detach_kge": False,
             "candidates": 1500,
             "exploration": 10.0,
             "beta": 0.01,
-            "structure_layers": 2,
-            "constant_norms": True,
-            "bare_anchor": True,
-            "weights": "product",
-            "pool": "batch",
-            "positives": 0,
-            "missing": "zero",
+            "learning_rate": 1e-3,
         },
+        "wo_kca": {"attention": False},
+        "wo_css": {"beta": 0.0},
+        "wo_rel": {"relation": False},
+        "structure": {"components": "structure"},
+        "features": {"components": "features"},
+        "untrained": {"beta": 0.0, "feedback": 0},
+        "structure_untrained": {"components": "structure", "beta": 0.0, "feedback": 0},
+        "features_untrained": {"components": "features", "beta": 0.0, "feedback": 0},
     }
 
     def __init__(self, setting: Setting, options: Options) -> None:
         super().__init__(setting, options)
-        self.num_entities = n = setting.graph.num_entities
-        self.candidates = min(n, options.candidates or max(-(-n // 10), 2 * self.k))
+        self.num_entities = setting.graph.num_entities
+        self.candidates = number_of_candidates(options.candidates, self.num_entities, self.k)
         if self.candidates < self.k:
             raise Misuse(f"mmrns cannot draw {self.k} of {self.candidates} candidates; raise sampler.candidates")
-        shapes = {m: tuple(x.shape[1:]) for m, x in setting.features.items()}
+        self.released = options.code == "released"
+        features = {} if options.components == "structure" else setting.features
         self.attention = CrossModalAttention(
-            shapes,
+            {m: tuple(x.shape[1:]) for m, x in features.items()},
             setting.relation_width,
             WIDTH,
             WIDTH,
-            pooled_tokens=options.pooled_tokens,
             attend=options.attention,
             gated=options.relation,
         )
-        self.structure = Structure(
-            setting.entity_width, setting.relation_width if options.relation else 0, options.structure_layers
-        )
-        self.bare = next((m for m in VISUAL if m in shapes), None) if options.bare_anchor else None
+        structure = released.HiddenStructure if self.released else Structure
+        relation_width = setting.relation_width if options.relation else 0
+        used = options.components != "features"
+        self.structure = structure(setting.entity_width, relation_width) if used else None
+        self.bare = released.bare(features) if self.released else None
+        self.cosine = released.cosine if self.released else cosine
+        self.contrast = released.contrast if self.released else contrast
         self.answers = Answers(setting.graph)
-        for m, x in setting.features.items():
-            if options.missing == "mask" and x.dim() == 3:
+        for m, x in features.items():
+            if x.dim() == 3 and not self.released:
                 # Where all of it is missing the tokens stay: to a partner that is there they are a learned query.
                 valid = (x != 0).any(2) | ~setting.present[m].unsqueeze(1)
                 self.register_buffer(f"valid_{m}", None if valid.all() else valid, persistent=False)
@@ -140,7 +159,16 @@ class MMRNS(Sampler):
 
     @classmethod
     def needs(cls, options: Options) -> frozenset[Need]:
-        return cls.requires if options.detach_kge else cls.requires | {Need.LIVE}
+        live = set() if options.detach_kge else {Need.LIVE}
+        return cls.requires | live | ({Need.FEATURES} if options.components == "features" else set())
+
+    @classmethod
+    def reads(cls, options: Options, features: Sequence[str], slots: Sequence[str]) -> tuple[list[str], str]:
+        """`structure` stands for the model's vectors; with a fusion they hold features too, whatever `components` says."""
+        if options.components == "features":
+            return list(features), "features only"
+        used = [] if options.components == "structure" else list(features)
+        return ["structure", *used], {0: "structure only", 1: "1 modality"}.get(len(used), "")
 
     def param_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         return [{"params": list(self.parameters()), "lr": self.options.learning_rate}]
@@ -153,7 +181,7 @@ class MMRNS(Sampler):
         key, answer = positives.key(side), positives.answer(side)
         candidates = torch.randperm(self.num_entities, generator=view.rng, device=view.device)[: self.candidates]
         known = view.graph.answers(key).index_select(1, candidates)  # [B, N]
-        more = options.positives - 1 if options.beta > 0 and options.positives else 0
+        more = MOST_ANSWERS - 1 if options.beta > 0 and not self.released else 0
         others = self.answers.others(key, answer, more, view.rng)
 
         ids = torch.cat([candidates, answer, others.entity])
@@ -175,14 +203,12 @@ class MMRNS(Sampler):
         options: Any = self.options
         assert negatives.valid is not None
         p = (ALPHA * s_neg).masked_fill(~negatives.valid, NEVER).softmax(1) * negatives.valid
-        unit = 1 / (self.candidates if options.weights == "product" else self.num_entities)
-        pairs = contrast(negatives.tape, p * unit if options.weights == "product" else p, unit, options.positives > 0)
-        loss, empty = pooled(pairs) if options.pool == "batch" else per_row(pairs)
+        loss, empty = self.contrast(negatives.tape, p, self.num_entities)
         self.empty += empty
         return options.beta * loss
 
     def components(self, ids: Tensor, vectors: Tensor, r: Tensor, others: Others, view: View) -> list[Component]:
-        """Eq. 8 for structure and each modality; ids and vectors are of the candidates, the answers, and their others."""
+        """Eq. 8 for each component in use; ids and vectors are of the candidates, the answers, and their others."""
         sizes = [self.candidates, len(r), len(others.entity)]
         groups = Groups(r, view.graph.num_relations)
         rho = view.relations(torch.cat([groups.relation, r]))
@@ -191,14 +217,16 @@ class MMRNS(Sampler):
 
         def compared(seen: Tensor, anchor: Tensor, other: Tensor, has: Tensor | None) -> Component:
             """From seen [tiles, N, width], anchor [B, width], other [M, width], and which ids have the modality."""
-            near = groups.rows(self._cosine(groups.tiles(anchor), seen))
-            own = self._cosine(anchor.unsqueeze(1), anchor.unsqueeze(1)).flatten()
-            answered = self._cosine(anchor.index_select(0, others.row).unsqueeze(1), other.unsqueeze(1)).flatten()
+            near = groups.rows(self.cosine(groups.tiles(anchor), seen))
+            own = self.cosine(anchor.unsqueeze(1), anchor.unsqueeze(1)).flatten()
+            answered = self.cosine(anchor.index_select(0, others.row).unsqueeze(1), other.unsqueeze(1)).flatten()
             return Component(near, own, answered, *([None] * 3 if has is None else has.split(sizes)))
 
-        candidate, anchor, other = vectors.split(sizes)
-        seen = self.structure(candidate.unsqueeze(0), rho_q.index_select(0, groups.of_tile).unsqueeze(1))
-        found = [compared(seen, self.structure(anchor, rho_b), self.structure(other, rho_o), None)]
+        found = []
+        if self.structure is not None:
+            candidate, anchor, other = vectors.split(sizes)
+            seen = self.structure(candidate.unsqueeze(0), rho_q.index_select(0, groups.of_tile).unsqueeze(1))
+            found.append(compared(seen, self.structure(anchor, rho_b), self.structure(other, rho_o), None))
 
         tokens = {m: self._tokens(m, ids, view) for m in self.attention.names}
         at = [slice(0, sizes[0]), slice(sizes[0], sizes[0] + sizes[1]), slice(sizes[0] + sizes[1], None)]
@@ -208,7 +236,7 @@ class MMRNS(Sampler):
         rest = self.attention.pairs(of_others, rho_o)
         for m in self.attention.names:
             seen = grid[m].index_select(1, groups.of_tile).transpose(0, 1)
-            has = view.present[m].index_select(0, ids) if self.options.missing == "mask" else None
+            has = None if self.released else view.present[m].index_select(0, ids)
             found.append(compared(seen, anchors[m], rest[m], has))
         return found
 
@@ -222,37 +250,15 @@ class MMRNS(Sampler):
         valid = getattr(self, f"valid_{m}", None)
         return self.attention.tokens(m, features.float(), present, None if valid is None else valid.index_select(0, ids))
 
-    def _cosine(self, x: Tensor, y: Tensor) -> Tensor:
-        """[..., n, m] of x [..., n, width] and y [..., m, width]."""
-        norms = x.norm(dim=-1).unsqueeze(-1) * y.norm(dim=-1).unsqueeze(-2) + DELTA
-        return x @ y.transpose(-1, -2) / (norms.detach() if self.options.constant_norms else norms)
-
     def _count(self, log_p: Tensor, free: Tensor) -> None:
         self.steps += 1
         self.entropy += -(log_p.exp() * log_p).sum(1).mean() / math.log(max(log_p.shape[1], 2))
         self.invalid += (~free).double().mean()
 
 
-class Structure(nn.Module):
-    """Eq. 7, and with two layers the released code's version of it."""
-
-    def __init__(self, entity_width: int, relation_width: int, layers: int) -> None:
-        super().__init__()
-        self.relation_width = relation_width  # 0: no relation
-        self.first = nn.Linear(relation_width + entity_width, entity_width if layers == 1 else HIDDEN)
-        self.second = nn.Linear(HIDDEN, entity_width) if layers == 2 else None
-        for linear in (self.first, self.second):
-            if linear is not None:
-                nn.init.xavier_normal_(linear.weight)
-
-    def forward(self, e: Tensor, r: Tensor) -> Tensor:
-        """[..., D] of e [..., D] and r [..., Dr], broadcast: the first layer meets each of them once, not each pair."""
-        with_r, with_e = self.first.weight.split([self.relation_width, e.shape[-1]], dim=1)
-        x = F.linear(e, with_e, self.first.bias)
-        x = x + (F.linear(r, with_r) if self.relation_width else torch.zeros_like(r[..., :1]))
-        if self.second is not None:
-            x = self.second(F.leaky_relu(x, SLOPE))
-        return e * x.sigmoid()
+def number_of_candidates(asked: int, entities: int, k: int) -> int:
+    """N; asked = 0: a tenth of the entities, at most MOST_CANDIDATES and at least 2 K."""
+    return min(entities, asked or max(min(-(-entities // 10), MOST_CANDIDATES), 2 * k))
 
 
 def exploration(start: float, step: int) -> float:
@@ -261,7 +267,10 @@ def exploration(start: float, step: int) -> float:
 
 
 def mixture(components: list[Component], eps: float) -> Tensor:
-    """Eq. 12: log p [B, N], over the components that a row's true answer has, each over the candidates that have it."""
+    """Eq. 12: log p [B, N], over the components that a row's true answer has, each over the candidates that have it.
+
+    Uniform for a row whose answer has none, which can only be without structure.
+    """
     parts = []
     kept = torch.zeros_like(components[0].own)
     for c in components:
@@ -269,7 +278,8 @@ def mixture(components: list[Component], eps: float) -> Tensor:
         part = (logits if c.has_candidate is None else logits.masked_fill(~c.has_candidate, NEVER)).log_softmax(1)
         parts.append(part if c.has_anchor is None else part.masked_fill(~c.has_anchor.unsqueeze(1), NEVER))
         kept += 1 if c.has_anchor is None else c.has_anchor
-    return torch.stack(parts).logsumexp(0) - kept.log().unsqueeze(1)
+    log_p = torch.stack(parts).logsumexp(0) - kept.log().unsqueeze(1)
+    return log_p.where(kept.unsqueeze(1) > 0, -math.log(log_p.shape[1]))
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
-"""Knowledge-guided cross-modal attention (Xu et al., ACM MM 2022, eqs. 1-6), for `mmrns`. Registers nothing.
+"""Knowledge-guided cross-modal attention (Xu et al., ACM MM 2022, eqs. 1-7), for `mmrns`. Registers nothing.
 
-A vector z(rho, e) for an entity e and each of its modalities, seen through a relation rho. With I and T the projected image
-and text tokens of e, M = I T' their affinity and G a gate of the relation:
+A vector z(rho, e) for an entity e and each of its modalities, seen through a relation rho; eq. 7 is the same for structure.
+With I and T the projected image and text tokens of e, M = I T' their affinity and G a gate of the relation:
 
     eq. 1   I = phi(V W_i + b_i), T = phi(U W_t + b_t), phi = LeakyReLU
     eq. 5   G_i = sigmoid(rho W + b), G_t likewise, as large as M
@@ -15,7 +15,7 @@ Both halves are one formula, where a modality `m` is read by its partner `p` and
 (M . G) X_m. So three modalities need nothing new (partners side by side), and one alone is its own partner
 (docs/notes/mmrns.md 4.3). A padded token is read by nobody and reads nothing.
 
-Pooled features [N, F] become `pooled_tokens` learned tokens. One token would be the letter of the paper, but the layer norm
+Pooled features [N, F] become POOLED_TOKENS learned tokens. One token would be the letter of the paper, but the layer norm
 cancels its gate (docs/notes/mmrns.md 4.3).
 """
 
@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SLOPE = 0.1  # of LeakyReLU, as released
+POOLED_TOKENS = 4  # learned tokens of a pooled modality
 NEVER = -1e9  # added to a logit: probability 0 in float32, and no infinity to make nan of
 
 
@@ -61,7 +62,7 @@ class CrossModalAttention(nn.Module):
         width: int = 50,
         out: int = 50,
         *,
-        pooled_tokens: int = 4,
+        pooled_tokens: int = POOLED_TOKENS,
         attend: bool = True,
         gated: bool = True,
     ) -> None:
@@ -93,7 +94,7 @@ class CrossModalAttention(nn.Module):
     def pairs(self, tokens: Mapping[str, Tokens], r: Tensor, bare: str | None = None) -> dict[str, Tensor]:
         """m -> [n, out] for entity i seen through relation i, r [n, Dr]: the equations as they stand.
 
-        `bare` names a modality whose relation-free branch is not layer-normalised (a slip of the released code).
+        `bare` names a modality whose relation-free branch is not layer-normalised (nsbench.samplers.parts.mmrns_released).
         """
         if not self.attend:
             return self._plain(tokens)
@@ -156,6 +157,27 @@ class CrossModalAttention(nn.Module):
         """Eq. 5: [len(r), T_p, T_m]."""
         shape = (len(r), self.count[p], self.count[m])
         return self.gate[f"{m}|{p}"](r).sigmoid().view(shape) if self.gated else r.new_ones(shape)
+
+
+class Structure(nn.Module):
+    """Eq. 7: e . sigmoid([rho; e] W + b) for the model's own vectors; relation_width 0 leaves rho out."""
+
+    def __init__(self, entity_width: int, relation_width: int, hidden: int = 0) -> None:
+        super().__init__()
+        self.relation_width = relation_width
+        self.first = nn.Linear(relation_width + entity_width, hidden or entity_width)
+        nn.init.xavier_normal_(self.first.weight)
+
+    def forward(self, e: Tensor, r: Tensor) -> Tensor:
+        """[..., D] of e [..., D] and r [..., Dr], broadcast: the layer meets each of them once, not each pair."""
+        with_r, with_e = self.first.weight.split([self.relation_width, e.shape[-1]], dim=1)
+        x = F.linear(e, with_e, self.first.bias)
+        x = x + (F.linear(r, with_r) if self.relation_width else torch.zeros_like(r[..., :1]))
+        return e * self.logits(x).sigmoid()
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Of the first layer's output."""
+        return x
 
 
 def _squares(x: Tensor) -> Tensor:

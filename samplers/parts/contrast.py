@@ -1,4 +1,4 @@
-"""What MMRNS learns from (eqs. 10 and 11): known answers of a query in contrast to its negatives. Registers nothing."""
+"""What MMRNS learns from (eqs. 8 to 11): known answers of a query in contrast to its negatives. Registers nothing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from nsbench.contracts import TrainGraph
+
+DELTA = 1e-10  # keeps eq. 8 finite, as released
 
 
 @dataclass(eq=False)
@@ -39,51 +41,42 @@ class Tape:
     others: Others
 
 
-def contrast(tape: Tape, drawn: Tensor, unit: float, listed: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Eq. 10's two sums per component: of answers and of negatives, [B] each, and whether the row has the component.
+def cosine(x: Tensor, y: Tensor) -> Tensor:
+    """Eq. 8: [..., n, m] of x [..., n, width] and y [..., m, width]."""
+    norms = x.norm(dim=-1).unsqueeze(-1) * y.norm(dim=-1).unsqueeze(-2) + DELTA
+    return x @ y.transpose(-1, -2) / norms
 
-    drawn [B, K] are the weights of the drawn negatives, `unit` everyone else's. The answers are the listed ones, or those
-    among the candidates.
+
+def contrast(tape: Tape, p: Tensor, entities: int) -> tuple[Tensor, Tensor]:
+    """Eqs. 9 to 11: the mean over rows, of each the mean over its components; and the share of sums that are empty.
+
+    A drawn negative weighs its p [B, K], every other entity 1 / entities. A row without answers or negatives counts 0.
     """
-    known, index, others = tape.known, tape.index, tape.others
-    rest = ~known.scatter(1, index, True)
-    found = []
-    for c in tape.components:
-        e = c.near.exp() if c.has_candidate is None else c.near.exp() * c.has_candidate
-        negative = unit * (e * rest).sum(1) + (drawn * e.gather(1, index)).sum(1)
-        if listed:
-            other = c.other.exp() * (others.live if c.has_other is None else others.live & c.has_other)
-            answer = unit * c.own.exp().index_add(0, others.row, other)
-        else:
-            answer = unit * (e * known).sum(1)
-        found.append((answer, negative, torch.ones_like(known[:, 0]) if c.has_anchor is None else c.has_anchor))
-    return found
-
-
-def per_row(sums: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Eqs. 10 and 11 with the mean over rows, each the mean over its components; and the share of empty sums."""
+    unit, others = 1 / entities, tape.others
     loss, kept, empty = [], [], []
-    for answer, negative, has in sums:
+    for c, negative in zip(tape.components, of_negatives(tape, p, unit)):
+        other = c.other.exp() * (others.live if c.has_other is None else others.live & c.has_other)
+        answer = unit * c.own.exp().index_add(0, others.row, other)
         there = (answer > 0) & (negative > 0)
+        has = torch.ones_like(there) if c.has_anchor is None else c.has_anchor
         kept.append(has & there)
         empty.append((has & ~there).double().mean())
-        loss.append(_log_ratio(answer, negative, kept[-1]))
+        loss.append(log_ratio(answer, negative, kept[-1]))
     count = torch.stack(kept).sum(0)
     return (torch.stack(loss).sum(0) / count.clamp(min=1)).mean(), torch.stack(empty).mean()
 
 
-def pooled(sums: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """The same with one logarithm per component, of sums over the batch, as released; an empty sum gives 0."""
-    loss, empty = [], []
-    for answer, negative, has in sums:
-        a, b = (answer * has).sum(), (negative * has).sum()
-        there = (a > 0) & (b > 0)
-        empty.append((~there).double())
-        loss.append(_log_ratio(a, b, there))
-    return torch.stack(loss).mean(), torch.stack(empty).mean()
+def of_negatives(tape: Tape, drawn: Tensor, unit: float) -> list[Tensor]:
+    """Eq. 10's denominator, [B] for each component: `drawn` [B, K] are the drawn negatives' weights, unit the others'."""
+    rest = ~tape.known.scatter(1, tape.index, True)
+    sums = []
+    for c in tape.components:
+        e = c.near.exp() if c.has_candidate is None else c.near.exp() * c.has_candidate
+        sums.append(unit * (e * rest).sum(1) + (drawn * e.gather(1, tape.index)).sum(1))
+    return sums
 
 
-def _log_ratio(answer: Tensor, negative: Tensor, there: Tensor) -> Tensor:
+def log_ratio(answer: Tensor, negative: Tensor, there: Tensor) -> Tensor:
     """-log(answer / negative) where both are there, else 0, without nan in the gradient."""
     return negative.where(there, 1.0).log() - answer.where(there, 1.0).log()
 

@@ -4,15 +4,15 @@ import torch
 
 from nsbench.config.run import configure
 from nsbench.contracts.scoring import Scoring
-from nsbench.samplers.mmrns import Component, Others, Tape
+from nsbench.samplers.parts.contrast import Component, Others, Tape
 from nsbench.training.trainer import Trainer
 
 SIZES = ("width=6", "batch=16", "negatives=3")
 
 
 def trainer_on(dataset, *settings, kge="distmult", protocol=SIZES):
-    own = ["sampler.candidates=0", "sampler.positives=16"]  # the defaults; protocol quick has sizes of its own
-    values = [*(f"protocol.{x}" for x in protocol), *own, *settings]
+    own = "sampler.candidates=0"  # the default; protocol quick has a size of its own
+    values = [*(f"protocol.{x}" for x in protocol), own, *settings]
     return Trainer(configure("mmrns", kge, dataset.name, protocol="quick", settings=values), dataset)
 
 
@@ -23,6 +23,11 @@ def step_of(trainer, rows=range(16)):
     positives = trainer.graph.positives(torch.tensor(list(rows)))
     block = trainer.sampler.sample(positives, view)
     return scoring, view, positives, block, scoring.block(positives, block)
+
+
+def reached(trainer):
+    """Names of the sampler's parameters that have a gradient."""
+    return {name for name, p in trainer.sampler.named_parameters() if p.grad is not None and p.grad.any()}
 
 
 def no_others():

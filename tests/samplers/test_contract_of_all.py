@@ -12,7 +12,7 @@ VARIANTS = {name: [f"variant={v}" for v in SAMPLERS.get(name).variants] for name
 OPTIONS = {
     "igan": ["turns=step", "turns=none"],
     "mans": [f"{s} {v}".strip() for s in ("strategy=V", "strategy=T", "strategy=H") for v in ("", *VARIANTS["mans"])],
-    "mmrns": ["attention=false", "relation=false", "beta=0", "feedback=-1", "feedback=0", "missing=zero"],
+    "mmrns": ["feedback=-1", "feedback=0"],
     "nscaching": ["update=drawn lazy=1 tau=0"],
     "one_vs_all": ["loss=logistic"],
     "pseudo_typed": ["side=fair"],

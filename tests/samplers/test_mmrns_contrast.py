@@ -8,13 +8,14 @@ from scipy import stats
 
 from nsbench.contracts.graph import TrainGraph
 from nsbench.samplers import mmrns, parts
-from nsbench.samplers.mmrns import Answers, Component, Groups, Others, Structure, Tape, contrast, per_row, pooled
+from nsbench.samplers.mmrns import Answers, Component, Groups, Others, Structure, Tape, contrast
+from nsbench.samplers.parts import mmrns_released as released
 from tests.samplers.mmrns_cases import similarities, step_of, tape_of
 
 
 def test_contrast_of_the_paper_7(on_toy):
     tape = tape_of([[0.5, 0.0, -0.5]], [[0, 1]])
-    loss, empty = per_row(contrast(tape, torch.tensor([[0.75, 0.25]]), 1 / 4, True))
+    loss, empty = contrast(tape, torch.tensor([[0.75, 0.25]]), 4)
     assert loss.item() == pytest.approx(0.879876, abs=1e-6)
     assert empty == 0
     sampler = on_toy("sampler.beta=0.5").sampler  # the same by its own weights, alpha = 0.5
@@ -27,10 +28,9 @@ def test_contrast_of_the_paper_7(on_toy):
 
 def test_contrast_of_the_released_code_8(on_toy):
     tape = tape_of([[1.0, 0.5, 0.0, -0.5]], [[1, 2]], [[True, False, False, False]])
-    loss, _ = pooled(contrast(tape, torch.tensor([[0.75, 0.25]]) / 4, 1 / 4, False))
+    loss, _ = released.contrast(tape, torch.tensor([[0.75, 0.25]]), 1000)
     assert loss.item() == pytest.approx(-0.261367, abs=1e-6)
     sampler = on_toy("sampler.variant=released").sampler
-    sampler.candidates = 4
     block = mmrns.Negatives(
         torch.zeros(1, dtype=torch.bool), ids=tape.index, valid=torch.ones(1, 2, dtype=torch.bool), tape=tape
     )
@@ -48,16 +48,16 @@ def test_contrast_of_equal_similarities_9(rng):
     p = p / p.sum(1, keepdim=True)
     tape = Tape([same], known, index, others)
     negatives, answers = (~known).sum(1), torch.tensor([3, 1, 1, 1, 2, 1])
-    loss, _ = per_row(contrast(tape, p, 1 / n, True))
+    loss, _ = contrast(tape, p, n)
     assert loss.item() == pytest.approx(((n + negatives - k) / answers).log().mean().item(), rel=1e-5)
-    loss, _ = pooled(contrast(tape, p / candidates, 1 / candidates, False))
+    loss, _ = released.contrast(tape, p, n)
     assert loss.item() == pytest.approx(math.log(((negatives - k).sum() + b) / known.sum()), rel=1e-5)
 
 
 def test_without_any_answer_among_the_candidates_the_released_loss_is_0():
     tape = tape_of([[1.0, 0.5, 0.0]], [[1, 2]])
     near = tape.components[0].near.requires_grad_()
-    loss, empty = pooled(contrast(tape, torch.tensor([[0.5, 0.5]]), 1 / 3, False))
+    loss, empty = released.contrast(tape, torch.tensor([[0.5, 0.5]]), 3)
     loss.backward()
     assert loss == 0
     assert empty == 1
@@ -155,8 +155,8 @@ def test_groups_put_every_row_in_a_tile_of_its_relation(tile, monkeypatch, rng):
 
 def test_self_similarity_is_1_15(on_toy):
     side = torch.zeros(4, dtype=torch.bool)
-    for setting, image_is_1 in (("bare_anchor=false", True), ("bare_anchor=true", False)):
-        trainer = on_toy(f"sampler.{setting}")
+    for code, image_is_1 in (("paper", True), ("released", False)):
+        trainer = on_toy(f"sampler.code={code}")
         answer = trainer.graph.positives(torch.arange(4)).answer(side)
         found, *_ = similarities(trainer, answer, range(4), side)
         for component, is_1 in zip(found, (True, image_is_1, True)):  # structure, image, text
@@ -165,10 +165,10 @@ def test_self_similarity_is_1_15(on_toy):
 
 
 def test_the_gradient_of_the_cosine_15(on_toy, rng):
-    for setting, radial in (("false", False), ("true", True)):
-        sampler = on_toy(f"sampler.constant_norms={setting}").sampler
+    for code, radial in (("paper", False), ("released", True)):
+        sampler = on_toy(f"sampler.code={code}").sampler
         x = torch.randn(3, 5, generator=rng, requires_grad=True)
-        s = sampler._cosine(x, torch.randn(4, 5, generator=rng))
+        s = sampler.cosine(x, torch.randn(4, 5, generator=rng))
         (along,) = torch.autograd.grad(s.sum(), x)
         torch.testing.assert_close((x * along).sum(1), s.sum(1) if radial else torch.zeros(3), atol=1e-6, rtol=1e-5)
 
@@ -176,7 +176,7 @@ def test_the_gradient_of_the_cosine_15(on_toy, rng):
 def test_structure_is_equation_7():
     torch.manual_seed(0)
     e, r = torch.randn(4, 3), torch.randn(4, 2)
-    one, two, none = Structure(3, 2, 1), Structure(3, 2, 2), Structure(3, 0, 1)
+    one, two, none = Structure(3, 2), released.HiddenStructure(3, 2), Structure(3, 0)
     joint = torch.cat([r, e], dim=1)
     torch.testing.assert_close(one(e, r), e * (joint @ one.first.weight.T + one.first.bias).sigmoid())
     hidden = joint @ two.first.weight.T + two.first.bias

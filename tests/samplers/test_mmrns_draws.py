@@ -9,8 +9,8 @@ from scipy import stats
 from nsbench.contracts import Need
 from nsbench.errors import Misuse
 from nsbench.samplers import mmrns
-from nsbench.samplers.mmrns import StraightThrough, exploration, gumbel_draws, mixture
-from tests.samplers.mmrns_cases import components_of, step_of
+from nsbench.samplers.mmrns import StraightThrough, exploration, gumbel_draws, mixture, number_of_candidates
+from tests.samplers.mmrns_cases import components_of, reached, step_of
 
 
 def test_draws_are_distinct_and_unknown_2(rng):
@@ -24,6 +24,14 @@ def test_draws_are_distinct_and_unknown_2(rng):
     assert (index[:, :5].sort(1).values == torch.tensor([0, 2, 3, 5, 7])).all()
     assert free[:, :5].all()
     assert not free[:, 5].any()
+
+
+def test_candidates_are_a_tenth_within_bounds():
+    assert number_of_candidates(0, 15_000, 20) == 1500
+    assert number_of_candidates(0, 1_000_000, 20) == mmrns.MOST_CANDIDATES == 4096
+    assert number_of_candidates(0, 40, 3) == 6
+    assert number_of_candidates(5000, 1_000_000, 20) == 5000  # as asked
+    assert number_of_candidates(1500, 40, 3) == 40
 
 
 def test_too_few_candidates_are_refused_2(on_toy):
@@ -144,15 +152,11 @@ def test_without_feedback_and_contrast_the_sampler_does_not_learn_12(on_toy):
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.sampler.parameters()))
 
 
-def reached(trainer):
-    return {name for name, p in trainer.sampler.named_parameters() if p.grad is not None and p.grad.any()}
-
-
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("code", ["paper", "released"])
 @pytest.mark.parametrize("source", ["feedback", "contrast"])
-def test_every_parameter_learns_from_either_loss_13(on_toy, source, layers):
+def test_every_parameter_learns_from_either_loss_13(on_toy, source, code):
     only = "sampler.beta=0" if source == "feedback" else "sampler.feedback=0"
-    trainer = on_toy(only, f"sampler.structure_layers={layers}")
+    trainer = on_toy(only, f"sampler.code={code}")
     _, _, _, block, (s_pos, s_neg) = step_of(trainer)
     loss = s_neg.sum() if source == "feedback" else trainer.sampler.feedback(block, s_pos.detach(), s_neg.detach())
     loss.backward()
