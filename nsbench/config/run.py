@@ -160,15 +160,18 @@ def configure(
     variant = groups["sampler"].pop("variant", "recommended")
     presets = {"recommended": {}, **component.variants}
     if variant not in presets:
-        raise Misuse(f"{sampler} has no variant '{variant}'; it has {', '.join(presets)}")
-    proposed = read_protocol(protocol).get("sampler", {}).get(sampler, {})  # sizes that fit the protocol's budget
+        apart = f"{sampler}_{variant}"
+        remedy = f"use --sampler {apart}" if apart in SAMPLERS.names() else f"it has {', '.join(presets)}"
+        raise Misuse(f"{sampler} has no variant '{variant}'; {remedy}")
+    proposed = read_protocol(protocol).get("sampler", {}).get(sampler, {})  # sizes that fit the protocol's budget,
+    proposed = {name: value for name, value in proposed.items() if name not in presets[variant]}  # where it names none
     asked = {"fusion": fusion, "split": split or "", "features": features}
     plain = variant == "recommended" and not groups["aux"]
     tuning = tuning_of(protocol, study_key(sampler, kge, dataset), asked, plain)
     chosen = _by_group(chosen_by(tuning))
     if tuning is not None and any(field in groups[group] for group in GROUPS for field in chosen[group]):
         tuning = {**tuning, "trials": 0, "chosen": {}}  # --set has it otherwise
-    sampler_options = {**presets[variant], **proposed, **chosen["sampler"], **groups["sampler"]}
+    sampler_options = {**proposed, **presets[variant], **chosen["sampler"], **groups["sampler"]}
 
     weights: dict[str, Any] = {}
     aux_options: dict[str, dict[str, str]] = {}

@@ -171,13 +171,11 @@ Denoiser = PrintedDenoiser | ReleasedDenoiser
 Folded = FoldedPrinted | FoldedReleased
 
 
-def denoiser(form: str, width: int, steps: int, dtype: torch.dtype | None = None) -> Denoiser:
-    """form is `printed` or `released`; width D must be even, for sines and cosines come in pairs; dtype: see `precision`."""
+def denoiser(form: str, width: int, steps: int) -> Denoiser:
+    """form is `printed` or `released`; width D must be even, for sines and cosines come in pairs."""
     if width % 2:
         raise Misuse(f"the diffusion denoiser needs entity vectors of even width, not {width}; set protocol.width")
-    made = PrintedDenoiser(width, steps) if form == "printed" else ReleasedDenoiser(width, steps)
-    made.dtype = dtype
-    return made
+    return PrintedDenoiser(width, steps) if form == "printed" else ReleasedDenoiser(width, steps)
 
 
 def precision(model: Denoiser) -> torch.dtype:
