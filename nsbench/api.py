@@ -42,9 +42,10 @@ def run(
     wanted = [seed] if seeds is None else range(seeds) if isinstance(seeds, int) else seeds
     settings = [f"{key}={value}" for key, value in (options or {}).items()]
     shared = {"fusion": fusion, "split": split, "features": features, "settings": settings}
-    configs = plan.plan([sampler], [kge], [dataset], wanted, protocol=protocol, **shared)
+    store = store_folder(runs)
+    configs = plan.plan([sampler], [kge], [dataset], wanted, protocol=protocol, store=store, **shared)
     how = RunOptions(device=device, save_model=save_model)
-    results = [plan.carry_out(config, store_folder(runs), how, notify) for config in configs]
+    results = [plan.carry_out(config, store, how, notify) for config in configs]
     return results[0] if seeds is None else results
 
 

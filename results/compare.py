@@ -33,6 +33,7 @@ APART = (
     "changed",
     "own_loss",
     "proposed",
+    "replayed",
     "feature_fingerprint",
 )  # a run's own, implied, or refused
 AGREE = 0.01  # p of the randomisation and of the t test on thousands of triples, but for a broken tail

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from nsbench.config.protocol import read_protocol
-from nsbench.config.run import Config, check_features, configure
+from nsbench.config.run import Config, check_features, configure, from_record, replaying
 from nsbench.contracts import Dataset
 from nsbench.datasets.loading import choice_of, load_dataset
-from nsbench.runs.folder import RunFolder
+from nsbench.errors import Misuse
+from nsbench.runs.folder import RunFolder, store_folder
+from nsbench.runs.inspection import check_same, find_run
 from nsbench.runs.result import Result
 from nsbench.runs.runner import Notify, RunOptions, Stopping, check_sizes, execute, never, unheard
+
+REPLAY = "replay:"  # what follows is a run
 
 
 def plan(
@@ -24,15 +28,33 @@ def plan(
     seeds: Iterable[int] | None,
     *,
     protocol: str,
+    store: Path | None = None,
     **shared: Any,
 ) -> list[Config]:
-    """Every combination, checked; seeds None: as many as the protocol has. Cells of one dataset and model lie together."""
+    """Every combination, checked; seeds None: as many as the protocol has. Cells of one dataset and model lie together.
+
+    `replay:RUN` among the samplers is looked up in the store, by default NSBENCH_RUNS or ./runs.
+    """
     if seeds is None:
         seeds = range(read_protocol(protocol)["seeds"])
     return [
-        configure(sampler, kge, dataset, protocol=protocol, seed=seed, **shared)
+        _replay(sampler.removeprefix(REPLAY), store_folder(store), kge, dataset, protocol=protocol, seed=seed, **shared)
+        if sampler.startswith(REPLAY)
+        else configure(sampler, kge, dataset, protocol=protocol, seed=seed, **shared)
         for dataset, kge, seed, sampler in itertools.product(datasets, models, seeds, samplers)
     ]
+
+
+def _replay(run: str, store: Path, kge: str, dataset: str, **shared: Any) -> Config:
+    """A fresh model on the negatives of a finished run. Misuse where that run cannot be made again here."""
+    folder = find_run(store, run)
+    try:
+        record = RunFolder(folder).result()["config"]
+        config = replaying(record, kge, dataset, **shared)
+        check_same(folder, from_record(record).record(dataset_of(config)), record)
+    except (KeyError, TypeError, AttributeError):
+        raise Misuse(f"{folder / 'result.json'} is damaged; delete {folder} and make that run again") from None
+    return config
 
 
 def carry_out(

@@ -38,7 +38,7 @@ def names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def read(name: str) -> list[Config]:
+def read(name: str, store: Path | None = None) -> list[Config]:
     """The runs of a TOML file, or of a grid in the package by its name; each once, checked. Misuse for what is amiss."""
     found = content(name)
     unknown = [key for key in found if key not in (*SHARED, "grid", "description")]
@@ -50,7 +50,7 @@ def read(name: str) -> list[Config]:
     shared = {key: found[key] for key in SHARED if key in found}
     configs: dict[str, Config] = {}
     for block in blocks:
-        for config in _block(name, {**shared, **block}):
+        for config in _block(name, {**shared, **block}, store):
             configs.setdefault(repr(config), config)
     return list(configs.values())
 
@@ -71,7 +71,7 @@ def content(name: str) -> dict[str, Any]:
         raise Misuse(f"sweep {name} is not TOML: {error}") from None
 
 
-def _block(name: str, block: dict[str, Any]) -> list[Config]:
+def _block(name: str, block: dict[str, Any], store: Path | None) -> list[Config]:
     """The runs of one block: datasets, models and seeds outside, so that the rows of a cell grow together."""
     unknown = [key for key in block if key not in (*FACTORS, *SHARED)]
     if unknown:
@@ -96,9 +96,8 @@ def _block(name: str, block: dict[str, Any]) -> list[Config]:
     configs = []
     for fusion, aux, change in itertools.product(lists["fusion"], lists["aux"], lists["change"]):
         added = [f"aux.{part}" for part in _parts(aux)] + _parts(change)
-        configs += plan(
-            lists["sampler"], lists["kge"], lists["dataset"], seeds, fusion=fusion, settings=[*settings, *added], **given
-        )
+        given |= {"fusion": fusion, "settings": [*settings, *added]}
+        configs += plan(lists["sampler"], lists["kge"], lists["dataset"], seeds, store=store, **given)
     return configs
 
 

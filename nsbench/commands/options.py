@@ -100,7 +100,7 @@ def cell_options(command: Any) -> Any:
                 "--sampler",
                 default="uniform",
                 show_default=True,
-                help="One or several, comma-separated; or ./mine.py:Class.",
+                help="One or several, comma-separated; ./mine.py:Class; or replay:RUN, the negatives of a finished run.",
             ),
             click.option("--kge", default="transe", show_default=True, help="One or several models, comma-separated."),
             click.option(

@@ -78,15 +78,16 @@ def run(
     if seed is not None and seeds is not None:
         raise Misuse("give --seed or --seeds, not both")
     asked = parse_seeds(seeds) if seeds is not None else [seed or 0]
+    store = store_folder(runs)
     configs = campaign.plan(
         words(sampler),
         words(kge),
         words(dataset),
         asked,
         protocol=protocol,
+        store=store,
         **{**shared, "settings": list(shared["settings"])},
     )
-    store = store_folder(runs)
     if only_plan:
         show_plan(configs, store)
         return
@@ -132,6 +133,8 @@ def demo(runs: Path | None, device: str, threads: int) -> None:
     configs: list[Config] = []
     for model, sampler in itertools.product(["transe", "distmult"], SAMPLERS.names()):
         component = SAMPLERS.get(sampler)
+        if component.needs_run:
+            continue
         slow = getattr(component, "reads_features", False) or Need.QUERY in component.requires  # mmrns, dhns
         if (slow and model == "distmult") or (issubclass(component, Objective) and model == "transe"):
             continue  # these take most of the time: one model each, objectives the one whose scores are products

@@ -163,7 +163,7 @@ def jobs_of(grid: str, store: Path, only: str | None = None) -> list[Job]:
     from nsbench.campaign import sweep as grids
     from nsbench.campaign.engines import Job
 
-    configs = grids.read(grid)
+    configs = grids.read(grid, store)
     return [Job.of(i, configs[i], store) for i in numbered(only, len(configs))]
 
 

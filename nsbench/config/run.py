@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nsbench.config.protocol import Protocol, read_protocol, resolve_protocol
+from nsbench.config.protocol import Protocol, name_of, read_protocol, resolve_protocol
 from nsbench.config.tuned import chosen_by, study_key, tuning_of
 from nsbench.contracts import Dataset, Need, Objective, missing_needs
 from nsbench.errors import Misuse
@@ -40,6 +40,7 @@ class Config:
     aux_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tuning: Mapping[str, Any] | None = None  # of a tuned protocol: its budget, and what it chose
     uniform_tuning: Mapping[str, Any] | None = None  # the same of uniform, to which diagnostics refer
+    replayed: Mapping[str, Any] | None = None  # config.json of the run whose negatives are replayed
 
     @property
     def name(self) -> str:
@@ -54,6 +55,8 @@ class Config:
     @property
     def wants_features(self) -> bool:
         """Whether any component reads features; if not, none are loaded and the run says `none`."""
+        if self.replayed is not None:
+            return from_record(self.replayed).wants_features
         needs = set(SAMPLERS.get(self.sampler).needs(self.sampler_options))
         for name in self.aux:
             needs |= AUXILIARIES.get(name).needs(self.aux_options[name])
@@ -95,6 +98,8 @@ class Config:
             record["tuning"] = dict(self.tuning)
         if self.proposed:
             record["proposed"] = dict(self.proposed)
+        if self.replayed is not None:
+            record["replayed"] = dict(self.replayed)
         return record | {"id": run_id(record)}
 
     def _sources(self) -> dict[str, str]:
@@ -126,12 +131,15 @@ def from_record(record: Mapping[str, Any]) -> Config:
         aux_options={n: build_options(AUXILIARIES.get(n).Options, v, f"aux.{n}") for n, v in options["aux"].items()},
         tuning=record.get("tuning"),
         proposed=record.get("proposed", {}),
+        replayed=record.get("replayed"),
     )
 
 
 def run_id(record: Mapping[str, Any]) -> str:
     """Eight hexadecimal digits of SHA-256 over everything that can change the result; never device, threads or paths."""
     record = {name: value for name, value in record.items() if name not in ("id", "proposed")}
+    if "replayed" in record:
+        record["replayed"] = record["replayed"]["id"]
     names = {part: re.sub(r".*[/\\]", "", record[part]) for part in record["sources"]}  # ./a/mine.py:Mine is mine.py:Mine
     return hashlib.sha256(json.dumps({**record, **names}, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -152,10 +160,9 @@ def configure(
     groups = _grouped(settings)
     component = SAMPLERS.get(sampler)
     model, fuse = MODELS.get(kge), FUSIONS.get(fusion)
-    if seed < 0:
-        raise Misuse(f"the seed must be at least 0, not {seed}")
-    if seed >= 2**63:  # tables keep it in 64 bits
-        raise Misuse(f"the seed must be below 2^63, not {seed}")
+    _check_seed(seed)
+    if component.needs_run:
+        raise Misuse(f"{sampler} works beside a finished run; name one, by folder, name or id, with --sampler {sampler}:RUN")
 
     variant = groups["sampler"].pop("variant", "recommended")
     presets = {"recommended": {}, **component.variants}
@@ -210,6 +217,76 @@ def configure(
     )
     _check_needs(config)
     return config
+
+
+def replaying(
+    record: Mapping[str, Any],
+    kge: str,
+    dataset: str,
+    *,
+    protocol: str = "nsbench",
+    seed: int = 0,
+    fusion: str = "none",
+    split: str | None = None,
+    features: str = "auto",
+    settings: Iterable[str] = (),
+) -> Config:
+    """As `configure`: a fresh model of `seed` on the negatives of the run that wrote `record`. All else is that run's.
+
+    Misuse for a run that cannot be replayed, and for whatever is asked otherwise than the run has it.
+    """
+    source = from_record(record)
+    run = f"{source.name}-{record['id']}"
+    _check_seed(seed)
+    if source.replayed is not None:
+        raise Misuse(f"{run} is a replay itself; replay the run that it replays, {source.replayed['id']}")
+    if issubclass(SAMPLERS.get(source.sampler), Objective):
+        raise Misuse(f"{run} draws no negatives, because {source.sampler} is an objective; replay the run of a sampler")
+    if list(settings):
+        raise Misuse(f"a replay takes all options from its run, {run}; leave --set out")
+    same_data = source.dataset in (dataset, Path(dataset).resolve().name)  # a folder is recorded by its name
+    for name, given, has in (
+        ("kge", kge, source.kge),
+        ("dataset", source.dataset if same_data else dataset, source.dataset),
+        ("protocol", name_of(protocol), source.protocol.name),
+        ("fusion", fusion, source.fusion),
+        ("split", split or source.split, source.split),
+        ("features", source.features if features == "auto" else features, source.features),
+    ):
+        if given != has:
+            raise Misuse(f"{run} was trained with --{name} {has}, and its replay must be too, not with {given}")
+    asked = {"fusion": fusion, "split": split or "", "features": features}
+    component = SAMPLERS.get("replay")
+    return dataclasses.replace(
+        source,
+        sampler="replay",
+        variant="recommended",
+        sampler_options=component.Options(of=_described(source)),
+        proposed={},
+        dataset=dataset,
+        seed=seed,
+        replayed=record,
+        uniform_tuning=tuning_of(protocol, study_key("uniform", kge, dataset), asked),
+    )
+
+
+def _described(config: Config) -> str:
+    """`nscaching`, or `sans paper hops=3`: the sampler of a run with whatever its protocol did not set, as rows name it."""
+    tuned = {name.removeprefix("sampler.") for name in chosen_by(config.tuning)}
+    options = {
+        name: value
+        for name, value in non_default(config.sampler_options).items()
+        if name not in tuned and config.proposed.get(name) != value
+    }
+    variant = [] if config.variant == "recommended" else [config.variant]
+    return " ".join([config.sampler, *variant, *(f"{name}={value}" for name, value in options.items())])
+
+
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise Misuse(f"the seed must be at least 0, not {seed}")
+    if seed >= 2**63:  # tables keep it in 64 bits
+        raise Misuse(f"the seed must be below 2^63, not {seed}")
 
 
 def check_features(config: Config, dataset: Dataset) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,15 +138,12 @@ def _restored(folder: Path, name: str | None) -> tuple[Trainer, Dataset]:
     with _read(folder / "config.json"):
         record: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = from_record(record)
+    if config.replayed is not None:
+        raise Misuse(f"{folder} drew nothing itself; inspect the run that it replays, {config.replayed['id']}")
     if not (folder / "model.safetensors").exists():
         raise Misuse(f"{folder} has no saved model; run it again into another store with --save-model")
     data = load_dataset(name or config.dataset, split=config.split, features=config.features)
-    here = config.record(data)
-    if here["fingerprint"] != record.get("fingerprint"):
-        raise Misuse(f"{folder} was trained on other data than {data.name} is here; give --dataset")
-    for part, what in (("feature_fingerprint", "features"), ("versions", "versions of its parts"), ("sources", "code")):
-        if here[part] != record.get(part):
-            raise Misuse(f"{folder} was made with other {what} than are here; run it again into another store")
+    check_same(folder, config.record(data), record)
     trainer = Trainer(config, data)
     if not isinstance(trainer.sampler, Sampler):
         raise Misuse(f"{config.sampler} is an objective and draws no negatives; inspect the run of a sampler")
@@ -159,6 +156,15 @@ def _restored(folder: Path, name: str | None) -> tuple[Trainer, Dataset]:
     with _read(folder / "result.json"):
         trainer.step_count = RunFolder(folder).result()["cost"]["steps"]
     return trainer, data
+
+
+def check_same(folder: Path, here: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Misuse where the configuration `here` has other data or code than the run in the folder, whose config is `record`."""
+    if here["fingerprint"] != record.get("fingerprint"):
+        raise Misuse(f"{folder} was trained on other data than {here['dataset']} is here; give --dataset")
+    for part, what in (("feature_fingerprint", "features"), ("versions", "versions of its parts"), ("sources", "code")):
+        if here[part] != record.get(part):
+            raise Misuse(f"{folder} was made with other {what} than are here; run it again into another store")
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from nsbench.runs.device import commit, environment, peak_memory, pick_device, r
 from nsbench.runs.folder import RunFolder
 from nsbench.training.diagnostics import Diagnosis
 from nsbench.training.evaluation import Ranking, labels
+from nsbench.training.replay import Replay
 from nsbench.training.trainer import Trainer
 
 Notify = Callable[[dict[str, Any]], None]
@@ -159,7 +160,7 @@ class _Run:
         self.progress = Progress()
         self.resumed_at: int | None = None
         reset_peak_memory(device)
-        self.trainer = Trainer(config, dataset, device)
+        self.trainer = (Trainer if config.replayed is None else Replay)(config, dataset, device)
         sampled = isinstance(self.trainer.sampler, Sampler)
         self.diagnosis = Diagnosis(self.trainer, dataset) if options.diagnose and sampled else None
         self.valid = self._ranking(dataset.valid)
@@ -378,6 +379,7 @@ def reference_of(config: Config, dataset: Dataset, store: Path) -> RunFolder:
         sampler_options=SAMPLERS.get("uniform").Options(),
         protocol=protocol,
         tuning=config.uniform_tuning,
+        replayed=None,
     )
     if not plain.wants_features:
         dataset = dataclasses.replace(dataset, features={}, present={}, feature_source="none")

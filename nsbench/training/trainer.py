@@ -152,11 +152,7 @@ class Trainer:
             return self._checked(self.sampler.sample(positives, view), positives)
 
     def _sampled_step(self, sampler: Sampler, positives: Positives, scoring: Scoring) -> None:
-        view = self._view(scoring, live=self.live)
-        with self.sampler_clock:
-            drawn = sampler.sample(positives, view)
-            phase = sampler.phase(view)
-        blocks = self._checked(drawn, positives)
+        blocks, phase = self._drawn(sampler, positives, self._view(scoring, live=self.live))
         importance = None if self.importance is None else self.importance[positives.rows]
         with torch.set_grad_enabled(phase != "sampler"):
             scores = [scoring.block(positives, block) for block in blocks]
@@ -187,6 +183,13 @@ class Trainer:
             with self.sampler_clock:
                 self.sampler_adam.step()
                 self.sampler_adam.zero_grad(set_to_none=True)
+
+    def _drawn(self, sampler: Sampler, positives: Positives, view: View) -> tuple[list[Negatives], str]:
+        """The negatives of this step, and who learns in it."""
+        with self.sampler_clock:
+            drawn = sampler.sample(positives, view)
+            phase = sampler.phase(view)
+        return self._checked(drawn, positives), phase
 
     def _checked(self, drawn: Any, positives: Positives) -> list[Negatives]:
         """The blocks in what `sample` returned. RunFailed where they break the contract, as far as shapes tell."""

@@ -23,7 +23,7 @@ OTHER = [("dhns", "transe", "none", ""), *(("dhns", kge, "adamf", "variant=relea
 
 def cases():
     for name in SAMPLERS.names():
-        if SAMPLERS.source(name) == "built-in":
+        if SAMPLERS.source(name) == "built-in" and not SAMPLERS.get(name).needs_run:
             kges, fusion = KGES.get(name, ["transe", "distmult", "rotate"]), FUSIONS.get(name, "none")
             yield from ((name, kge, fusion, "") for kge in kges)
             yield from ((name, kges[0], fusion, options) for options in (*VARIANTS[name], *OPTIONS.get(name, ())))
