@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import nsbench
-from nsbench.results import compare, tables, writers
+from nsbench.results import tables, writers
 from nsbench.results.tables import papers
 from nsbench.testing.rules import assert_contract
 
@@ -93,54 +93,3 @@ def test_the_published_pairs_are_in_the_papers_table():
     }
     for better, worse, kge in (("bernoulli", "uniform", "distmult"), ("sans", "uniform", "transe")):
         assert f"({printed[better, kge]} against {printed[worse, kge]})" in README.read_text()
-
-
-def marked(made: tables.Table) -> dict[str, str]:
-    """Row -> MRR with the marker of its test."""
-    first = {row.label.split(" (features")[0]: row.cells[0] for row in made.rows}
-    return {label: cell.value + "".join(mark for mark in cell.marks if mark in "▲▼≈") for label, cell in first.items()}
-
-
-def test_the_multimodal_figures_are_those_of_the_shipped_runs():
-    made = tables.comparison(RUNS / "multimodal.nsb", where={"fusion": "none", "kge": "transe"})
-    printed = marked(made)
-    expected = {
-        "uniform": "31.58",
-        "bernoulli": "32.26▲",
-        "mmrns": "31.86",
-        "dhns": "31.61≈",
-        "dhns (forward)": "31.66≈",
-        "dhns (gauss)": "31.59≈",
-    }
-    assert printed == expected
-    assert all(figure in README.read_text() for figure in expected.values())
-
-
-def test_the_figures_with_fused_features_are_those_of_the_shipped_runs():
-    where = {"fusion": "adamf", "kge": "transe"}
-    expected = {
-        "uniform": "33.19",
-        "bernoulli": "33.04≈",
-        "mmrns": "34.52▲",
-        "mmrns (beta=0.0, feedback=0)": "34.66▲",
-        "dhns": "33.19≈",
-    }
-    assert marked(tables.comparison(RUNS / "multimodal.nsb", where=where)) == expected
-    said = compare.compare(
-        "sampler=mmrns,options.sampler.beta=0.0", "sampler=mmrns,options.sampler.beta=none", RUNS / "multimodal.nsb", where
-    )
-    assert "they are practically equal, the interval lying within ±0.50: +0.14, 95 % interval -0.09 to +0.37" in said
-    assert all(figure in README.read_text() for figure in [*expected.values(), "(+0.14,", "-0.09 to 0.37;"])
-
-
-def test_the_figures_at_weight_1_are_those_of_the_shipped_runs():
-    expected = {"uniform": "31.58", "dhns (weight=1.0)": "32.76▲", "dhns (forward)": "34.41▲", "dhns (gauss)": "32.58▲"}
-    assert marked(tables.comparison(RUNS / "weight.nsb")) == expected
-    said = [
-        compare.compare(f"sampler=dhns,variant={control}", "sampler=dhns,variant=recommended", RUNS / "weight.nsb", {})
-        for control in ("forward", "gauss")
-    ]
-    assert "A is better: +1.65, 95 % interval +1.20 to +2.10" in said[0]
-    assert "is open: -0.18, 95 % interval -0.57 to +0.21" in said[1]
-    written = [*expected.values(), "by 1.65 (95 % interval 1.20 to 2.10;", "(-0.18, -0.57 to 0.21;"]
-    assert all(figure in README.read_text() for figure in written)

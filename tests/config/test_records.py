@@ -8,16 +8,17 @@ from nsbench.config.run import configure, from_record
 from nsbench.testing.rules import toy
 
 
-def test_a_setting_beats_the_protocols_sizes_and_those_beat_the_variant(tmp_path):
+def test_a_setting_beats_the_variant_and_that_the_protocols_sizes(tmp_path):
     (tmp_path / "mine.toml").write_text('extends = "quick"\n[sampler.nscaching]\ncache = 7\n')
 
     def options(*settings):
         made = configure("nscaching", "transe", "toy", protocol=str(tmp_path / "mine.toml"), settings=settings)
+        assert made.proposed == ({} if "sampler.variant=released" in settings else {"cache": 7})
         return made.sampler_options
 
     assert (options().cache, options().candidates) == (7, 50)
     released = options("sampler.variant=released")
-    assert (released.cache, released.candidates, released.duplicates) == (7, 30, True)
+    assert (released.cache, released.candidates, released.duplicates) == (30, 30, True)  # a run called released is released
     assert options("sampler.variant=released", "sampler.cache=3").cache == 3
 
 
