@@ -179,7 +179,7 @@ class DHNS(Sampler):
         self.rng.manual_seed(int(seed))
 
     def sample(self, positives: Positives, view: View) -> list[Negatives]:
-        """Uniform ids [B, K]; after the warm-up a block for each corruption with vectors [B, L, D] or [B, L, S, D] as well."""
+        """Uniform ids [B, K]; after the warm-up also a block per corruption, vectors [B, L, D] or [B, L, S, D]."""
         blocks = [self.base.sample(positives, view)]
         if self.options.weight == 0:
             return blocks
@@ -188,7 +188,7 @@ class DHNS(Sampler):
         target, condition = self.diffusion.observe(ends)
         if self.options.chain != "forward":
             _, by_quarter = self.diffusion.learn(ends, (target, condition), self.rng)
-            self.statistics.add("noise_loss", by_quarter)
+            self.statistics.learnt(by_quarter)
         if view.epoch < WARMUP:
             return blocks
         generated = self.diffusion.vectors(self._generate(target, condition, ends))

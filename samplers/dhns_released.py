@@ -74,7 +74,7 @@ class DHNSReleased(DHNS):
         ends = both_ends(positives, view, masked=False, swapped=view.scoring.kge.translates)
         latents = self.diffusion.observe(ends)
         self.leaked, by_quarter = self.diffusion.learn(ends, latents, self.rng, self.options.leak)
-        self.statistics.add("noise_loss", by_quarter)
+        self.statistics.learnt(by_quarter)
         if self.options.weight == 0:
             return blocks
         margin = view.scoring.kge.similarity.margin

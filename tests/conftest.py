@@ -1,5 +1,6 @@
 """What all tests share: one thread, a run store, and the command line as a function."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,3 +70,14 @@ def public_graph() -> Callable[[str], object]:
         return load_dataset(name, split="released", features="none")
 
     return load
+
+
+@pytest.fixture
+def real_data(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder with DB15K, MKG-W and MKG-Y; nsbench reads from it alone during the test."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    root = Path(os.environ.get("NSBENCH_DATA") or beside)
+    if not all((root / name / "train2id.txt").is_file() for name in ("DB15K", "MKG-W", "MKG-Y")):
+        pytest.skip("the public datasets are not at hand (NSBENCH_DATA or ../shared/data)")
+    monkeypatch.setenv("NSBENCH_DATA", str(root))
+    return root

@@ -193,7 +193,8 @@ class Diffusion(nn.Module):
         return latents if self.latents is None else self.latents.vectors(latents)
 
     def loss(self, ends: Ends, latents: tuple[Tensor, Tensor], rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The noise-prediction loss (Eq. 11), a scalar, and what it is in each quarter of 1..T [QUARTERS], out of the graph.
+        """The noise-prediction loss (Eq. 11), a scalar; and out of the graph what it is in each quarter of 1..T [QUARTERS],
+        over the loss of what always predicts 0.
 
         One t and one eps per row and slot, shared by the two sides, as released. Squared error, averaged over the valid
         rows and then over slots and sides; or, as released, absolute error, summed over slots and sides.
@@ -214,6 +215,7 @@ class Diffusion(nn.Module):
             quarter = ((t - 1) * QUARTERS // self.schedule.steps).expand_as(error)
             inside = (quarter.unsqueeze(-1) == torch.arange(QUARTERS, device=t.device)) & valid.unsqueeze(-1)
             by_quarter = (error.unsqueeze(-1) * inside).sum((0, 1, 2)) / inside.sum((0, 1, 2)).clamp(min=1)
+            by_quarter /= math.sqrt(2 / math.pi) if self.absolute else 1.0  # what predicting 0 gives
         return means.sum() if self.absolute else means.mean(), by_quarter
 
     def learn(

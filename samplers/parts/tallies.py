@@ -20,6 +20,7 @@ class Corruption:
 
 
 CORRUPTIONS = ("head", "tail", "both")
+RECENT = 50  # steps that the noise loss is averaged over: what counts is what the denoiser has come to
 
 
 class Statistics(nn.Module):
@@ -28,7 +29,8 @@ class Statistics(nn.Module):
     score, gradient [3, L]      generated negatives' score and sigmoid(logit), their share of the largest gradient
     score_positive, score_base  of positives, of the base's negatives
     to_true, to_other [3, L]    distance of slot 0 to the replaced entity, and to another one, over the replaced one's norm
-    noise_loss [QUARTERS]       of the denoiser in each quarter of 1..T; what always predicts 0 has 1 (l1: 0.798)
+    noise_loss [QUARTERS]       of the denoiser in each quarter of 1..T, a running mean over some RECENT steps; what always
+                                predicts 0 has 1
     """
 
     def __init__(self, count: int) -> None:
@@ -44,6 +46,8 @@ class Statistics(nn.Module):
             "score_positive": (),
             "score_base": (),
         }
+        self.noise_loss: Tensor
+        self.noise_loss_steps: Tensor
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
             self.register_buffer(f"{name}_steps", torch.zeros(shape))
@@ -52,6 +56,12 @@ class Statistics(nn.Module):
     def add(self, name: str, value: Tensor, place: Any = ...) -> None:
         getattr(self, name)[place] += value
         getattr(self, f"{name}_steps")[place] += 1
+
+    @torch.no_grad()
+    def learnt(self, by_quarter: Tensor) -> None:
+        """The noise loss of one step, [QUARTERS]."""
+        self.noise_loss_steps += 1
+        self.noise_loss.lerp_(by_quarter, (1 / self.noise_loss_steps).clamp_min(1 / RECENT))
 
     def scored(self, negatives: Negatives, s_pos: Tensor, s_neg: Tensor) -> None:
         """One block's scores, s_neg [B, K], K being L or L * S."""
@@ -81,7 +91,7 @@ class Statistics(nn.Module):
             if not name.endswith("_steps"):
                 continue
             name = name.removesuffix("_steps")
-            mean = getattr(self, name) / steps
+            mean = getattr(self, name) / (steps if name != "noise_loss" else steps > 0)
             if mean.dim() == 0:
                 labels = [name]
             elif mean.dim() == 1:

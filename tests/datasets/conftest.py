@@ -1,6 +1,5 @@
-"""Small graphs on disk, and the real data where it is at hand."""
+"""Small graphs on disk."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -44,14 +43,3 @@ def small(tmp_path: Path) -> Path:
         [(0, 1, 2)],
         [(1, 0, 3), (4, 1, 0)],
     )
-
-
-@pytest.fixture
-def real_data(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder with DB15K, MKG-W and MKG-Y; nsbench reads from it alone during the test."""
-    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
-    root = Path(os.environ.get("NSBENCH_DATA") or beside)
-    if not all((root / name / "train2id.txt").is_file() for name in ("DB15K", "MKG-W", "MKG-Y")):
-        pytest.skip("the public datasets are not at hand (NSBENCH_DATA or ../shared/data)")
-    monkeypatch.setenv("NSBENCH_DATA", str(root))
-    return root
