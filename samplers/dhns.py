@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -210,6 +211,12 @@ class DHNS(Sampler):
         base = SAMPLERS.get(options.base)
         side = {Need.SIDE} & base.needs(base.Options())
         return cls.requires | side | ({Need.LIVE} if options.leak else set())
+
+    @classmethod
+    def reads(cls, options: Options, features: Sequence[str], slots: Sequence[str]) -> tuple[list[str], str]:
+        """The slots that are diffused. With one slot alone nothing is conditioned on another: the paper's `w/o MMC`."""
+        read = ["structure", *(slots if options.slots == "all" else ())]
+        return read, "w/o MMC" if len(read) == 1 and options.weight > 0 else ""
 
     @property
     def learns(self) -> bool:

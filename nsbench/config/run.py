@@ -17,6 +17,8 @@ from nsbench.errors import Misuse
 from nsbench.options import build_options, non_default
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS, plugin_file
 
+BESIDE = ("id", "proposed", "reads", "called")  # of a record: what follows from the rest of it, outside of the id
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -95,7 +97,18 @@ class Config:
             record["tuning"] = dict(self.tuning)
         if self.proposed:
             record["proposed"] = dict(self.proposed)
+        record |= self._read(dataset)
         return record | {"id": run_id(record)}
+
+    def _read(self, dataset: Dataset) -> dict[str, Any]:
+        """What of an entity the negatives come from, and what the method is called where that is less than its paper has."""
+        component = SAMPLERS.get(self.sampler)
+        if issubclass(component, Objective):
+            return {}
+        modalities = sorted(dataset.features)
+        slots = modalities if Need.SLOTS in FUSIONS.get(self.fusion).provides else []
+        reads, called = component.reads(self.sampler_options, modalities, slots)
+        return ({"reads": list(reads)} if reads else {}) | ({"called": called} if called else {})
 
     def _sources(self) -> dict[str, str]:
         """SHA-256 of the file behind each component that came as one: two states of ./mine.py are two samplers."""
@@ -131,7 +144,7 @@ def from_record(record: Mapping[str, Any]) -> Config:
 
 def run_id(record: Mapping[str, Any]) -> str:
     """Eight hexadecimal digits of SHA-256 over everything that can change the result; never device, threads or paths."""
-    record = {name: value for name, value in record.items() if name not in ("id", "proposed")}
+    record = {name: value for name, value in record.items() if name not in BESIDE}
     names = {part: re.sub(r".*[/\\]", "", record[part]) for part in record["sources"]}  # ./a/mine.py:Mine is mine.py:Mine
     return hashlib.sha256(json.dumps({**record, **names}, sort_keys=True).encode()).hexdigest()[:8]
 
