@@ -34,6 +34,8 @@ APART = (
     "own_loss",
     "proposed",
     "replayed",
+    "reads",
+    "called",
     "feature_fingerprint",
 )  # a run's own, implied, or refused
 AGREE = 0.01  # p of the randomisation and of the t test on thousands of triples, but for a broken tail
@@ -313,6 +315,8 @@ def _limits(compared: Sequence[Compared], differing: Mapping[str, tuple[str, str
         said.append(f"which of {listed(differing, ', ')} made it")
     if any(run.config.get("own_loss") for run in runs):
         said.append("that the sampler made it, for a group replaces the loss as well")
+    if dead := sum(bool(run.dead) for run in runs):
+        said.append(f"what generated negatives are worth, for the generators of {dead} of {len(runs)} runs are dead")
     late = sum(not run["converged"] for run in runs)
     if late:
         said.append(f"anything beyond this budget, at which {late} of {len(runs)} runs had not converged")

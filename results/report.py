@@ -249,6 +249,8 @@ def _box(name: str, about: Mapping[str, Any], cell: Sequence[Run]) -> str:
         made.setdefault("\n".join(f"{key} = {value}" for key, value in settings.items()), []).append(run)
     summary = f"{about['row']}, {about['model']} on {about['dataset']}: {_count(len(cell), 'run')}"
     boxed = "".join(_runs(runs) + f"<pre>{escape(settings)}</pre>\n" for settings, runs in made.items())
+    lost = (f"The generator of seed {run['seed']} is dead: {'; '.join(run.dead)}." for run in cell if run.dead)
+    boxed += "".join(f"<p>{escape(sentence)}</p>\n" for sentence in lost)
     return f'<details id="{name}"><summary>{escape(summary)}</summary>\n{boxed}</details>\n'
 
 
@@ -311,6 +313,7 @@ def _sentence(record: Mapping[str, Any], link: str) -> str:
     if record.get("seen_verdict", record["verdict"]) != record["verdict"]:
         seen = f"{record['seen_verdict']} ({text('seen_difference')})"
         said += f" On the test triples whose entities both occur in train: {seen}."
+    said += " Its generator is dead (see the notes below the table)." if record.get("dead") else ""
     return said
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nsbench.config.run import BESIDE
 from nsbench.errors import Misuse
 from nsbench.runs.folder import run_folders
 
@@ -36,7 +37,7 @@ class Cost(NamedTuple):
 
 def group_of(record: Mapping[str, Any]) -> str:
     """What the runs of a group have in common, from config.json."""
-    return json.dumps({n: value for n, value in record.items() if n not in ("seed", "id", "proposed")}, sort_keys=True)
+    return json.dumps({n: value for n, value in record.items() if n not in ("seed", *BESIDE)}, sort_keys=True)
 
 
 class Costs:

@@ -77,7 +77,8 @@ class Reporter:
 
 def _outcome(ending: Ending, again: bool) -> str:
     if isinstance(ending, Result):
-        return f"test MRR {100 * ending.test['mrr']:.2f} after {duration(ending.record['cost']['seconds'])}"
+        lost = ", with a dead generator" if ending.dead else ""
+        return f"test MRR {100 * ending.test['mrr']:.2f} after {duration(ending.record['cost']['seconds'])}{lost}"
     if isinstance(ending, Busy):
         return "another process is working on it"
     if isinstance(ending, Interrupted):

@@ -100,6 +100,11 @@ def run(
         click.echo(f"test  {shown}  MR {row.test['mr']:.0f}   ({row.folder})")
         if not row.record["converged"]:
             click.echo("not converged: the best validation lies in the last tenth of the steps")
+    for config in configs:
+        folder = campaign.folder_of(config, store)
+        if folder.complete and (reasons := Result(folder.path, folder.result()).dead):
+            whose = "" if len(configs) == 1 else f" of {config.name}"
+            click.echo(f"dead generator{whose}: {'; '.join(reasons)}")
     where = f" --runs {runs}" if runs else ""
     click.echo(f"next: nsbench table{where}")
 

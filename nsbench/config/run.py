@@ -17,6 +17,8 @@ from nsbench.errors import Misuse
 from nsbench.options import build_options, non_default
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS, plugin_file
 
+BESIDE = ("id", "proposed", "reads", "called")  # of a record: what follows from the rest of it, outside of the id
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -100,7 +102,18 @@ class Config:
             record["proposed"] = dict(self.proposed)
         if self.replayed is not None:
             record["replayed"] = dict(self.replayed)
+        record |= self._read(dataset)
         return record | {"id": run_id(record)}
+
+    def _read(self, dataset: Dataset) -> dict[str, Any]:
+        """What of an entity the negatives come from, and what the method is called where that is less than its paper has."""
+        component = SAMPLERS.get(self.sampler)
+        if issubclass(component, Objective):
+            return {}
+        modalities = sorted(dataset.features)
+        slots = modalities if Need.SLOTS in FUSIONS.get(self.fusion).provides else []
+        reads, called = component.reads(self.sampler_options, modalities, slots)
+        return ({"reads": list(reads)} if reads else {}) | ({"called": called} if called else {})
 
     def _sources(self) -> dict[str, str]:
         """SHA-256 of the file behind each component that came as one: two states of ./mine.py are two samplers."""
@@ -137,7 +150,7 @@ def from_record(record: Mapping[str, Any]) -> Config:
 
 def run_id(record: Mapping[str, Any]) -> str:
     """Eight hexadecimal digits of SHA-256 over everything that can change the result; never device, threads or paths."""
-    record = {name: value for name, value in record.items() if name not in ("id", "proposed")}
+    record = {name: value for name, value in record.items() if name not in BESIDE}
     if "replayed" in record:
         record["replayed"] = record["replayed"]["id"]
     names = {part: re.sub(r".*[/\\]", "", record[part]) for part in record["sources"]}  # ./a/mine.py:Mine is mine.py:Mine

@@ -68,6 +68,8 @@ class Generated:
             raise ValueError(f"anchors must have the shape of vectors, {list(self.vectors.shape)}")
         if (self.slot_mask is not None) != (self.vectors.dim() == 4):
             raise ValueError("vectors [B, K, S, D] come with slot_mask [B, S], and only those")
+        if self.truth is not None and self.truth.shape != self.vectors.shape[:1] + self.vectors.shape[2:]:
+            raise ValueError("truth must have the shape of vectors without K: [B, D] or [B, S, D]")
 
 
 @dataclass(eq=False)

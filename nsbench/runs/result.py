@@ -27,6 +27,11 @@ class Result:
         """The same of the validation triples, by which the model was selected."""
         return self.record["valid"]
 
+    @property
+    def dead(self) -> list[str]:
+        """Why its generator counts as dead (nsbench.training.liveness); empty where it is alive, or there is none."""
+        return self.record.get("dead", [])
+
     def ranks(self) -> dict[str, np.ndarray]:
         """`ranks` [T, 2, 2], `candidates` [T, 2] and `triples` [T, 3] of the test split."""
         with np.load(self.folder / "ranks.npz") as arrays:

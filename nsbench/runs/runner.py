@@ -26,6 +26,7 @@ from nsbench.runs.device import commit, environment, peak_memory, pick_device, r
 from nsbench.runs.folder import RunFolder
 from nsbench.training.diagnostics import Diagnosis
 from nsbench.training.evaluation import Ranking, labels
+from nsbench.training.liveness import dead
 from nsbench.training.replay import Replay
 from nsbench.training.trainer import Trainer
 
@@ -325,6 +326,7 @@ class _Run:
         if save_model:
             self._save_model()
         steps, memory = trainer.step_count, peak_memory(self.device)
+        diagnostics = self._diagnostics()
         result = {
             "config": self.config.record(dataset),
             "test": metrics(r, c),
@@ -340,7 +342,7 @@ class _Run:
                 "sampler_state": trainer.sampler_bytes(),
                 "steps": steps,
             },
-            "diagnostics": self._diagnostics(),
+            "diagnostics": diagnostics,
             "train_triples": len(dataset.train),
             "selected_at": progress.best["step"],
             # docs/protocols.md 3: where the best validation lies in the last tenth of the steps, more might have been better
@@ -349,6 +351,8 @@ class _Run:
             "env": environment(self.device),
             "code": commit(),
         }
+        if reasons := dead(diagnostics):
+            result["dead"] = reasons
         self.folder.write_json("result.json", result)
         self.folder.remove("checkpoint.pt")
 

@@ -14,11 +14,16 @@ Figures are means over the negatives that enter the loss (valid, and of weight a
     entropy, coverage, distinct             of the drawn entities: entropy / log N, share of N drawn, distinct / draws
     pull_drawn, _generated, _feedback, _AUX norm of the gradient on the model of each part of the loss, over the sum of these
                                             norms, for one batch; where the loss has several parts
+    generated_truth                         share of the candidates that score below the replaced entity itself, put in the
+                                            form of the generated vectors; where the sampler tells that form
+    generated_gradient                      norm of the gradient on the model of the generated negatives' terms, without
+                                            their weight in the experiment, over that of the sampled negatives' terms
 
 The reference is the finished uniform run of seed 0 of the same cell: one yardstick for all samplers and times. Candidates
 are the entities that do not answer the query in train, so that uniform has hardness 1/2. Generated vectors lie in the
 space of the model now, so hardness_now alone is defined for them; such a vector is a false negative if the real entity
-nearest to it makes a fact. Their figures carry the prefix "generated_".
+nearest to it makes a fact. Their figures carry the prefix "generated_"; what they say of a generator as a whole is judged
+in nsbench.training.liveness.
 """
 
 from __future__ import annotations
@@ -92,10 +97,13 @@ class Diagnosis:
         scoring = Scoring(trainer.kge, trainer.fusion, self.graph)
         importance = None if trainer.importance is None else trainer.importance[positives.rows]
         parts: dict[str, list[Tensor]] = defaultdict(list)
+        alone: dict[str, list[Tensor]] = defaultdict(list)  # the terms of the negatives alone, all of weight 1
         for block in blocks:
             s_pos, s_neg = scoring.block(positives, block)
             kind = "drawn" if block.generated is None else "generated"
             parts[kind].append(block_loss(s_pos, s_neg, block, trainer.protocol.temperature, importance))
+            terms = dataclasses.replace(block, positive="none", coef=1.0)
+            alone[kind].append(block_loss(s_pos, s_neg, terms, trainer.protocol.temperature, importance))
             own = sampler.feedback(block, s_pos.detach(), s_neg.detach()) if trainer.coupled else None
             if own is not None:
                 parts["feedback"].append(own)
@@ -103,13 +111,18 @@ class Diagnosis:
         for name, weight in trainer.config.aux.items():
             parts[name].append(weight * trainer.auxiliaries[name].loss(positives, view))  # type: ignore[operator]
         model = [p for module in (trainer.kge, trainer.fusion) for p in module.parameters() if p.requires_grad]
-        norms = {}
-        for name, losses in parts.items():
+
+        def norm(losses: list[Tensor]) -> float:
             gradients = torch.autograd.grad(torch.stack(losses).sum(), model, retain_graph=True, allow_unused=True)
             squares = [g.double().square().sum() for g in gradients if g is not None]
-            norms[name] = torch.stack(squares).sum().sqrt().item() if squares else 0.0
+            return torch.stack(squares).sum().sqrt().item() if squares else 0.0
+
+        norms = {name: norm(losses) for name, losses in parts.items()}
         total = sum(norms.values())
-        return {f"pull_{name}": norm / total for name, norm in norms.items()} if total else {}
+        found = {f"pull_{name}": norm / total for name, norm in norms.items()} if total else {}
+        if len(alone) > 1 and (sampled := norm(alone["drawn"])):
+            found["generated_gradient"] = norm(alone["generated"]) / sampled
+        return found
 
     @torch.no_grad()
     def _judge(self, tally: _Tally, scoring: Scoring, positives: Positives, block: Negatives, ranked: int) -> list[dict]:
@@ -130,6 +143,7 @@ class Diagnosis:
             of = s_neg[first] if block.ids is None else block.ids[first]
             place = percentile(scoring, self.graph, part, block.side[first], of)
             tally.add(f"{prefix}hardness_now", place, counted[first])
+            self._truth(tally, scoring, part, block, counted[first])
         if block.generated is not None:
             few = slice(min(ranked, NEAREST))
             ids = nearest(scoring, block.generated, few)
@@ -145,6 +159,20 @@ class Diagnosis:
                     {"rows": positives.rows[first], "side": block.side[first], "ids": ids[first], "counted": here[first]}
                 )
         return drawn
+
+    def _truth(self, tally: _Tally, scoring: Scoring, positives: Positives, block: Negatives, counted: Tensor) -> None:
+        """Where the replaced entities' own vectors stand among the candidates, had they been generated.
+
+        positives: the first b rows of the batch; counted [b, K].
+        """
+        made, side = block.generated, block.side[: len(positives)]
+        if made is None or made.truth is None or made.anchors is not None or side.dim() == 2:
+            return  # another kept end makes other queries than the candidates', another side per negative other truths
+        mask = None if made.slot_mask is None else made.slot_mask[: len(positives)]
+        vectors = made.truth[: len(positives)].unsqueeze(1)  # [b, 1, D] or [b, 1, S, D]
+        _, score = scoring.block(positives, Negatives(side, generated=Generated(vectors, mask, joint=made.joint)))  # [b, 1]
+        there = counted.any(1, keepdim=True) & score.isfinite()  # no slots, no score; nan would stand above all entities
+        tally.add("generated_truth", percentile(scoring, self.graph, positives, side, score), there)
 
     def _errors(self, tally: _Tally, prefix: str, positives: Positives, side: Tensor, ids: Tensor, counted: Tensor) -> None:
         """ids, side, counted [B, K]: which replacements are facts, fit the relation, occur in train."""

@@ -279,7 +279,7 @@ def _published(records: Sequence[Run]) -> Iterator[Plot]:
             printed.setdefault((figure.sampler, figure.kge, figure.dataset), []).append(figure)
     rows, shown = [], []
     for (group, identity, dataset), cell in _cells(grid):
-        if identity not in cited(grid.present[group, dataset]):
+        if identity not in cited(grid.present[group, dataset], grid.called):
             continue
         ours = [run["mrr"] for run in cell]
         for figure in printed.get((cell[0]["sampler"], cell[0]["kge"], dataset), []):
@@ -416,6 +416,8 @@ def _provenance(grid: Grid, dataset: str, timed: bool = False) -> str:
     words += [f"changed: {changed}"] if changed else []
     late = sum(not run["converged"] for run in runs)
     words += [f"{late} not converged (best validation in the last tenth of the steps)"] if late else []
+    dead = sum(bool(run.dead) for run in runs)
+    words += [f"{dead} with a dead generator (see the notes of a table)"] if dead else []
     if timed:
         words.append(f"on {runs[0]['device']}, {runs[0]['threads']} threads, {runs[0]['kernels']} kernels")
     return "; ".join(words) + "."

@@ -35,7 +35,7 @@ KINDS |= {f"config.options.{part}": dict for part in ("sampler", "kge", "fusion"
 KINDS |= {"config.tuning": dict, "config.tuning.trials": int, "config.tuning.chosen": dict, "config.modalities": list}
 KINDS |= {"breakdown": dict, **{f"breakdown.{by}": dict for by in ("category", "seen", "side", "frequency")}}
 KINDS |= {"diagnostics": dict, **{f"diagnostics.{moment}": dict for moment in ("sampler", "start", "middle", "end")}}
-KINDS |= {"config.proposed": dict}
+KINDS |= {"config.proposed": dict, "config.reads": list, "config.called": str, "dead": list}
 
 
 class Damaged(Exception):
@@ -74,6 +74,11 @@ class Run:
     @property
     def seed(self) -> int:
         return self.values["seed"]
+
+    @property
+    def dead(self) -> list[str]:
+        """Why the run counts its sampler's generator as dead, a sentence each; empty where it does not, or has none."""
+        return list(map(str, self.record.get("dead", ())))
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]

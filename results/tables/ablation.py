@@ -17,7 +17,7 @@ from nsbench.results.tables.grid import Grid, Key
 from nsbench.results.tables.labels import Identity, implied
 from nsbench.results.tables.layouts import Asked
 from nsbench.results.tables.metrics import DIFFERENCE, Metric
-from nsbench.results.tables.rows import about_column, about_row, absent, emphasised, row_of
+from nsbench.results.tables.rows import about_column, about_row, about_runs, absent, emphasised, row_of
 
 FIRST_RUN = "nsbench run --sampler dhns --kge rotate --dataset mkg_y --fusion adamf"
 
@@ -62,7 +62,9 @@ def table(asked: Asked) -> Table:
             for at, column in enumerate(columns):
                 if column.metric == DIFFERENCE:
                     cells.insert(at, _difference(grid, (group, identity, column.dataset), full, tested, column))
-            name = " and ".join(parts[identity]) or f"{grid.labels[full]}: full"
+            name = " and ".join(parts[identity])
+            less = f" ({grid.called[identity]})" if identity in grid.called else ""
+            name = f"{name}{less}" if name else f"{grid.labels[full]}: full"
             own.append(replace(row, label=name, cells=tuple(cells)))
         for identity, row in zip(order, emphasised(own)):
             lacks = " and ".join(parts[identity])
@@ -124,9 +126,10 @@ def _difference(grid: Grid, key: Key, full: Identity, tested: Mapping[Key, Contr
     """MRR minus that of the full method, with interval and marker where it was tested."""
     group, identity, dataset = key
     record: dict[str, Any] = {**about_row(grid, group, identity), **about_column(column), "baseline": grid.labels[full]}
+    runs, whole = grid.cells.get(key, []), grid.cells.get((group, full, dataset), [])
+    record |= about_runs(runs)
     if identity == full:
         return Cell(record=record | {"status": "baseline"})
-    runs, whole = grid.cells.get(key, []), grid.cells.get((group, full, dataset), [])
     if not runs or not whole:
         cell = absent(grid, key if not runs else (group, full, dataset))
         return replace(cell, record={**record, **cell.record, "n": len(runs)})

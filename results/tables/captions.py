@@ -11,8 +11,8 @@ from nsbench.results.stats.verdicts import ROPE
 from nsbench.results.store.run import flat
 from nsbench.results.tables.contrasts import EQUAL, Contrast
 from nsbench.results.tables.grid import Grid, Key
-from nsbench.results.tables.labels import chosen, differs, implied, listed, proposed, trials
-from nsbench.results.tables.metrics import METRICS, Metric
+from nsbench.results.tables.labels import chosen, differs, implied, listed, proposed, reads, trials
+from nsbench.results.tables.metrics import METRICS, READS, Metric
 
 
 def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None, means: bool = True) -> str:
@@ -34,7 +34,10 @@ def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None, means:
             "middle and end of training) and under the run's own model. Margin gap: score of the positive minus that of the "
             "negative. Active: share with a gradient. Type-valid: share seen in that place of the relation. Unseen: share "
             "never seen in train. Entropy of the drawn entities, divided by log N. Coverage: share of the N entities drawn. "
-            "Distinct: different entities per draw. Generated: vectors, each judged as the entity nearest to it"
+            "Distinct: different entities per draw. Generated: vectors, each judged as the entity nearest to it; truth: "
+            "share of candidates that score below the replaced entity in the form of such a vector, 50 for a uniform one; "
+            "gradient: its norm for the generated negatives over that for the sampled ones, without the weight of either. "
+            "Noise loss: of the denoiser, by quarters of the chain, 1 for what predicts none"
         )
     scaled = [metric.header for metric in shown if metric.scale == 100]
     sentences += [f"{', '.join(scaled)} x100"] if scaled else []
@@ -54,6 +57,7 @@ def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None, means:
     sentences.append(selection[config["protocol"].get("selection", "best")])
     sentences.append(_budget(grid))
     sentences += [f"All rows: {_shared(grid)}"] if _shared(grid) else []
+    sentences += [_read(grid)] if READS not in shown and any(map(reads, grid.runs)) else []
     sentences.append(_seeds(grid) if means else f"Seeds: {listed((listed(s) for s in sorted(grid.seed_lists)), ' or ')}")
     sentences += [test] if test else []
     machines = {(run["device"], _count(run["threads"], "thread"), f"{run['kernels']} kernels") for run in grid.runs}
@@ -70,6 +74,20 @@ def _shared(grid: Grid) -> str:
     rows = [dict(identity) for identity in grid.labels]
     names = [name for name in rows[0] if name not in ("sampler", "variant", "own_loss") and not name.startswith("sampler.")]
     return ", ".join(f"{n}={rows[0][n]}" for n in names if rows[0][n] != "none" and not differs(n, rows))
+
+
+def _read(grid: Grid) -> str:
+    """What the negatives of each row come from, where its runs say so."""
+    found: dict[str, dict[str, list[str]]] = {}  # label -> what is read -> datasets
+    for (_, identity, dataset), runs in sorted(grid.cells.items(), key=lambda item: grid.datasets.index(item[0][2])):
+        for text in filter(None, map(reads, runs)):
+            where = found.setdefault(grid.labels[identity], {}).setdefault(text, [])
+            where += [dataset] if dataset not in where else []
+    said = []
+    for label, texts in sorted(found.items()):
+        parts = (f"{text} on {listed(where, ', ')}" if len(texts) > 1 else text for text, where in texts.items())
+        said.append(f"{label} reads {listed(parts, ' and ')}")
+    return f"What negatives come from: {listed(said, '; ')}"
 
 
 def _budget(grid: Grid) -> str:
@@ -173,6 +191,7 @@ def notes(grid: Grid, skipped: Mapping[str, str], judged: bool, tested: Mapping[
             notes.append(f"{label} sets {', '.join(values)}.")
     if any("own_loss" in dict(identity) for identity in grid.labels):
         notes.append("Own loss: the row replaces the loss as well as the sampling, so it is not ranked.")
+    notes += _dead(grid)
     notes += _tuned(grid)
     codes = sorted({str(run["code"]) for run in grid.runs})
     if len(codes) > 1:
@@ -195,6 +214,18 @@ def notes(grid: Grid, skipped: Mapping[str, str], judged: bool, tested: Mapping[
 
 def _named(grid: Grid, key: Key) -> str:
     return f"{grid.labels[key[1]]} ({key[0]}, {key[2]})"
+
+
+def _dead(grid: Grid) -> list[str]:
+    """Rows under whose name a generator ran that taught the model nothing, and how that shows."""
+    notes = []
+    for key, runs in sorted(grid.cells.items(), key=lambda item: (item[0][0], grid.labels[item[0][1]], item[0][2])):
+        if lost := [run for run in runs if run.dead]:
+            notes.append(
+                f"The generator of {_named(grid, key)} is dead in {len(lost)} of {_count(len(runs), 'run')}; in that of "
+                f"seed {lost[0]['seed']}, {listed(lost[0].dead, ', and ')}."
+            )
+    return notes
 
 
 def _tuned(grid: Grid) -> list[str]:

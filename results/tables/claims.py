@@ -13,7 +13,7 @@ from nsbench.results.tables.fields import COLUMNS as SHOWN
 from nsbench.results.tables.grid import Grid, Key
 from nsbench.results.tables.layouts import Asked
 from nsbench.results.tables.metrics import DIFFERENCE, METRICS
-from nsbench.results.tables.rows import about_column, about_row, absent
+from nsbench.results.tables.rows import about_column, about_row, about_runs, absent
 
 COLUMNS = tuple(Column("", shown.metric) for shown in SHOWN.values())
 UNTESTED = "not testable"
@@ -46,6 +46,7 @@ def _row(grid: Grid, key: Key, theirs: list[Run], baseline: str, contrast: Contr
     runs = grid.cells[key]
     record = about_row(grid, group, identity) | {"dataset": dataset, "split": runs[0]["split"], "n": len(runs)}
     record |= {"baseline": baseline, "status": "ok", "converged": all(run["converged"] for run in [*runs, *theirs])}
+    record |= about_runs(runs)
     if contrast is None:
         record |= {"difference": plain_difference(runs, theirs), "verdict": UNTESTED}
         said = {"difference": Cell(DIFFERENCE.text(record["difference"], sign=True))}

@@ -75,6 +75,7 @@ def _seen(contrast: Contrast) -> Cell:
 
 FIELDS = (
     *map(Field, ("model", "row", "kge", "sampler", "variant", "fusion", "features", "options", "own_loss")),
+    Field("reads", "negatives come from"),
     *map(Field, ("dataset", "split", "metric", "unit", "better", "status", "failed", "reason", "shown", "best", "second")),
     Field("n", "seeds"),
     Field("seeds"),
@@ -82,6 +83,7 @@ FIELDS = (
     Field("mean", "mean"),
     Field("sd", "sd over seeds"),
     *map(Field, ("low", "high", "converged")),
+    Field("dead", "dead generator"),
     Field("baseline", "against", lambda c: c.baseline),
     Field(
         "difference",

@@ -9,7 +9,7 @@ from nsbench.errors import Misuse
 from nsbench.results import store
 from nsbench.results.store import Run
 from nsbench.results.tables import papers
-from nsbench.results.tables.labels import Identity, group_of, identity_of, labels_of
+from nsbench.results.tables.labels import Identity, called, group_of, identity_of, labels_of
 
 Key = tuple[str, Identity, str]  # a cell: group, row, dataset
 
@@ -19,7 +19,7 @@ class Grid:
 
     Of the runs that were `begun` and came to no result, those under the same protocol and on the same data make `failed`
     (of a cell: seed -> reason), rows of which may have no other run, and `unfinished`, cells. `chosen_by`: by which
-    filters, in words.
+    filters, in words. `called`: of rows that are less than their paper's method, what they are called.
     """
 
     def __init__(self, runs: Sequence[Run], begun: Iterable[tuple[Run, str]] = (), chosen_by: str = "") -> None:
@@ -40,16 +40,20 @@ class Grid:
         self.unfinished: set[Key] = set()
         self.failed: dict[Key, dict[int, str]] = {}
         alike = {_origin(run) for run in runs}
+        stopped = []
         for run, reason in begun:
             key = key_of(run)
             if _origin(run) not in alike or run["seed"] in [other["seed"] for other in self.cells.get(key, [])]:
                 continue
+            stopped.append(run)
             if reason.startswith(store.FAILED):
                 self.failed.setdefault(key, {})[run["seed"]] = reason.removeprefix(store.FAILED)
                 self.kge[key[0]] = run["kge"]
             else:
                 self.unfinished.add(key)
-        self.labels = labels_of({identity for _, identity, _ in (*self.cells, *self.failed)})
+        # Not part of a row's identity, from which it follows: runs of earlier versions do not say it, and are the same row.
+        self.called: dict[Identity, str] = {identity_of(run): name for run in (*runs, *stopped) if (name := called(run))}
+        self.labels = labels_of({identity for _, identity, _ in (*self.cells, *self.failed)}, self.called)
         order = papers.print_order("kge")
         self.groups = sorted(self.kge, key=lambda group: (order.get(self.kge[group], len(order)), group))
         order = papers.print_order("dataset")

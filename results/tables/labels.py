@@ -27,6 +27,16 @@ def proposed(run: Run) -> Mapping[str, Any]:
     return run.config.get("proposed", {})
 
 
+def reads(run: Run) -> str:
+    """What of an entity the run's negatives come from: `structure+image`; empty in runs that do not say so."""
+    return "+".join(map(str, run.config.get("reads", ())))
+
+
+def called(run: Run) -> str:
+    """What the run's method is called where its negatives come from less than its paper has (nsbench.config.run), or ""."""
+    return run.config.get("called", "")
+
+
 def group_of(run: Run) -> str:
     """The scoring model with its non-default options: `transe` or `transe (norm=2)`."""
     options = flat(run.config["options"].get("kge", {}))
@@ -52,8 +62,10 @@ def identity_of(run: Run) -> Identity:
     return tuple(sorted(factors.items()))
 
 
-def labels_of(identities: Iterable[Identity]) -> dict[Identity, str]:
+def labels_of(identities: Iterable[Identity], called: Mapping[Identity, str]) -> dict[Identity, str]:
     """`uniform`, `uniform (k=40)`, `dhns (released, fusion=adamf)`: whatever differs between two rows shows.
+
+    So does, always, what a row is `called` because its method is less than its paper's: `dhns (w/o MMC)`.
 
     Options in the store are the non-default ones. What a variant other than recommended sets, and what all rows share,
     stands in the caption and the notes (nsbench.results.tables.comparison).
@@ -63,6 +75,7 @@ def labels_of(identities: Iterable[Identity]) -> dict[Identity, str]:
     for identity, row in rows.items():
         peers = [other for other in rows.values() if preset(other) == preset(row)]
         parts = [] if row["variant"] == "recommended" else [row["variant"]]
+        parts += [called[identity]] if called.get(identity) else []
         parts += ["own loss"] if "own_loss" in row else []
         for name, value in row.items():
             if name.startswith("sampler."):
@@ -84,14 +97,18 @@ def implied(row: Mapping[str, str], rows: Iterable[Mapping[str, str]]) -> list[s
     return [name for name in row if name.startswith("sampler.") and not differs(name, peers)]
 
 
-def cited(rows: Iterable[Identity]) -> set[Identity]:
-    """For each sampler the row that a paper's figures stand beside: variant paper or recommended, with least added."""
+def cited(rows: Iterable[Identity], called: Mapping[Identity, str]) -> set[Identity]:
+    """For each sampler the row that a paper's figures stand beside: variant paper or recommended, with least added.
+
+    One that is `called` otherwise, because it is less than the paper's, only where there is no other.
+    """
     known = [dict(row) for row in rows]
 
-    def place(row: Mapping[str, str]) -> tuple[bool, int, bool]:
+    def place(row: Mapping[str, str]) -> tuple[bool, bool, int, bool]:
         variant, same = row["variant"], {"sampler", "variant", *implied(row, known)}
         added = [name for name, value in row.items() if name not in same and value != "none"]
-        return variant not in ("paper", "recommended"), len(added), variant != "paper"
+        less = bool(called.get(tuple(row.items())))
+        return less, variant not in ("paper", "recommended"), len(added), variant != "paper"
 
     first: dict[str, Mapping[str, str]] = {}
     for row in sorted(known, key=place):

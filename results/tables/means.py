@@ -7,9 +7,9 @@ from nsbench.results.tables import captions
 from nsbench.results.tables.beside import Beside
 from nsbench.results.tables.cells import Column, Row, Table
 from nsbench.results.tables.contrasts import contrasts
-from nsbench.results.tables.labels import cited
+from nsbench.results.tables.labels import cited, reads
 from nsbench.results.tables.layouts import Asked
-from nsbench.results.tables.metrics import METRICS
+from nsbench.results.tables.metrics import METRICS, READS
 from nsbench.results.tables.rows import emphasised, row_of
 
 
@@ -20,6 +20,8 @@ def table(asked: Asked) -> Table:
     tested = contrasts(grid, asked.baseline, progress=asked.progress) if quality else {}
     if not quality:
         shown = [metric for metric in shown if any(metric.of(run) is not None for run in grid.runs)]
+        if any(metric.part == "diagnostics" for metric in shown) and any(map(reads, grid.runs)):
+            shown = [READS, *shown]
         if not shown:
             raise Misuse("none of these runs has diagnostics: they were made with --no-diagnostics, or by objectives alone")
     columns = tuple(Column(dataset, metric) for dataset in grid.datasets for metric in shown)
@@ -27,7 +29,7 @@ def table(asked: Asked) -> Table:
     rows: list[Row] = []
     for group in grid.groups:
         identities = grid.identities(group)
-        beneath = cited(identities)
+        beneath = cited(identities, grid.called)
         own = emphasised([row_of(grid, group, identity, columns, tested) for identity in identities])
         for identity, row in zip(identities, own):
             rows.append(row)

@@ -74,7 +74,14 @@ METRICS = {
         Metric("end.generated_false_negatives_world", "generated: FN world", None, 100, 2, "fraction", "diagnostics"),
         Metric("end.generated_hardness_now", "generated: hardness", None, 100, 1, "fraction", "diagnostics"),
         Metric("end.generated_active", "generated: active", None, 100, 1, "fraction", "diagnostics"),
+        Metric("end.generated_truth", "generated: truth", None, 100, 1, "fraction", "diagnostics"),
+        Metric("end.generated_gradient", "generated: gradient", None, 1, 3, "ratio", "diagnostics"),
+        *(
+            Metric(f"sampler.noise_loss_quarter{i}", f"noise loss, quarter {i}", None, 1, 3, "", "diagnostics")
+            for i in (1, 2, 3, 4)
+        ),
     )
 }
+READS = Metric("reads", "reads", None, 1, 0, "")  # words, of what the negatives come from
 DIFFERENCE = Metric("difference", "Δ MRR", None, 100, 2, "fraction")  # from the baseline, or the full method
 DIAGNOSTICS = tuple(name for name, metric in METRICS.items() if metric.part == "diagnostics")

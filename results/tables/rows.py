@@ -12,8 +12,8 @@ from nsbench.results.store import Run
 from nsbench.results.tables.cells import STYLES, Cell, Column, Row, Style
 from nsbench.results.tables.contrasts import Contrast
 from nsbench.results.tables.grid import Grid, Key
-from nsbench.results.tables.labels import Identity, listed
-from nsbench.results.tables.metrics import Metric
+from nsbench.results.tables.labels import Identity, listed, reads
+from nsbench.results.tables.metrics import READS, Metric
 
 
 def row_of(
@@ -30,7 +30,9 @@ def row_of(
     for column in columns:
         key = (group, identity, column.dataset)
         contrast = tested.get(key) if column.metric.name == "mrr" else None
-        if key in grid.cells:
+        if column.metric == READS:
+            cell = reading(grid.cells.get(key, []))
+        elif key in grid.cells:
             cell = cell_of(grid.cells[key], column.metric, contrast, say_n, grid.failed.get(key, {}))
         else:
             cell = absent(grid, key)
@@ -49,6 +51,22 @@ def about_row(grid: Grid, group: str, identity: Identity) -> dict[str, Any]:
 def about_column(column: Column) -> dict[str, Any]:
     metric = column.metric
     return {"dataset": column.dataset, "metric": metric.name, "unit": metric.unit, "better": metric.better}
+
+
+def about_runs(runs: Sequence[Run]) -> dict[str, Any]:
+    """What the runs of a cell say of their negatives: what these come from, and in which seeds the generator is dead."""
+    found = {"reads": listed(dict.fromkeys(filter(None, map(reads, runs))), " or ")}
+    found["dead"] = listed((f"seed {run['seed']}: {listed(run.dead, '; ')}" for run in runs if run.dead), "; ")
+    return {name: text for name, text in found.items() if text}
+
+
+def reading(runs: Sequence[Run]) -> Cell:
+    """The cell of the column READS."""
+    about = about_runs(runs)
+    if "reads" not in about:
+        return Cell(record={"status": "missing", "n": 0})
+    seeds = listed((run["seed"] for run in runs), " ")
+    return Cell(about["reads"], record={"status": "ok", "n": len(runs), "seeds": seeds, "split": runs[0]["split"], **about})
 
 
 def absent(grid: Grid, key: Key) -> Cell:
@@ -78,6 +96,7 @@ def cell_of(runs: Sequence[Run], metric: Metric, contrast: Contrast | None, say_
     record |= _failures(failed)
     record |= {"split": runs[0]["split"], "values": listed(map(repr, values), " "), "mean": mean}
     record["converged"] = all(run["converged"] for run in runs)
+    record |= about_runs(runs)
     spread = ""
     if len(values) >= statistics.SPREAD_SEEDS:
         low, high = statistics.t_interval(values)

@@ -1,6 +1,7 @@
 """What the command line prints, and how soon."""
 
 import itertools
+import json
 import os
 import re
 import subprocess
@@ -119,6 +120,49 @@ def test_lists_multiply_and_only_what_is_missing_runs(command: Callable, store: 
     assert len(list(store.iterdir())) == 6
     assert "2 of 4 runs were already done" in more.err
     assert len(re.findall(r"test MRR", more.err)) == 2
+
+
+REMOTE = """
+import torch
+from nsbench.contracts import Generated, Negatives, Sampler
+
+
+class Remote(Sampler):
+    def sample(self, positives, view):
+        side = view.draw_side(positives)
+        ids = view.graph.draw(positives.key(side), self.k, view.rng)
+        far = torch.full((len(positives), 1, view.setting.entity_width), 1e4)
+        return [Negatives(side, ids=ids), Negatives(side, generated=Generated(far))]
+"""
+
+
+def test_a_run_ends_by_saying_that_its_generator_is_dead(command: Callable, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(REMOTE)
+    arguments = ["run", "--sampler", f"{tmp_path / 'mine.py'}:Remote", *TINY, "--set", "protocol.sides=per_row"]
+    said = command(*arguments)
+    assert said.code == 0
+    (folder,) = store.iterdir()
+    (reason,) = json.loads((folder / "result.json").read_text())["dead"]
+    assert f"dead generator: {reason}" in said.out.splitlines()
+    assert "with a dead generator" in said.err
+    again = command(*arguments, "--seeds", "2")  # of which one is done
+    named = re.findall(rf"^dead generator of (\S+): {re.escape(reason)}$", again.out, re.MULTILINE)
+    assert len(set(named)) == 2
+    assert "dead" not in command("run", *TINY, "--set", "protocol.sides=per_row").out
+
+
+def test_a_real_run_says_what_its_negatives_come_from(command: Callable, store: Path) -> None:
+    assert command("run", "--sampler", "dhns", *TINY).code == 0
+    assert command("run", "--sampler", "uniform", *TINY).code == 0
+    (dhns,), (uniform,) = (list(store.glob(f"{name}-*")) for name in ("dhns", "uniform"))
+    for file, inside in (("config.json", lambda x: x), ("result.json", lambda x: x["config"])):
+        config = inside(json.loads((dhns / file).read_text()))
+        assert (config["reads"], config["called"]) == (["structure"], "w/o MMC")
+        assert not {"reads", "called"} & set(inside(json.loads((uniform / file).read_text())))
+    table = command("table").out
+    assert "dhns (w/o MMC)" in table
+    assert "reads structure" in " ".join(table.split())
+    assert re.search(r"dhns \(w/o MMC\) +structure ", command("table", "--layout", "diagnostics").out)
 
 
 def test_a_plan_runs_nothing(command: Callable, store: Path) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from nsbench.campaign.estimates import group_of
 from nsbench.config.protocol import Protocol, protocol_names, read_protocol, resolve_protocol
 from nsbench.config.run import check_features, configure, from_record, run_id
 from nsbench.contracts import Need, Sampler
@@ -237,6 +238,46 @@ def test_the_record_says_what_was_changed_and_chosen():
     assert made["options"]["sampler"] == {"size": 6}
     assert made["protocol"]["steps"] == 7
     assert (made["seed"], made["dataset"], made["features"]) == (4, "toy", "none")
+
+
+class Reading(Sampler):
+    """Reads whatever there is, and is called by what it was asked with."""
+
+    @classmethod
+    def reads(cls, options, features, slots):
+        return ["structure", *slots], f"of {'+'.join(features)}" if slots != features else ""
+
+
+def test_what_the_negatives_come_from_is_recorded_beside_the_identity():
+    with registered(SAMPLERS, "reading", Reading), registered(SAMPLERS, "silent", Sampler):
+        plain = config("reading").record(toy(features=True))
+        assert (plain["reads"], plain["called"]) == (["structure"], "of image+text")
+        fused = config("reading", fusion="adamf").record(toy(features=True))
+        assert fused["reads"] == ["structure", "image", "text"]
+        assert "called" not in fused
+        silent = config("silent", fusion="adamf").record(toy(features=True))
+        for record in (plain, fused):
+            rest = {name: value for name, value in record.items() if name not in ("id", "reads", "called")}
+            assert run_id(rest) == run_id(record) == record["id"]
+            assert group_of(rest) == group_of(record)
+            assert from_record(record).record(toy(features=True)) == record
+    for record in (silent, config("one_vs_all", "distmult").record(toy())):
+        assert not {"reads", "called"} & set(record)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "settings", "reads", "called"),
+    [
+        ("none", (), ["structure"], "w/o MMC"),
+        ("adamf", (), ["structure", "image", "text"], None),
+        ("adamf", ("sampler.slots=structure",), ["structure"], "w/o MMC"),
+        ("adamf", ("sampler.variant=wo_mmc",), ["structure"], "w/o MMC"),
+        ("none", ("sampler.weight=0",), ["structure"], None),
+    ],
+)
+def test_dhns_without_modalities_is_called_so(fusion, settings, reads, called):
+    record = config("dhns", "transe", *settings, fusion=fusion).record(toy(features=True))
+    assert (record["reads"], record.get("called")) == (reads, called)
 
 
 @pytest.mark.parametrize("text", ["", "[sampler.optioned]\nsize = 7\n"])
