@@ -13,7 +13,7 @@ from typing import Any
 MOMENTS = ("start", "middle", "end")  # of a run's measurements, in their order
 TRUTH_OF_UNIFORM = 0.5  # share of the entities that a uniform one outscores
 LEAST_GRADIENT = 0.01  # of the generated negatives' terms, over that of the sampled ones'
-NOISE_LOSS_OF_ZERO = 1.0  # squared error of what predicts no noise at all (of an absolute error it would be 0.798)
+NOISE_LOSS_OF_ZERO = 1.0  # of what predicts no noise at all
 
 
 def dead(diagnostics: Mapping[str, Any]) -> list[str]:

@@ -26,8 +26,6 @@ def cases() -> dict[str, Config]:
     def add(sampler: str, variant: str, fusion: str, model: str, *settings: str) -> bool:
         """Whether the code accepts it."""
         settings = (*settings, f"sampler.variant={variant}", "protocol.steps=50", "protocol.validate_every=50")
-        if hasattr(SAMPLERS.get(sampler).Options, "warmup"):
-            settings = (*settings, "sampler.warmup=0")  # 50 steps are less than its default, and would generate nothing
         try:
             config = configure(sampler, model, "planted:small", protocol="quick", fusion=fusion, settings=settings)
         except Misuse:

@@ -174,8 +174,8 @@ def test_measuring_leaves_no_trace(name, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:dhns:UserWarning")
 def test_pulls_of_a_loss_of_many_parts_are_shares_and_leave_no_trace(tmp_path):
-    settings = ["sampler.variant=released", "sampler.timesteps=10", "aux.diffusion=0.5", "aux.diffusion.timesteps=10"]
-    one, other = planned("dhns", *settings), planned("dhns", *settings)
+    settings = ["sampler.timesteps=10", "aux.diffusion=0.5", "aux.diffusion.timesteps=10"]
+    one, other = planned("dhns_released", *settings), planned("dhns_released", *settings)
     dataset = campaign.dataset_of(one)
     one = execute(one, dataset, tmp_path / "with")
     other = execute(other, dataset, tmp_path / "without", RunOptions(diagnose=False))
