@@ -179,7 +179,7 @@ class DHNS(Sampler):
         self.rng.manual_seed(int(seed))
 
     def sample(self, positives: Positives, view: View) -> list[Negatives]:
-        """Uniform ids [B, K]; after the warm-up a block for each corruption with vectors [B, L, D] or [B, L, S, D] as well."""
+        """Uniform ids [B, K]; after the warm-up also vectors [B, L, D] or [B, L, S, D], a block for each corruption."""
         blocks = [self.base.sample(positives, view)]
         if self.options.weight == 0:
             return blocks
