@@ -157,6 +157,18 @@ def test_beside_generated_negatives_are_those_that_uniform_draws():
         assert torch.equal(base.ids, uniform.ids)
 
 
+def test_the_chains_stream_follows_the_samplers_and_leaves_it_alone():
+    made = make("distmult")
+    seeds = []
+    for seed in (1, 2, 1):
+        made.view.rng.manual_seed(seed)
+        before = made.view.rng.get_state()
+        made.sampler.pretrain(made.view)
+        assert torch.equal(before, made.view.rng.get_state())
+        seeds.append(made.sampler.rng.initial_seed())
+    assert seeds[0] == seeds[2] != seeds[1]
+
+
 # --- options ---
 
 
