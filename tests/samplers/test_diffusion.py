@@ -195,13 +195,6 @@ def test_condition_of_transe_and_of_the_released_sign():
     assert torch.allclose(swapped.condition[1], slots["h"] - r)
 
 
-def test_condition_of_distmult_is_the_product_on_both_sides():
-    made = trainer("distmult")
-    positives, ends = ends_of(made, masked=False)
-    r = made.kge.relation[positives.r].unsqueeze(1)
-    assert torch.allclose(ends.condition, torch.stack([ends.target[1] * r, ends.target[0] * r]))
-
-
 def test_condition_of_rotate_turns_by_the_models_own_phases():
     made = trainer("rotate")
     positives, ends = ends_of(made, masked=False)
