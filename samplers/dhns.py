@@ -179,7 +179,7 @@ class DHNS(Sampler):
         self.rng.manual_seed(int(seed))
 
     def sample(self, positives: Positives, view: View) -> list[Negatives]:
-        """Uniform ids [B, K]; after the warm-up also a block per corruption, vectors [B, L, D] or [B, L, S, D]."""
+        """Uniform ids [B, K]; after the warm-up also vectors [B, L, D] or [B, L, S, D], a block for each corruption."""
         blocks = [self.base.sample(positives, view)]
         if self.options.weight == 0:
             return blocks
@@ -260,7 +260,7 @@ class DHNS(Sampler):
         if options.hal == "off":  # every slot is a negative of its own, and those that exist share a level's weight
             share = mask * (slots / mask.sum(1, keepdim=True))
             block.weight = share.unsqueeze(1).expand(-1, count, -1).flatten(1)
-            block.generated = Generated(vectors.flatten(1, 2), truth=truth[:, 0])
+            block.generated = Generated(vectors.flatten(1, 2), truth=truth[:, 0] if slots == 1 else None)
         return block
 
     def get_extra_state(self) -> dict[str, Any]:

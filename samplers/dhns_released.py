@@ -60,6 +60,8 @@ class DHNSReleased(DHNS):
 
     @classmethod
     def reads(cls, options: Any, features: Sequence[str], slots: Sequence[str]) -> tuple[list[str], str]:
+        if options.weight == 0:
+            return [], ""
         return ["structure", *slots], "" if slots else "w/o MMC"
 
     def _fractions(self) -> Sequence[tuple[int, float, float]]:

@@ -11,7 +11,7 @@ from nsbench.errors import Misuse
 from nsbench.kernels import native
 from nsbench.samplers.parts.denoiser import ROWS, denoiser, interleaved, pieces, sines_first
 
-FORMS = ["paper", "released"]
+FORMS = ["printed", "released"]
 
 
 def made(form, width=12, steps=7, seed=0):
@@ -26,7 +26,7 @@ def made(form, width=12, steps=7, seed=0):
 def as_written(model, form, x, t, c):
     """The two formulas of D5 and D6, without any algebra."""
     width = x.shape[1]
-    if form == "paper":
+    if form == "printed":
         p = interleaved(100, width)[t - 1].to(x)
         return model.norm(model.second(model.first(torch.cat([x, p, c], 1)).relu()))
     p = sines_first(100, width)[t - 1].to(x)
@@ -101,7 +101,7 @@ def test_time_embeddings_are_the_formulas():
             assert released[4 + i] == pytest.approx(math.cos(angle), abs=1e-6)
 
 
-@pytest.mark.parametrize(("form", "count"), [("paper", 16), ("released", 19)])
+@pytest.mark.parametrize(("form", "count"), [("printed", 16), ("released", 19)])
 def test_parameters_are_those_of_the_specification(form, count):
     width = 64
     weights = sum(p.numel() for p in denoiser(form, width, 5).parameters() if p.dim() == 2)

@@ -8,40 +8,18 @@ import torch
 
 from nsbench.contracts import Generated, Negatives
 from nsbench.contracts.scoring import Scoring
-from nsbench.samplers.parts.chain import both_ends
+from nsbench.samplers import dhns
 from nsbench.testing.rules import toy
 from nsbench.training.losses import block_loss
-from tests.samplers.dhns_cases import KGES, drawn, generated, make, trained
+from tests.samplers.dhns_cases import KGES, drawn, generated, make, one_triple, pulled, rows_pulled, trained
 
-
-def pulled(made):
-    """Which of the model's parts hold a gradient."""
-    entity = made.kge.entity.grad
-    parts = {"entity": entity, "relation": made.kge.relation.grad, "attention": getattr(made.fusion, "q", None)}
-    found = {name: x is not None and (x if name != "attention" else x.grad) is not None for name, x in parts.items()}
-    projections = [p.grad for p in made.fusion.project.parameters()] if hasattr(made.fusion, "project") else []
-    found["projections"] = any(g is not None and bool(g.abs().sum() > 0) for g in projections)
-    theta = [p.grad for p in made.sampler.parameters()]
-    return {name for name, has in found.items() if has} | ({"theta"} if any(g is not None for g in theta) else set())
-
-
-def rows_pulled(made):
-    grad = made.kge.entity.grad
-    return set() if grad is None else set(grad.abs().sum(1).nonzero().squeeze(1).tolist())
-
-
-def one_triple(made):
-    """A positive with both features on either end, so that nothing is masked."""
-    mask = made.fusion.slot_mask(made.graph.triples[:, [0, 2]]).all(2).all(1)
-    mask &= made.graph.triples[:, 0] != made.graph.triples[:, 2]
-    return made.graph.positives(mask.nonzero()[:1, 0])
-
-
+SLOTS = ["fused", "each", "attended", "structure"]
 EVERYTHING = {"entity", "relation", "projections", "attention"}
+REACHED = [("none", {"entity", "relation"}), ("adamf", EVERYTHING)]
 
 
-@pytest.mark.parametrize(("fusion", "reached"), [("none", {"entity", "relation"}), ("adamf", EVERYTHING)])
-def test_gradient_of_the_base_loss(fusion, reached):
+@pytest.mark.parametrize(("fusion", "reached"), REACHED)
+def test_gradient_of_the_uniform_negatives(fusion, reached):
     made = make(fusion=fusion)
     positives = one_triple(made)
     scoring = Scoring(made.kge, made.fusion, made.graph)
@@ -50,48 +28,35 @@ def test_gradient_of_the_base_loss(fusion, reached):
     assert pulled(made) == reached
 
 
-@pytest.mark.parametrize("leak", [False, True])
-def test_gradient_of_the_noise_loss(leak):
-    made = make("distmult", f"sampler.leak={leak}", "sampler.weight=0" if leak else "sampler.weight=0.01")
-    positives = one_triple(made)
+@pytest.mark.parametrize("slots", SLOTS)
+def test_the_noise_loss_moves_the_denoiser_alone(slots):
+    made = make("distmult", f"sampler.slots={slots}")
     before = [p.detach().clone() for p in made.sampler.diffusion.parameters()]
-    scoring = Scoring(made.kge, made.fusion, made.graph)
-    blocks = made.sampler.sample(positives, made._view(scoring, live=leak))
-    assert any((a != b).any() for a, b in zip(before, made.sampler.diffusion.parameters()))  # theta has moved
+    _, blocks = generated(made, one_triple(made))
+    assert any((a != b).any() for a, b in zip(before, made.sampler.diffusion.parameters()))
     zero = torch.zeros(1)
-    found = [made.sampler.feedback(block, zero, zero.expand(1, block.shape[1])) for block in blocks]
-    if not leak:
-        assert found == [None] * len(blocks)
-        assert pulled(made) == set()
-        return
-    (loss,) = [x for x in found if x is not None]
-    loss.backward()
-    assert pulled(made) == {"entity", "relation", "projections"}
-    assert rows_pulled(made) == {positives.h.item(), positives.t.item()}
+    assert [made.sampler.feedback(block, zero, zero.expand(1, block.shape[1])) for block in blocks] == [None, None]
+    assert pulled(made) == set()
 
 
-@pytest.mark.parametrize("variant", ["recommended", "released"])
-@pytest.mark.parametrize("fusion", ["none", "adamf"])
-def test_gradient_of_generated_negatives(fusion, variant):
-    joint = "sampler.joint=fuse" if variant == "released" else "sampler.joint=score"
-    made = make("distmult", f"sampler.variant={variant}", joint, "sampler.timesteps=25", fusion=fusion)
+@pytest.mark.parametrize("slots", SLOTS)
+@pytest.mark.parametrize(("fusion", "reached"), REACHED)
+def test_gradient_of_generated_negatives(fusion, reached, slots):
+    """The kept end, as the model scores it, and the relation; nothing of what was generated or replaced."""
+    made = make("distmult", f"sampler.slots={slots}", fusion=fusion)
     positives = one_triple(made)
     scoring, blocks = generated(made, positives)
-    kept = {"head": {positives.t.item()}, "tail": {positives.h.item()}, "both": set()}
-    assert [block.tape.ends for block in blocks] == list(kept)[: len(blocks)]
-    for block in blocks:
+    assert [block.tape.ends for block in blocks] == ["head", "tail"]
+    for block, kept in zip(blocks, (positives.t, positives.h)):
         _, s_neg = scoring.block(positives, block)
         (s_neg * block.weight).sum().backward(retain_graph=True)
-        reached = {"relation"} if block.generated.anchors is not None else {"entity", "relation"}
-        if fusion == "adamf":  # the kept end is fused; so, in `released`, is what was generated
-            reached |= {"attention"} if block.generated.anchors is not None else {"attention", "projections"}
-        assert pulled(made) == reached, block.tape.ends
-        assert rows_pulled(made) == kept[block.tape.ends]
+        assert pulled(made) == reached
+        assert rows_pulled(made) == {kept.item()}
         for module in (made.kge, made.fusion):
             module.zero_grad(set_to_none=True)
 
 
-@pytest.mark.parametrize(("fusion", "reached"), [("none", {"entity", "relation"}), ("adamf", EVERYTHING)])
+@pytest.mark.parametrize(("fusion", "reached"), REACHED)
 def test_gradient_of_the_positive_term(fusion, reached):
     made = make(fusion=fusion)
     positives = one_triple(made)
@@ -103,59 +68,14 @@ def test_gradient_of_the_positive_term(fusion, reached):
 
 
 @pytest.mark.parametrize("kge", KGES)
-@pytest.mark.parametrize("silent", ["sampler.weight=0", "sampler.warmup=1000", "sampler.variant=wo_diffheg"])
-def test_without_generated_negatives_the_model_is_the_bases_bit_for_bit(kge, silent):
-    plain, silenced = make(kge, sampler="uniform"), make(kge, silent)
-    for made in (plain, silenced):
-        trained(made, 3)
+@pytest.mark.parametrize("silent", ["sampler.weight=0", "the warm-up", "sampler.variant=wo_diffheg"])
+def test_without_generated_negatives_the_model_is_that_of_uniform_bit_for_bit(kge, silent, monkeypatch):
+    plain, loud = trained(make(kge, sampler="uniform"), 3), trained(make(kge), 3)
+    monkeypatch.setattr(dhns, "WARMUP", 1000 if silent == "the warm-up" else 1)
+    silenced = trained(make(kge, *[silent] if "=" in silent else []), 3)
     for name, x in plain.model_state().items():
         assert torch.equal(x, silenced.model_state()[name]), name
-    loud = trained(make(kge), 3)
     assert not torch.equal(loud.kge.entity, plain.kge.entity)
-
-
-def test_with_the_leak_and_no_negatives_the_projections_still_learn():
-    """Property 24. The fusion scores here, so that what the leak adds is compared with its absence."""
-    moved = {}
-    for leak in (False, True):
-        made = make("distmult", "sampler.variant=released", f"sampler.leak={leak}", "sampler.weight=0")
-        moved[leak] = trained(made, 3).model_state()
-    plain = trained(make("distmult", sampler="uniform"), 3)
-    assert all(torch.equal(x, moved[False][name]) for name, x in plain.model_state().items())
-    assert not torch.equal(moved[True]["fusion.project.0.weight"], plain.model_state()["fusion.project.0.weight"])
-
-
-def test_leaked_gradient_is_that_of_the_noise_loss_by_finite_differences():
-    made = make("rotate", "sampler.variant=released", "sampler.weight=0", "sampler.timesteps=6", fusion="none", width=2)
-    sampler, positives = made.sampler, made.graph.positives(torch.tensor([4]))
-    state = {name: x.clone() for name, x in sampler.diffusion.state_dict().items()}
-    stream = sampler.rng.get_state()
-
-    def loss():
-        sampler.diffusion.load_state_dict(state)
-        sampler.rng.set_state(stream)
-        with torch.no_grad():
-            return sampler.diffusion.loss(both_ends(positives, made.view, masked=False), sampler.rng)[0].item()
-
-    value = loss()
-    sampler.rng.set_state(stream)
-    view = made._view(Scoring(made.kge, made.fusion, made.graph), live=True)
-    sampler.sample(positives, view)
-    leaked = sampler.leaked
-    assert leaked.item() == pytest.approx(value, rel=1e-5)
-    leaked.backward()
-    sampler.leaked = None
-    for table, row in ((made.kge.entity, positives.h), (made.kge.entity, positives.t), (made.kge.relation, positives.r)):
-        for column in range(table.shape[1]):
-            found = table.grad[row.item(), column].item()
-            step = 1e-2 * table.abs().max().item()
-            with torch.no_grad():
-                table[row, column] += step
-                up = loss()
-                table[row, column] -= 2 * step
-                down = loss()
-                table[row, column] += step
-            assert found == pytest.approx((up - down) / (2 * step), rel=0.05, abs=0.01)
 
 
 def test_temperature_does_not_reach_generated_negatives():
@@ -168,24 +88,7 @@ def test_temperature_does_not_reach_generated_negatives():
         assert cold == hot
 
 
-def test_released_factors():
-    """Property 27: with constant scores, 0.75 mu on the generated part and (1 + 0.75 mu) / 2 on positives."""
-    made = make("transe", "sampler.variant=released", "sampler.timesteps=50", "sampler.weight=0.2")
-    positives = made.graph.positives(torch.arange(5))
-    _, blocks = generated(made, positives)
-    s_pos, s_neg = torch.full((5,), 0.7), torch.full((5, 4), -0.4)
-    assert len(blocks) == 3
-    total = sum(block_loss(s_pos, s_neg, dataclasses.replace(block, margin_shift=None), 0.0, None) for block in blocks)
-    expected = 0.5 * 0.75 * 0.2 * (math.log1p(math.exp(-0.7)) + math.log1p(math.exp(-0.4)))
-    assert total.item() == pytest.approx(expected, rel=1e-5)
-    level_by_level = 0.0  # sum over levels and corruptions of w_l / 12, as in Trainer_dhns
-    for weight, margin in zip((0.5, 1, 1, 0.5), (0.3, 0.5, 0.7, 0.9)):
-        shifted = -0.4 - (1 - margin) * made.protocol.margin
-        level_by_level += 0.5 * 0.2 * 3 * weight / 12 * (math.log1p(math.exp(-0.7)) + math.log1p(math.exp(shifted)))
-    assert sum(block_loss(s_pos, s_neg, b, 0.0, None) for b in blocks).item() == pytest.approx(level_by_level, rel=1e-5)
-
-
-def test_paper_loss_by_hand():
+def test_loss_by_hand():
     """Eq. 13: positives get each level's margin and no weight; levels, sides and batch are averaged."""
     made = make("transe", "sampler.timesteps=50", "sampler.weight=0.3")
     positives = made.graph.positives(torch.arange(2))
@@ -203,63 +106,66 @@ def test_paper_loss_by_hand():
     assert sum(block_loss(s_pos, s_neg, b, 0.0, None) for b in blocks).item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(("kge", "gamma0", "gamma"), [("transe", 9.0, 3.0), ("rotate", 9.0, 3.0), ("distmult", 4.0, 4.0)])
-def test_margins_are_the_models_or_gamma0(kge, gamma0, gamma):
-    made = make(kge, f"sampler.gamma0={gamma0}", "protocol.margin=3")
-    _, _, blocks = drawn(made)
+@pytest.mark.parametrize(("kge", "gamma"), [("transe", 3.0), ("rotate", 3.0), ("distmult", 9.0)])
+def test_margins_are_the_models_or_gamma0(kge, gamma, monkeypatch):
+    monkeypatch.setattr(dhns, "GAMMA0", 9.0)
+    made = make(kge, "protocol.margin=3")
+    positives, _, blocks = drawn(made)
     expected = torch.tensor([-0.7, -0.5, -0.3, -0.1]) * gamma
     for block in blocks[1:]:
         assert torch.allclose(block.margin_shift, expected.expand(16, 4))
     if kge != "distmult":  # the negative's logit is m_l gamma - distance
-        positives = made.graph.positives(torch.arange(0, 48, 3))
         scores = made.scoring().block(positives, blocks[2])[1]
         assert torch.allclose(scores + blocks[2].margin_shift, (scores - gamma) + torch.tensor([0.3, 0.5, 0.7, 0.9]) * gamma)
 
 
-def test_released_distmult_has_no_margins_in_effect():
-    made = make("distmult", "sampler.variant=released")
-    _, _, blocks = drawn(made)
-    assert all((block.margin_shift == 0).all() for block in blocks[1:])
+# --- slots ---
 
 
-@pytest.mark.parametrize("variant", ["recommended", "released"])
-def test_the_order_of_slots_does_not_matter(variant):
-    made = make("distmult", f"sampler.variant={variant}")
+@pytest.mark.parametrize(("slots", "joint"), [("each", "score"), ("attended", "fuse")])
+def test_the_order_of_slots_does_not_matter(slots, joint):
+    made = make("distmult", f"sampler.slots={slots}")
     positives, _, blocks = drawn(made)
-    block, generated = blocks[2], blocks[2].generated
-    assert generated.joint == ("score" if variant == "recommended" else "fuse")
+    block, made_of = blocks[2], blocks[2].generated
+    assert made_of.joint == joint
     order = [2, 0, 1]
-    turned = Generated(generated.vectors[:, :, order], generated.slot_mask[:, order], joint=generated.joint)
-    found = [made.scoring().block(positives, dataclasses.replace(block, generated=g))[1] for g in (generated, turned)]
+    turned = Generated(made_of.vectors[:, :, order], made_of.slot_mask[:, order], joint=joint)
+    found = [made.scoring().block(positives, dataclasses.replace(block, generated=g))[1] for g in (made_of, turned)]
     assert torch.allclose(*found, atol=1e-5)
 
 
-def test_joint_mean_is_over_the_slots_there_are_and_the_score_for_one():
-    made = make()
+def test_joint_mean_is_over_the_slots_there_are():
+    made = make("distmult", "sampler.slots=each")
     positives, _, blocks = drawn(made)
-    scoring, block = made.scoring(), blocks[2]
+    scoring, made_of = made.scoring(), blocks[2].generated
     kept = scoring.vectors(positives.h) * made.kge.relation[positives.r]  # DistMult's query of the fused head
-    by_hand = torch.einsum("bd,blsd->bls", kept, block.generated.vectors) * block.generated.slot_mask.unsqueeze(1)
-    expected = by_hand.sum(2) / block.generated.slot_mask.sum(1, keepdim=True)
-    assert torch.allclose(scoring.block(positives, block)[1], expected, atol=1e-5)
-    alone = make(fusion="none")
-    positives, _, blocks = drawn(alone)
-    assert blocks[2].generated.vectors.shape == (16, 4, 1, 8)
-    structural = Negatives(blocks[2].side, generated=Generated(blocks[2].generated.vectors.squeeze(2)))
-    scoring = alone.scoring()
-    assert torch.allclose(scoring.block(positives, blocks[2])[1], scoring.block(positives, structural)[1])
+    by_hand = torch.einsum("bd,blsd->bls", kept, made_of.vectors) * made_of.slot_mask.unsqueeze(1)
+    expected = by_hand.sum(2) / made_of.slot_mask.sum(1, keepdim=True)
+    assert not made_of.slot_mask.all()
+    assert torch.allclose(scoring.block(positives, blocks[2])[1], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("chain", ["reverse", "forward", "gauss"])
-def test_invalid_slots_do_not_matter(chain, monkeypatch):
+@pytest.mark.parametrize("slots", ["fused", "structure"])
+def test_one_vector_is_scored_against_the_fused_kept_end(slots):
+    made = make("distmult", f"sampler.slots={slots}")
+    positives, _, blocks = drawn(made)
+    scoring = made.scoring()
+    kept = scoring.vectors(positives.h) * made.kge.relation[positives.r]
+    expected = torch.einsum("bd,bld->bl", kept, blocks[2].generated.vectors)
+    assert torch.allclose(scoring.block(positives, blocks[2])[1], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("chain", ["reverse", "forward", "around", "gauss"])
+@pytest.mark.parametrize("slots", ["each", "attended"])
+def test_invalid_slots_do_not_matter(slots, chain, monkeypatch):
     """Property 31: what a missing slot holds, nan included, changes no loss and no gradient."""
     totals = []
     for filling in (0.0, torch.nan):
-        made = make("distmult", f"sampler.chain={chain}")
-        slots = made.fusion.slots
+        made = make("distmult", f"sampler.chain={chain}", f"sampler.slots={slots}")
+        own = made.fusion.slots
 
-        def filled(entity, ids, made=made, slots=slots, filling=filling):
-            return torch.where(made.fusion.slot_mask(ids).unsqueeze(-1), slots(entity, ids), filling)
+        def filled(entity, ids, made=made, own=own, filling=filling):
+            return torch.where(made.fusion.slot_mask(ids).unsqueeze(-1), own(entity, ids), filling)
 
         monkeypatch.setattr(made.fusion, "slots", filled)
         trained(made, 3)
@@ -269,22 +175,22 @@ def test_invalid_slots_do_not_matter(chain, monkeypatch):
     assert torch.equal(totals[0].kge.entity, totals[1].kge.entity)
 
 
-def test_both_ends_count_the_slots_that_both_have():
-    made = make("distmult", "sampler.variant=released", "sampler.missing=mask")
-    positives, _, blocks = drawn(made, range(0, 129, 3))
-    mask = {ids: made.fusion.slot_mask(getattr(positives, ids)) for ids in "ht"}
-    assert torch.equal(blocks[1].generated.slot_mask, mask["t"])  # a head is generated from the tail's slots
-    assert torch.equal(blocks[2].generated.slot_mask, mask["h"])
-    assert torch.equal(blocks[3].generated.slot_mask, mask["h"] & mask["t"])
-    assert (blocks[3].generated.slot_mask != mask["h"]).any()
-    assert blocks[3].generated.anchors.data_ptr() == blocks[1].generated.vectors.data_ptr()
-    assert blocks[3].generated.vectors.data_ptr() == blocks[2].generated.vectors.data_ptr()
+@pytest.mark.parametrize("chain", ["reverse", "forward"])
+def test_a_slot_counts_where_its_source_has_it(chain):
+    """What is generated comes from the kept end's slots, what is noised from the replaced one's."""
+    made = make("distmult", "sampler.slots=each", f"sampler.chain={chain}")
+    positives, _, (_, heads, tails) = drawn(made, range(0, 129, 3))
+    of_h, of_t = (made.fusion.slot_mask(ids) for ids in (positives.h, positives.t))
+    assert (of_h != of_t).any()
+    assert torch.equal(heads.generated.slot_mask, of_h if chain == "forward" else of_t)
+    assert torch.equal(tails.generated.slot_mask, of_t if chain == "forward" else of_h)
 
 
-def test_without_any_feature_the_result_is_that_of_structure_alone():
+@pytest.mark.parametrize("slots", ["each", "attended"])
+def test_without_any_feature_the_result_is_that_of_structure_alone(slots):
     data = toy(features=True)
     bare = dataclasses.replace(data, present={name: torch.zeros_like(x) for name, x in data.present.items()})
-    made = make("distmult", dataset=bare)
+    made = make("distmult", f"sampler.slots={slots}", dataset=bare)
     positives, _, blocks = drawn(made)
     assert blocks[2].generated.slot_mask.sum(1).eq(1).all()
     structural = Negatives(blocks[2].side, generated=Generated(blocks[2].generated.vectors[:, :, 0]))

@@ -1,5 +1,7 @@
-"""notes/dhns.md section 5: schedule and forward process (1-3), reverse steps (5-10), conditions (11-13), the auxiliary."""
+"""notes/dhns.md section 5: schedule and forward process (1-3), reverse steps (5-10), conditions (11-13); the auxiliary."""
 
+import copy
+import dataclasses
 import math
 
 import pytest
@@ -10,7 +12,7 @@ from nsbench.contracts import Generated, Negatives
 from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
 from nsbench.registry import AUXILIARIES, MODELS
-from nsbench.samplers.parts.chain import Diffusion, Ends, LatentScale, Schedule, both_ends
+from nsbench.samplers.parts.chain import Diffusion, DiffusionLoss, Ends, Latents, Schedule, both_ends
 from nsbench.testing.rules import Poor, registered, toy
 from nsbench.training.trainer import Trainer
 
@@ -193,13 +195,6 @@ def test_condition_of_transe_and_of_the_released_sign():
     assert torch.allclose(swapped.condition[1], slots["h"] - r)
 
 
-def test_condition_of_distmult_is_the_product_on_both_sides():
-    made = trainer("distmult")
-    positives, ends = ends_of(made, masked=False)
-    r = made.kge.relation[positives.r].unsqueeze(1)
-    assert torch.allclose(ends.condition, torch.stack([ends.target[1] * r, ends.target[0] * r]))
-
-
 def test_condition_of_rotate_turns_by_the_models_own_phases():
     made = trainer("rotate")
     positives, ends = ends_of(made, masked=False)
@@ -259,49 +254,102 @@ def test_masks_follow_the_ends_and_missing_slots_are_zero(monkeypatch):
     assert not imputed.target.isfinite().all()
 
 
-# --- latent scale and loss ---
+@pytest.mark.parametrize(("slots", "count"), [("fused", 1), ("structure", 1), ("all", 3)])
+def test_ends_hold_what_is_diffused_and_the_other_ends_query_of_the_same(slots, count):
+    made = trainer("distmult")
+    positives, ends = ends_of(made, slots=slots)
+    scoring, r = made.scoring(), made.kge.relation[positives.r].unsqueeze(1)
+    for place, (target, kept) in enumerate(((positives.h, positives.t), (positives.t, positives.h))):
+        for ids, found, mask, factor in (
+            (target, ends.target[place], ends.target_mask[place], 1.0),
+            (kept, ends.condition[place], ends.condition_mask[place], r),
+        ):
+            present = made.fusion.slot_mask(ids)
+            by_slot = torch.where(present.unsqueeze(2), made.fusion.slots(made.kge.entity, ids), 0.0)
+            expected = {"fused": scoring.vectors(ids).unsqueeze(1), "structure": by_slot[:, :1], "all": by_slot}[slots]
+            assert torch.allclose(found, expected * factor)
+            assert torch.equal(mask, present if slots == "all" else torch.ones_like(mask))
+            assert mask.shape[1] == count
+
+
+# --- latents and loss ---
 
 
 def some_ends(batch=6, slots=2, width=4, seed=0):
     rng = torch.Generator().manual_seed(seed)
-    target, condition = (torch.randn(2, batch, slots, width, generator=rng) * (m + 2.0) for m in range(2))
+    target, condition = (torch.randn(2, batch, slots, width, generator=rng) * (m + 2.0) + 3 * m - 1 for m in range(2))
     masks = torch.rand(2, batch, slots, generator=rng) < 0.6
     masks[..., 0] = True
     return Ends(target, condition, masks, masks.flip(0), (target[0], target[1], torch.zeros(batch, 1)))
 
 
-def test_latent_scale_is_the_masked_rms_first_and_then_follows_slowly():
-    scale, first, second = LatentScale(2, True), some_ends(), some_ends(seed=1)
-    by_hand = []
-    for ends in (first, second):
-        rms = [ends.target[..., m, :][ends.target_mask[..., m]].square().mean().sqrt() for m in range(2)]
-        by_hand.append(torch.stack(rms))
-    scale.update(first)
-    assert torch.allclose(scale.target, by_hand[0])
-    scale.update(second)
-    assert torch.allclose(scale.target, 0.99 * by_hand[0] + 0.01 * by_hand[1])
+def there(ends, name, m):
+    """Rows [n, D] of slot m that exist, of both sides."""
+    return getattr(ends, name)[..., m, :][getattr(ends, f"{name}_mask")[..., m]]
 
 
-def test_a_slot_that_was_not_seen_keeps_scale_one_and_starts_when_it_is():
-    scale, ends = LatentScale(2, True), some_ends()
+def held(latents, name, m):
+    return getattr(latents, f"{name}_mean")[m], getattr(latents, f"{name}_scale")[m]
+
+
+@pytest.mark.parametrize("name", ["target", "condition"])
+def test_latents_are_about_the_masked_mean_of_the_first_batch_and_then_follow_slowly(name):
+    """Scales are root mean squares about the mean of the time."""
+    latents, first, second = Latents(2, 4), some_ends(), some_ends(seed=1)
+    latents.update(first)
+    means, scales = [], []
+    for m in range(2):
+        rows = there(first, name, m)
+        means.append(rows.mean(0))
+        scales.append((rows - means[m]).square().mean().sqrt())
+        torch.testing.assert_close(held(latents, name, m), (means[m], scales[m]))
+    latents.update(second)
+    for m in range(2):
+        rows = there(second, name, m)
+        mean = 0.99 * means[m] + 0.01 * rows.mean(0)
+        scale = 0.99 * scales[m] + 0.01 * (rows - mean).square().mean().sqrt()
+        torch.testing.assert_close(held(latents, name, m), (mean, scale))
+
+
+def test_a_slot_that_was_not_seen_is_left_as_it_is_and_starts_when_it_is():
+    latents, ends, later = Latents(2, 4), some_ends(), some_ends(seed=1)
     ends.target_mask[..., 1] = ends.condition_mask[..., 1] = False
-    scale.update(ends)
-    assert scale.target[1] == scale.condition[1] == 1
-    ends.target_mask[..., 1] = ends.condition_mask[..., 1] = True
-    scale.update(ends)
-    assert torch.allclose(scale.target[1], ends.target[..., 1, :].square().mean().sqrt())
+    latents.update(ends)
+    for name in ("target", "condition"):
+        torch.testing.assert_close(held(latents, name, 1), (torch.zeros(4), torch.tensor(1.0)))
+    later.target_mask[..., 1] = later.condition_mask[..., 1] = True
+    latents.update(later)
+    rows = later.target[..., 1, :].flatten(0, 1)
+    expected = rows.mean(0), (rows - rows.mean(0)).square().mean().sqrt()
+    torch.testing.assert_close(held(latents, "target", 1), expected)
+    before = held(latents, "target", 1)[0].clone()
+    latents.update(ends)  # not seen again
+    assert torch.equal(held(latents, "target", 1)[0], before)
 
 
-def test_inactive_scale_changes_nothing():
-    diffusion, ends = Diffusion(4, 2, 6, "linear", "released", "l1", False), some_ends()
-    diffusion.scale.update(ends)
-    assert torch.equal(torch.stack(diffusion.latents(ends)), torch.stack([ends.target, ends.condition]))
+def test_latents_have_the_noises_moments_and_lead_back_to_vectors():
+    diffusion, ends = Diffusion(4, 2, 6, 1e-3), some_ends()
+    found = diffusion.observe(ends)
+    for x, mask in zip(found, (ends.target_mask, ends.condition_mask)):
+        for m in range(2):
+            rows = x[..., m, :][mask[..., m]]
+            assert rows.mean(0).abs().max() < 1e-6
+            assert rows.square().mean().item() == pytest.approx(1.0, rel=1e-5)
+    torch.testing.assert_close(diffusion.vectors(found[0]), ends.target)
+    by_level = found[0].unsqueeze(2).expand(2, 6, 5, 2, 4)
+    torch.testing.assert_close(diffusion.vectors(by_level), ends.target.unsqueeze(2).expand(2, 6, 5, 2, 4))
 
 
-@pytest.mark.parametrize("kind", ["mse", "l1"])
-def test_loss_by_hand(kind, monkeypatch):
+def test_unscaled_vectors_are_diffused_as_they_are():
+    diffusion, ends = Diffusion(4, 2, 6, 1e-3, scaled=False), some_ends()
+    assert torch.equal(torch.stack(diffusion.observe(ends)), torch.stack([ends.target, ends.condition]))
+    assert torch.equal(diffusion.vectors(ends.target), ends.target)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_loss_by_hand(absolute, monkeypatch):
     """A denoiser that answers x + t + c, and loops over rows."""
-    diffusion, ends = Diffusion(4, 2, 6, "linear", "paper", kind, False), some_ends()
+    diffusion, ends = Diffusion(4, 2, 6, 1e-3, schedule="linear", absolute=absolute, scaled=False), some_ends()
 
     class Stub:
         def condition(self, c):
@@ -314,7 +362,7 @@ def test_loss_by_hand(kind, monkeypatch):
     rng = torch.Generator().manual_seed(5)
     t = torch.randint(1, 7, (6, 2), generator=rng)
     eps = torch.randn(6, 2, 4, generator=rng)
-    found, by_quarter = diffusion.loss(ends, torch.Generator().manual_seed(5))
+    found, by_quarter = diffusion.loss(ends, (ends.target, ends.condition), torch.Generator().manual_seed(5))
     means, quarters = [], {}
     for side in range(2):
         for m in range(2):
@@ -323,34 +371,79 @@ def test_loss_by_hand(kind, monkeypatch):
                 left = diffusion.schedule.kept[t[b, m]]
                 x = math.sqrt(left) * ends.target[side, b, m] + math.sqrt(1 - left) * eps[b, m]
                 error = x + t[b, m] + ends.condition[side, b, m] - eps[b, m]
-                error = error.abs().mean() if kind == "l1" else error.square().mean()
+                error = error.abs().mean() if absolute else error.square().mean()
                 if ends.target_mask[side, b, m] and ends.condition_mask[side, b, m]:
                     errors.append(error)
                     quarters.setdefault(int((t[b, m] - 1) * 4 // 6), []).append(error)
             means.append(sum(errors) / len(errors))
-    expected = sum(means) if kind == "l1" else sum(means) / 4
+    expected = sum(means) if absolute else sum(means) / 4
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     for quarter, errors in quarters.items():
         assert by_quarter[quarter].item() == pytest.approx((sum(errors) / len(errors)).item(), rel=1e-5)
 
 
 def test_invalid_slots_do_not_matter_to_the_loss():
-    diffusion, ends = Diffusion(4, 2, 6, "cosine", "paper", "mse", True), some_ends()
-    before, _ = diffusion.loss(ends, torch.Generator().manual_seed(5))
-    other = Diffusion(4, 2, 6, "cosine", "paper", "mse", True)
-    other.load_state_dict(Diffusion(4, 2, 6, "cosine", "paper", "mse", True).state_dict())
-    other.denoiser.load_state_dict(diffusion.denoiser.state_dict())
-    spoilt = Ends(
-        *(
-            torch.where(mask.unsqueeze(3), x, 1e6)
-            for x, mask in ((ends.target, ends.target_mask), (ends.condition, ends.condition_mask))
-        ),
-        ends.target_mask,
-        ends.condition_mask,
-        ends.sources,
+    torch.manual_seed(0)
+    diffusion, ends = Diffusion(4, 2, 6, 1e-3), some_ends()
+    spoilt = dataclasses.replace(
+        ends,
+        target=torch.where(ends.target_mask.unsqueeze(3), ends.target, 1e6),
+        condition=torch.where(ends.condition_mask.unsqueeze(3), ends.condition, 1e6),
     )
-    after, _ = other.loss(spoilt, torch.Generator().manual_seed(5))
-    assert after.item() == pytest.approx(before.item(), rel=1e-6)
+    losses = []
+    for given in (ends, spoilt):
+        latents = Latents(2, 4)
+        latents.update(given)
+        losses.append(diffusion.loss(given, latents.of(given), torch.Generator().manual_seed(5))[0].item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("leak", [False, True])
+def test_learning_is_a_step_of_adam_and_the_leak_is_the_loss_before_it(leak):
+    torch.manual_seed(0)
+    ours, theirs = (Diffusion(4, 1, 6, 1e-2, scaled=False) for _ in range(2))
+    theirs.denoiser.load_state_dict(ours.denoiser.state_dict())
+    adam, gradients = torch.optim.Adam(theirs.denoiser.parameters(), lr=1e-2), []
+    for diffusion in (ours, theirs):
+        h, t, r = (torch.randn(5, 1, 4, generator=torch.Generator().manual_seed(m)).requires_grad_() for m in range(3))
+        ones = torch.ones(2, 5, 1, dtype=torch.bool)
+        ends = Ends(torch.stack([h, t]), torch.stack([t * r, h * r]), ones, ones, (h, t, r))
+        given = ends, (ends.target, ends.condition), torch.Generator().manual_seed(5)
+        if diffusion is ours:
+            leaked, _ = diffusion.learn(*given, leak=leak)
+            assert (leaked is not None) == leak
+        else:
+            loss, _ = diffusion.loss(*given)
+            loss.backward()
+            adam.step()
+        if diffusion is ours and leak:
+            leaked.backward()
+        gradients.append([x.grad for x in (h, t, r)])
+    for one, other in zip(ours.denoiser.parameters(), theirs.denoiser.parameters()):
+        torch.testing.assert_close(one, other)
+        assert one.grad is None
+    if leak:
+        assert leaked.item() == pytest.approx(loss.item())
+        torch.testing.assert_close(*gradients)
+    else:
+        assert gradients[0] == [None] * 3
+
+
+def test_adam_and_latents_travel_with_the_state():
+    torch.manual_seed(0)
+    one, other = Diffusion(4, 2, 6, 1e-2), Diffusion(4, 2, 6, 1e-2)
+
+    def step(diffusion, seed):
+        ends = some_ends(seed=seed)
+        diffusion.learn(ends, diffusion.observe(ends), torch.Generator().manual_seed(seed))
+
+    step(one, 1)
+    other.load_state_dict(copy.deepcopy(one.state_dict()))  # else the two share the moments
+    for diffusion in (one, other):
+        step(diffusion, 2)
+    assert all(
+        torch.equal(a, b) for a, b in zip([*one.parameters(), *one.buffers()], [*other.parameters(), *other.buffers()])
+    )
 
 
 # --- the auxiliary ---
@@ -368,7 +461,17 @@ def test_auxiliary_runs_with_any_sampler_and_learns(sampler, fusion):
     for _ in range(3):
         made.step()
     assert all((a != b).any() for a, b in zip(before, auxiliary.parameters()))
-    assert {group["lr"] for group in made.model_adam.param_groups} == {1e-2, 2e-3}
+    assert {group["lr"] for group in made.model_adam.param_groups} == {1e-2}  # its denoiser has an Adam of its own
+
+
+@pytest.mark.parametrize("rate", [2e-3, 1e-2])
+def test_auxiliary_learns_at_its_own_rate(rate):
+    """The first step of Adam moves a parameter by its learning rate, whatever the gradient."""
+    made = trainer("distmult", "aux.diffusion=1", *([] if rate == 2e-3 else [f"aux.diffusion.learning_rate={rate}"]))
+    before = [p.detach().clone() for p in made.auxiliaries["diffusion"].parameters()]
+    made.step()
+    moved = max((p - x).abs().max().item() for p, x in zip(made.auxiliaries["diffusion"].parameters(), before))
+    assert moved == pytest.approx(rate, rel=0.02)
 
 
 def test_auxiliary_pulls_at_entities_relations_and_projections_but_not_at_the_attention():
@@ -391,7 +494,8 @@ def test_auxiliary_leaves_the_samplers_stream_alone():
 
 
 def test_auxiliary_is_known_without_any_sampler_and_needs_a_query():
-    assert AUXILIARIES.get("diffusion").__name__ == "DiffusionLoss"
+    assert AUXILIARIES.get("diffusion") is DiffusionLoss
+    assert DiffusionLoss.version == 2
     assert AUXILIARIES.source("diffusion") == "built-in"
     with registered(MODELS, "poor", Poor), pytest.raises(Misuse, match=r"diffusion.*query"):
         configure("uniform", "poor", "toy", protocol="quick", settings=["aux.diffusion=1"])
