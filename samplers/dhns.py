@@ -99,7 +99,7 @@ class DHNS(Sampler):
     @dataclass(frozen=True)
     class Options:
         weight: float = option(
-            1.0, "lambda, weight of the generated negatives; 0: none are generated", minimum=0, search=(0.01, 0.1, 1.0, 10.0)
+            0.1, "lambda, weight of the generated negatives; 0: none are generated", minimum=0, search=(0.01, 0.1, 1.0, 10.0)
         )
         timesteps: int = option(50, "T, diffusion steps", minimum=QUARTERS, search=(20, 50, 70, 100))
         learning_rate: float = option(2e-3, "the denoiser's learning rate", minimum=0, search=(1e-4, 5e-4, 2e-3))
