@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,7 @@ class Listing(click.Command):
             formatter.write_dl([(name, entry.help) for name, entry in self.entries().items()])
 
 
-def _layouts() -> Mapping[str, Any]:
-    from nsbench.results.tables.layouts import LAYOUTS
-
-    return LAYOUTS
-
-
-def _kinds() -> Mapping[str, Any]:
-    from nsbench.results.plots import kinds
-
-    return kinds()
-
-
-@click.command(cls=Listing, title="Layouts", entries=_layouts)
+@click.command(cls=Listing, title="Layouts", entries=lambda: import_module("nsbench.results.tables.layouts").LAYOUTS)
 @read_option
 @click.option(
     "--baseline",
@@ -97,7 +86,7 @@ def compare(first: str, second: str, where: dict[str, str], runs: Path | None) -
     click.echo(comparing.compare(first, second, runs, where))
 
 
-@click.command(cls=Listing, title="Kinds", entries=_kinds)
+@click.command(cls=Listing, title="Kinds", entries=lambda: import_module("nsbench.results.plots").kinds())
 @read_option
 @click.option("--kind", "kinds", help="Comma-separated: some of those below.  [default: what the runs allow]")
 @where_option

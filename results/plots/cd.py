@@ -151,14 +151,10 @@ def draw(
 
 def _levels(spans: Sequence[tuple[float, float]]) -> list[int]:
     """For each bar the first line on which it touches none before it."""
-    lines: list[list[tuple[float, float]]] = []
-    levels = []
+    levels: list[int] = []
     for low, high in spans:
-        free = (n for n, line in enumerate(lines) if all(high < a or b < low for a, b in line))
-        level = next(free, len(lines))
-        lines += [[]] if level == len(lines) else []
-        lines[level].append((low, high))
-        levels.append(level)
+        taken = {level for (a, b), level in zip(spans, levels) if a <= high and low <= b}
+        levels.append(next(level for level in range(len(spans)) if level not in taken))
     return levels
 
 

@@ -22,16 +22,8 @@ if TYPE_CHECKING:
 ONE_COLUMN, TWO_COLUMNS = 3.3, 6.9  # inches
 
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8C564B")  # Okabe and Ito's, mostly
-LINES: tuple[Any, ...] = (
-    "-",
-    (0, (5, 1.5)),
-    (0, (1, 1)),
-    (0, (5, 1, 1, 1)),
-    (0, (3, 1, 1, 1, 1, 1)),
-    (0, (2, 1)),
-    (0, (8, 1, 1, 1, 1, 1)),
-    (0, (1, 2.5)),
-)
+DASHES = ((5, 1.5), (1, 1), (5, 1, 1, 1), (3, 1, 1, 1, 1, 1), (2, 1), (8, 1, 1, 1, 1, 1), (1, 2.5))  # on, off, ...
+LINES: tuple[Any, ...] = ("-", *((0, dashes) for dashes in DASHES))
 MARKERS = "os^DvPX*<>dhp"
 FACES = ("#FFFFFF", "#9ECAE1", "#E6550D", "#C7E9C0", "#54278F", "#FDD0A2", "#DADAEB", "#BDBDBD")
 HATCHES = ("", "////", "", "....", "", "\\\\\\\\", "xxxx", "----", "++++", "oo", "||||")
@@ -113,7 +105,7 @@ def panels(
     width: float,
     titles: Sequence[str],
     handles: list[Any],
-    x: str | None,
+    x: str,
     y: str,
     *,
     columns: int = 0,
@@ -141,7 +133,7 @@ def panels(
     for i, (ax, title) in enumerate(zip(axes, titles)):
         ax.set_title(title)
         ax.grid(True)
-        if x and i + columns >= len(titles):
+        if i + columns >= len(titles):
             ax.set_xlabel(x)
         if i % columns == 0:
             ax.set_ylabel(y)

@@ -50,7 +50,7 @@ def draw(data: pd.DataFrame, labels: Sequence[str], width: float) -> Figure:
         width,
         [f"{model}, {dataset}" for model in models for _ in PARTS],
         [Patch(label=row, **look) for row, look in looks.items()],
-        None,
+        "",  # each its own
         "test MRR ×100",
         columns=2 if width > drawing.ONE_COLUMN else 1,
         ratios=[data[data["by"] == by]["part"].nunique() for by in PARTS],
