@@ -66,7 +66,7 @@ def styled(draw, *given):
 
 @pytest.fixture
 def learning(store, run):
-    """Three samplers, two models, three seeds, with events; MRR and seconds differ by run."""
+    """Three samplers (bernoulli worse and slower than uniform), two models, three seeds, with events; all runs differ."""
     rng = np.random.default_rng(0)
     for (s, sampler), kge, seed in itertools.product(enumerate(SAMPLERS), MODELS, range(3)):
         train = 30.0 * (s + 1) + 5 * seed
@@ -75,7 +75,7 @@ def learning(store, run):
             for by, parts in PARTS.items()
         }
         result = {"selected_at": 3 * EVERY, "cost": {"train_seconds": train}, "breakdown": breakdown, "train_triples": SIZE}
-        path = run(sampler, kge, seed=seed, quality=1 + s / 2, protocol={"batch": BATCH}, result=result)
+        path = run(sampler, kge, seed=seed, quality=(1, 0.5, 2)[s], protocol={"batch": BATCH}, result=result)
         events = [
             {"step": EVERY * i, "valid": {"mrr": float(rng.uniform(0.1, 0.4))}, "train_seconds": train * i / 4}
             for i in range(1, 5)
@@ -167,7 +167,7 @@ def test_cost_shows_means_with_their_intervals_and_fills_what_nothing_dominates(
             if marker.get_markerfacecolor() != "white":
                 filled.add(name)
         others = {name: [(a, b) for a, b in points.values() if (a, b) != at] for name, at in points.items()}
-        assert len(points) == 3
+        assert len(filled) < len(points) == 3
         assert filled == {n for n, (x, y) in points.items() if not any(a <= x and b >= y for a, b in others[n])}
 
 
