@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from functools import partial
 from html import escape
@@ -34,7 +35,6 @@ from nsbench.results.tables.rows import about_row
 from nsbench.results.writers import html
 
 COUNTED = {"sampler": "sampler", "kge": "model", "dataset": "dataset", "protocol": "protocol"}
-PLOTTED = tuple(kind for kind in plots.KINDS if kind != "sensitivity")  # that one may need runs of several sections
 WORDS = {  # of a verdict
     "better": "{a} is better than {b}",
     "worse": "{a} is worse than {b}",
@@ -109,12 +109,12 @@ def report(
     if not chosen:
         raise Misuse(f"no run passes the filters {where}; ask for at least one value of each")
     apart = sorted(_sections(chosen), key=lambda only: -len(store.select(chosen, only)))
-    total = len(apart) * len([*LAYOUTS, *PLOTTED])
+    total = len(apart) * (len(LAYOUTS) + len(_plotted(apart=False)))
     parts = []
     for i, only in enumerate(apart):
         section = _Section(f"s{i + 1}", found, where | only, baseline)
         parts.append(section.part(progress, i * total // len(apart), total))
-    parts += [*_sensitivity(found, where, default), *_left_out(skipped), _papers()]
+    parts += [*_plots_apart(found, where, default), *_left_out(skipped), _papers()]
     counts = ", ".join(_count(len({run[name] for run in chosen}), word) for name, word in COUNTED.items())
     return _page(f"{_count(len(chosen), 'run')} in {folder}: {counts}. A figure leads to the runs behind it.", parts)
 
@@ -173,7 +173,7 @@ class _Section:
                 inner += self.table(layout, baseline, f"{self.name}-t{len(inner)}")
             progress(before + i, total)
         figures: list[str] = []
-        for i, kind in enumerate(PLOTTED, 1):
+        for i, kind in enumerate(_plotted(apart=False), 1):
             made = self.attempt(kind, partial(plots.plots, self.store, [kind], where=self.where))
             figures += [_figure(plot, f"{self.name}-p{len(figures) + n}") for n, plot in enumerate(made[0] if made else ())]
             progress(before + len(LAYOUTS) + i, total)
@@ -320,6 +320,11 @@ def _sentence(record: Mapping[str, Any], link: str) -> str:
 # Plots
 
 
+def _plotted(apart: bool) -> list[str]:
+    """Kinds of plots that stand in each section, or apart from them."""
+    return [name for name, kind in plots.kinds().items() if kind.apart == apart]
+
+
 def _plots(figures: Sequence[str]) -> str:
     return f'<div class="plots">\n{"".join(figures)}</div>\n'
 
@@ -342,13 +347,12 @@ def _svg(text: str, name: str) -> str:
 # The page
 
 
-def _sensitivity(found: Store, where: Mapping[str, Any], default: plots.Default | None) -> list[Part]:
-    """Over all sections, for these are runs between which a protocol's number differs."""
-    try:
-        made, _ = plots.plots(found, ["sensitivity"], where=where, default=default)
-    except Misuse:
-        return []
-    return [Part("sensitivity", "Sensitivity", _plots([_figure(plot, f"p{i}") for i, plot in enumerate(made)]))]
+def _plots_apart(found: Store, where: Mapping[str, Any], default: plots.Default | None) -> Iterator[Part]:
+    """Over all sections, for these are of runs between which a protocol's number may differ."""
+    for name in _plotted(apart=True):
+        with suppress(Misuse):
+            made, _ = plots.plots(found, [name], where=where, default=default)
+            yield Part(name, name.capitalize(), _plots([_figure(plot, f"{name}-p{i}") for i, plot in enumerate(made)]))
 
 
 def _left_out(skipped: Mapping[str, str]) -> list[Part]:

@@ -85,7 +85,7 @@ def test_the_examples_run(kind: str, name: str, aux: dict, tmp_path: Path) -> No
     finally:
         AUXILIARIES._found.pop("short", None)
     assert 0 < result.test["mrr"] < 1
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
 
 
 def test_the_fusion_of_the_examples_delivers_slots_to_samplers(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,19 @@ from nsbench.commands.options import Commands, read_option, runs_option, where_o
 from nsbench.errors import Busy, Misuse, RunFailed
 
 
-class TableCommand(click.Command):
+class Listing(click.Command):
+    """Its help ends with entries, each with its own `help`, from where they are declared."""
+
+    def __init__(self, *given: Any, title: str, entries: Callable[[], Mapping[str, Any]], **attributes: Any) -> None:
+        super().__init__(*given, **attributes)
+        self.title, self.entries = title, entries
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The layouts, from where they are declared."""
-        from nsbench.results.tables.layouts import LAYOUTS
-
-        with formatter.section("Layouts"):
-            formatter.write_dl([(layout.name, layout.help) for layout in LAYOUTS.values()])
+        with formatter.section(self.title):
+            formatter.write_dl([(name, entry.help) for name, entry in self.entries().items()])
 
 
-@click.command(cls=TableCommand)
+@click.command(cls=Listing, title="Layouts", entries=lambda: import_module("nsbench.results.tables.layouts").LAYOUTS)
 @read_option
 @click.option(
     "--baseline",
@@ -81,13 +86,9 @@ def compare(first: str, second: str, where: dict[str, str], runs: Path | None) -
     click.echo(comparing.compare(first, second, runs, where))
 
 
-@click.command()
+@click.command(cls=Listing, title="Kinds", entries=lambda: import_module("nsbench.results.plots").kinds())
 @read_option
-@click.option(
-    "--kind",
-    "kinds",
-    help="Comma-separated: cd, epochs, seconds, cost, sensitivity, relations, published.  [default: what the runs allow]",
-)
+@click.option("--kind", "kinds", help="Comma-separated: some of those below.  [default: what the runs allow]")
 @where_option
 @click.option("--posthoc", type=click.Choice(["wilcoxon", "nemenyi"]), default="wilcoxon", show_default=True, help="For cd.")
 @click.option(
@@ -100,14 +101,6 @@ def compare(first: str, second: str, where: dict[str, str], runs: Path | None) -
 )
 def plot(runs: Path | None, kinds: str | None, where: dict[str, str], posthoc: str, output: Path) -> None:
     """Draw the runs of a store as pdf, svg and png, each with its data and caption (needs the extra `plots`).
-
-    \b
-    cd           average ranks over (model, dataset), with bars over what no test separates
-    epochs       validation MRR against epochs; `seconds`: against seconds of training
-    cost         test MRR against seconds of training
-    sensitivity  test MRR against a number that --set changed: protocol.negatives, sampler.cache
-    relations    test MRR by relation category, and for entities seen and unseen in train
-    published    our test MRR against the papers'
 
     \b
     nsbench plot --where dataset=mkg_y

@@ -1,7 +1,7 @@
-"""Plots of runs: what each one shows (data) and how it looks (drawing). Needs the extra `plots`."""
+"""Plots of runs, each kind a module of its own with what it shows and how it looks. Needs the extra `plots`."""
 
-from nsbench.results.plots.data import KINDS as KINDS
-from nsbench.results.plots.data import Default as Default
-from nsbench.results.plots.data import Plot as Plot
-from nsbench.results.plots.data import plots as plots
-from nsbench.results.plots.data import write as write
+from nsbench.results.plots.plot import Default as Default
+from nsbench.results.plots.plot import Plot as Plot
+from nsbench.results.plots.plot import kinds as kinds
+from nsbench.results.plots.plot import plots as plots
+from nsbench.results.plots.plot import write as write
