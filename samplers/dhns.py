@@ -14,10 +14,10 @@ paper's order (section 1 of docs/notes/dhns.md; A_k and states as in nsbench.sam
     Eq. 14-15   the uniform negatives' loss + weight x Eq. 13                     the trainer
 
 What is diffused (option `slots`). With a fusion an entity has a slot for its structure and one for each modality. The paper
-diffuses each slot, scores each against the kept end, and averages (Eq. 12): `each`. Such negatives are dead where the model
-scores fused entities: a slot is no entity, and the model puts the true entity's own slots below most entities. Nothing in
-the paper's loss makes a slot comparable. `recommended` therefore diffuses the one vector that the model scores, `fused`,
-which holds all modalities. Where there is no fusion, an entity is its structure alone: the paper's ablation "w/o MMC".
+diffuses each slot, scores each against the kept end, and averages (Eq. 12): `each`. To a model that scores fused entities such
+negatives are easy, below nine tenths of the entities, and teach little: nothing in the paper's loss makes a slot by itself
+comparable with an entity (docs/notes/dhns.md 9.2). `attended` fuses the generated slots again, as the released code does.
+`recommended` diffuses the one vector that the model scores, `fused`, which holds all modalities. Where there is no fusion, an entity is its structure alone: the paper's ablation "w/o MMC".
 
 Variants. `paper` has its equations with the misprints mended, and its sizes: T = 50, the denoiser's rate and the weight are
 guesses inside its grids (docs/notes/dhns.md section 3). `printed` has Eq. 10 to the letter as well: a LayerNorm at the
