@@ -14,16 +14,17 @@ paper's order (section 1 of docs/notes/dhns.md; A_k and states as in nsbench.sam
     Eq. 14-15   the uniform negatives' loss + weight x Eq. 13                     the trainer
 
 What is diffused (option `slots`). With a fusion an entity has a slot for its structure and one for each modality. The paper
-diffuses each slot, scores each against the kept end, and averages (Eq. 12): `each`. To a model that scores fused entities such
-negatives are easy, below nine tenths of the entities, and teach little: nothing in the paper's loss makes a slot by itself
-comparable with an entity (docs/notes/dhns.md 9.2). `attended` fuses the generated slots again, as the released code does.
-`recommended` diffuses the one vector that the model scores, `fused`, which holds all modalities. Where there is no fusion, an entity is its structure alone: the paper's ablation "w/o MMC".
+diffuses each slot, scores each against the kept end, and averages (Eq. 12): `each`. To a model that scores fused entities
+such negatives are easy, below nine tenths of the entities, and teach little: nothing in the paper's loss makes a slot by
+itself comparable with an entity (docs/notes/dhns.md 9.2). `attended` fuses the generated slots again, as the released code
+does. `recommended` diffuses the one vector that the model scores, `fused`, which holds all modalities. Where there is no
+fusion, an entity is its structure alone: the paper's ablation "w/o MMC".
 
 Variants. `paper` has its equations with the misprints mended, and its sizes: T = 50, the denoiser's rate and the weight are
 guesses inside its grids (docs/notes/dhns.md section 3). `printed` has Eq. 10 to the letter as well: a LayerNorm at the
 denoiser's end gives all predictions one length, so nothing pulls a state back that has grown too long, and the vectors come
 out too long, in no order. All others have the denoiser of the released code, normalised before its hidden maps.
-`recommended` is the default; its weight, rate and T are those of the best validation MRR (docs/notes/dhns.md section 9).
+`recommended` is the default; docs/notes/dhns.md 9.3 says where its weight, rate and T come from.
 The rest change one thing in it. The paper's Table 5: `wo_diffheg`, `wo_mmc`, `wo_mhld` and `mhld_same_count` (as many
 negatives), `wo_hal`, `wo_ntat`. Controls, to tell what the generator adds: `forward` noises the true entity to each level's
 state, which needs no denoiser; `around` puts noise around the true entity, as far from it at each level as the chain's
