@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nsbench.config.run import BESIDE
+from nsbench.config import BESIDE
 from nsbench.errors import Misuse
 from nsbench.runs.folder import run_folders
 

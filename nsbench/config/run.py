@@ -10,14 +10,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nsbench.config import BESIDE
 from nsbench.config.protocol import Protocol, name_of, read_protocol, resolve_protocol
 from nsbench.config.tuned import chosen_by, study_key, tuning_of
 from nsbench.contracts import Dataset, Need, Objective, missing_needs
 from nsbench.errors import Misuse
 from nsbench.options import build_options, non_default
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS, plugin_file
-
-BESIDE = ("id", "proposed", "reads", "called")  # of a record: what follows from the rest of it, outside of the id
 
 
 @dataclasses.dataclass(frozen=True)
