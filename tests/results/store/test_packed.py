@@ -176,7 +176,6 @@ def test_nothing_is_written_into_a_packed_store(tmp_path, words):
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("nsbench", 36), ("one_factor", 24), ("classic", 75), ("variants", 7), ("multimodal", 93), ("weight", 20)],
 )
 def test_the_shipped_stores_are_whole(name, count):
     found = read(SHIPPED / f"{name}.nsb")
