@@ -175,7 +175,7 @@ def test_the_chains_stream_follows_the_samplers_and_leaves_it_alone():
 def test_defaults():
     """Constants and the sizes of `paper` are those of the specification, sections 3 and 4.2."""
     assert vars(DHNS.Options()) == {
-        "weight": 1.0, "timesteps": 50, "learning_rate": 2e-3, "slots": "fused", "chain": "reverse", "levels": "paper",
+        "weight": 0.1, "timesteps": 50, "learning_rate": 2e-3, "slots": "fused", "chain": "reverse", "levels": "paper",
         "hal": "on", "denoiser": "released",
     }  # fmt: skip
     assert (dhns.CLIP, dhns.WARMUP, dhns.GAMMA0) == (4.0, 1, 4.0)
