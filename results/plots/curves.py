@@ -78,7 +78,7 @@ def draw(data: pd.DataFrame, labels: Sequence[str], width: float, x: str) -> Fig
                 x=(x, "mean"), mean=("mrr", "mean"), low=("mrr", "min"), high=("mrr", "max"), seeds=("mrr", "size")
             )
             steps = steps[steps["seeds"] == seeds]  # a mean over those that happened to run longer would jump
-            open_markers = {"markersize": 2.5, "markerfacecolor": "white", "markeredgewidth": 0.7}
+            open_markers: dict[str, Any] = {"markersize": 2.5, "markerfacecolor": "white", "markeredgewidth": 0.7}
             every = (labels.index(row) % 5, 5)
             ax.plot(steps["x"], steps["mean"], label=row, markevery=every, **look, **open_markers)
             if seeds > 1:

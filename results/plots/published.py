@@ -39,7 +39,7 @@ def make(asked: Asked) -> Iterator[Plot]:
             if (figure.metric, figure.sampler, figure.kge, figure.dataset) != where:
                 continue
             inside = low - half_digit(figure) <= figure.value <= high + half_digit(figure)
-            row = {"model": group, "dataset": dataset, "row": shown.labels[identity]}
+            row: dict[str, Any] = {"model": group, "dataset": dataset, "row": shown.labels[identity]}
             row |= {
                 "source": figure.source,
                 "published": figure.value,
