@@ -65,6 +65,15 @@ def test_what_can_be_drawn_is_the_set_without_what_is_removed_or_all_but_the_ans
     assert candidates(kernel, len(queries)) == list(range(N))  # the key of unseen queries
 
 
+def test_what_is_removed_from_a_set_is_not_looked_for_in_the_next():
+    """Entity 2 is removed from a set that lacks it, and is the first member of the set that follows."""
+    graph = TrainGraph(torch.tensor([(0, 0, 3)]), 4, 1)  # keys: (0, 0, ?), (?, 0, 3)
+    removed = torch.tensor([0]), torch.tensor([2])
+    kernel = AllowedSets(graph, torch.tensor([1, 2]), torch.tensor([0, 1]), torch.tensor([1, 1]), removed)
+    assert not kernel.empty[0]
+    assert candidates(kernel, 0) == [1]
+
+
 def test_it_describes_what_is_left_and_its_tensors_become_buffers_outside_checkpoints():
     graph = TrainGraph(torch.tensor([(0, 0, 1), (2, 0, 1)]), 4, 1)  # keys: (0, 0, ?), (2, 0, ?), (?, 0, 1)
     size = torch.tensor([1, 3, 2])
