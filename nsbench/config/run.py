@@ -182,8 +182,8 @@ def configure(
         apart = f"{sampler}_{variant}"
         remedy = f"use --sampler {apart}" if apart in SAMPLERS.names() else f"it has {', '.join(presets)}"
         raise Misuse(f"{sampler} has no variant '{variant}'; {remedy}")
-    proposed = read_protocol(protocol).get("sampler", {}).get(sampler, {})  # sizes that fit the protocol's budget,
-    proposed = {name: value for name, value in proposed.items() if name not in presets[variant]}  # where it names none
+    sizes = read_protocol(protocol).get("sampler", {}).get(sampler, {})  # that fit the protocol's budget
+    proposed = {name: value for name, value in sizes.items() if name not in presets[variant]}  # a variant keeps its own
     asked = {"fusion": fusion, "split": split or "", "features": features}
     plain = variant == "recommended" and not groups["aux"]
     tuning = tuning_of(protocol, study_key(sampler, kge, dataset), asked, plain)
