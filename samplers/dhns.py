@@ -34,7 +34,7 @@ Departures of `paper`, and of all others, from the paper:
 
     Eq. 4-6     misprinted: the reverse step is DDPM's (nsbench.samplers.parts.chain)
     Eq. 7-9     printed for tails; a replaced head has the model's query of the other side (TransE e - r, RotatE turned back)
-    Eq. 10      time enters as in the released code, not `printed`; the implied signal is clipped at CLIP latent units
+    Eq. 10      the time embedding is the released code's, but in `printed`; the implied signal is clipped to +-CLIP
     Eq. 11      printed for the tail's side; here for both, which share t and eps, as released
     Eq. 12      the kept end is the entity as the model scores it, fused where there is a fusion
     Eq. 13      the positive term has each level's margin; the mean is over levels and sides
