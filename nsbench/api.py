@@ -21,8 +21,8 @@ def run(
     *,
     seed: int = 0,
     seeds: int | Iterable[int] | None = None,
-    protocol: str = "nsbench",
-    fusion: str = "none",
+    protocol: str = "auto",
+    fusion: str = "auto",
     split: str | None = None,
     features: str = "auto",
     options: Mapping[str, Any] | None = None,
@@ -43,7 +43,7 @@ def run(
     settings = [f"{key}={value}" for key, value in (options or {}).items()]
     shared = {"fusion": fusion, "split": split, "features": features, "settings": settings}
     store = store_folder(runs)
-    configs = plan.plan([sampler], [kge], [dataset], wanted, protocol=protocol, store=store, **shared)
+    configs = plan.plan([sampler], [kge], [dataset], wanted, protocol=protocol, device=device, store=store, **shared)
     how = RunOptions(device=device, save_model=save_model)
     results = [plan.carry_out(config, store, how, notify) for config in configs]
     return results[0] if seeds is None else results

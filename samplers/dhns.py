@@ -95,6 +95,7 @@ PAPER: dict[str, Any] = {"weight": 0.01, "timesteps": 50, "learning_rate": 5e-4,
 @SAMPLERS.register("dhns")
 class DHNS(Sampler):
     version = 3
+    fusion = "adamf"
     requires = frozenset({Need.QUERY, Need.ONE_VIEW})
 
     @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from nsbench.samplers.bernoulli import head_probability
 
 @SAMPLERS.register("mans")
 class MANS(Sampler):
+    fusion = "two_view"
     requires = frozenset({Need.VIEWS, Need.FEATURES})
 
     @dataclass(frozen=True)

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from nsbench.campaign.choices import AUTO, choose_fusion, choose_protocol
 from nsbench.config.protocol import read_protocol
 from nsbench.config.run import Config, check_features, configure, from_record, replaying
 from nsbench.contracts import Dataset
 from nsbench.datasets.loading import choice_of, load_dataset
 from nsbench.errors import Misuse
+from nsbench.runs.device import pick_device
 from nsbench.runs.folder import RunFolder, store_folder
 from nsbench.runs.inspection import check_same, find_run
 from nsbench.runs.result import Result
@@ -27,22 +29,35 @@ def plan(
     datasets: Sequence[str],
     seeds: Iterable[int] | None,
     *,
-    protocol: str,
+    protocol: str = AUTO,
+    fusion: str = AUTO,
+    device: str = AUTO,
     store: Path | None = None,
     **shared: Any,
 ) -> list[Config]:
     """Every combination, checked; seeds None: as many as the protocol has. Cells of one dataset and model lie together.
 
-    `replay:RUN` among the samplers is looked up in the store, by default NSBENCH_RUNS or ./runs.
+    `auto` is chosen by nsbench.campaign.choices. `replay:RUN` among the samplers is looked up in the store, by default
+    NSBENCH_RUNS or ./runs; what is `auto` is that run's.
     """
+    chosen = choose_protocol(protocol, str(pick_device(device))).value
     if seeds is None:
-        seeds = range(read_protocol(protocol)["seeds"])
-    return [
-        _replay(sampler.removeprefix(REPLAY), store_folder(store), kge, dataset, protocol=protocol, seed=seed, **shared)
-        if sampler.startswith(REPLAY)
-        else configure(sampler, kge, dataset, protocol=protocol, seed=seed, **shared)
-        for dataset, kge, seed, sampler in itertools.product(datasets, models, seeds, samplers)
-    ]
+        seeds = range(read_protocol(chosen)["seeds"])
+    drawing = [name for name in samplers if not name.startswith(REPLAY)]
+    configs = []
+    for dataset in datasets:
+        fused = choose_fusion(fusion, drawing, lambda: has_features(dataset, **shared)).value  # noqa: B023
+        for kge, seed, sampler in itertools.product(models, seeds, samplers):
+            if sampler.startswith(REPLAY):
+                asked = {"protocol": protocol, "fusion": fusion, "seed": seed, **shared}
+                configs.append(_replay(sampler.removeprefix(REPLAY), store_folder(store), kge, dataset, **asked))
+            else:
+                configs.append(configure(sampler, kge, dataset, protocol=chosen, fusion=fused, seed=seed, **shared))
+    return configs
+
+
+def has_features(dataset: str, split: str | None = None, features: str = AUTO, **_: Any) -> bool:
+    return bool(loaded(dataset, split, features, True).features)
 
 
 def _replay(run: str, store: Path, kge: str, dataset: str, **shared: Any) -> Config:

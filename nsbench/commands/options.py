@@ -106,9 +106,18 @@ def cell_options(command: Any) -> Any:
             click.option(
                 "--dataset", default="mkg_y", show_default=True, help="One or several; a folder of your own works too."
             ),
-            click.option("--protocol", default="nsbench", show_default=True, help="A protocol by name, or a TOML file."),
             click.option(
-                "--fusion", default="none", show_default=True, callback=one_fusion, help="How features enter entity vectors."
+                "--protocol",
+                default="auto",
+                show_default=True,
+                help="A protocol by name, or a TOML file; auto: nsbench on a GPU, cpu where there is none.",
+            ),
+            click.option(
+                "--fusion",
+                default="auto",
+                show_default=True,
+                callback=one_fusion,
+                help="How features enter entity vectors, one way for all; auto: as the samplers' papers have it.",
             ),
             click.option(
                 "--split",

@@ -85,6 +85,7 @@ def run(
         words(dataset),
         asked,
         protocol=protocol,
+        device=device,
         store=store,
         **{**shared, "settings": list(shared["settings"])},
     )
@@ -144,7 +145,7 @@ def demo(runs: Path | None, device: str, threads: int) -> None:
         if (slow and model == "distmult") or (issubclass(component, Objective) and model == "transe"):
             continue  # these take most of the time: one model each, objectives the one whose scores are products
         try:
-            configs += campaign.plan([sampler], [model], ["planted:small"], range(5), protocol="quick")
+            configs += campaign.plan([sampler], [model], ["planted:small"], range(5), protocol="quick", fusion="none")
         except Misuse as reason:
             click.echo(f"left out: {reason}", err=True)
     run_missing(configs, store, RunOptions(device=device, diagnose=False))

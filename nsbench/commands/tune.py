@@ -65,6 +65,8 @@ def tune(
     nsbench tune ... --plan                    the studies, their spaces, and what is done
     nsbench run --sampler uniform,nscaching,dhns --kge transe --dataset mkg_y --protocol tuned.toml --seeds 5
     """
+    from nsbench.campaign.choices import choose_fusion, choose_protocol
+    from nsbench.campaign.plan import has_features
     from nsbench.commands.display import Display
     from nsbench.commands.run import stop_signal
     from nsbench.runs.device import pick_device
@@ -78,7 +80,12 @@ def tune(
     if threads is not None:
         set_threads(threads)
     tuned.check_output(output)
-    pick_device(device)
+    shared["protocol"] = choose_protocol(shared["protocol"], str(pick_device(device))).value
+    shared["fusion"] = choose_fusion(
+        shared["fusion"],
+        words(sampler),
+        lambda: all(has_features(name, shared["split"], shared["features"]) for name in words(dataset)),
+    ).value
     ledger = Ledger(storage or store_folder(runs).parent / "tune.db")
     plan = studies(Tuning(trials=trials, steps=steps, **shared), ledger, words(sampler), words(kge), words(dataset))
     if only_plan:
@@ -116,7 +123,8 @@ def tune(
     tuned.write(output, tuned.protocol_text(plan, output))
     for line in tuned.summary(plan):
         click.echo(line)
-    click.echo(f"next: nsbench run --sampler {sampler} --kge {kge} --dataset {dataset} --protocol {output} --seeds 5")
+    cell = f"--sampler {sampler} --kge {kge} --dataset {dataset} --fusion {shared['fusion']}"
+    click.echo(f"next: nsbench run {cell} --protocol {output} --seeds 5")
 
 
 def show_plan(plan: list[Study]) -> None:

@@ -260,8 +260,8 @@ def replaying(
     for name, given, has in (
         ("kge", kge, source.kge),
         ("dataset", source.dataset if same_data else dataset, source.dataset),
-        ("protocol", name_of(protocol), source.protocol.name),
-        ("fusion", fusion, source.fusion),
+        ("protocol", source.protocol.name if protocol == "auto" else name_of(protocol), source.protocol.name),
+        ("fusion", source.fusion if fusion == "auto" else fusion, source.fusion),
         ("split", split or source.split, source.split),
         ("features", source.features if features == "auto" else features, source.features),
     ):
