@@ -328,9 +328,11 @@ def test_the_demo_goes_on_where_it_was(command: Callable, tmp_path: Path, monkey
 
     real = campaign.plan
 
-    def few(samplers, models, datasets, seeds, *, protocol):
+    def few(samplers, models, datasets, seeds, *, protocol, **given):
         known = samplers[0] in ("uniform", "bernoulli") and models == ["transe"]
-        return real(samplers, models, datasets, [0], protocol=protocol, settings=["protocol.steps=4"]) if known else []
+        return (
+            real(samplers, models, datasets, [0], protocol=protocol, settings=["protocol.steps=4"], **given) if known else []
+        )
 
     monkeypatch.setattr(campaign, "plan", few)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

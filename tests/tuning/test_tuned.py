@@ -179,7 +179,7 @@ def test_values_survive_the_file(value):
         (["-o", "cpu.toml"], "cpu.toml"),
         (["-o", "nowhere/tuned.toml"], "nowhere"),
         (["-o", "mine.toml"], "mine.toml"),
-        (["--sampler", "mans"], "mans"),
+        (["--sampler", "mans", "--fusion", "none"], "mans"),
         (["--protocol", "big.toml"], "1000000"),
     ],
 )
