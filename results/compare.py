@@ -21,7 +21,7 @@ from nsbench.results.stats.clusters import INFLATED, labels
 from nsbench.results.stats.verdicts import ROPE
 from nsbench.results.store import Run
 from nsbench.results.store.run import flat
-from nsbench.results.store.scores import scores, seen
+from nsbench.results.store.scores import SAME_DATA, scores, seen
 from nsbench.results.tables.contrasts import Contrast, adjusted, contrast_of, refuse_unequal_seeds
 from nsbench.results.tables.fields import p_text
 from nsbench.results.tables.labels import listed
@@ -39,7 +39,6 @@ APART = (
     "feature_fingerprint",
 )  # a run's own, implied, or refused
 AGREE = 0.01  # p of the randomisation and of the t test on thousands of triples, but for a broken tail
-SAME = ("dataset", "split", "fingerprint")  # else the groups rank other triples, among other candidates
 NAMING = ("sampler", "kge", "fusion", "dataset")  # what a block is called by, where that tells blocks apart
 
 Factors = Mapping[str, str]
@@ -69,13 +68,13 @@ def compare(first: str, second: str, runs: str | Path | None = None, where: Mapp
     """
     if first == second:
         raise Misuse(f"both groups are '{first}'; name two that differ")
-    groups = [_group(text, runs, where or {}) for text in (first, second)]
+    groups, stores = zip(*(_group(text, runs, where or {}) for text in (first, second)))
     _refuse_mixed_features([run for group in groups for run in group])
     factors = [[_factors(run) for run in group] for group in groups]
     varying = _varying(factors)
     blocks = [_blocks(group, found, varying) for group, found in zip(groups, factors)]
     differing = _differing(factors, varying)
-    if other := [name for name in SAME if name in differing]:
+    if other := [name for name in SAME_DATA if name in differing]:
         values = " and ".join(differing[other[0]])
         raise Misuse(f"the groups differ in {other[0]} ({values}), so they answer different questions; keep one {other[0]}")
     if not differing:
@@ -85,26 +84,27 @@ def compare(first: str, second: str, runs: str | Path | None = None, where: Mapp
         ours, theirs = ("; ".join(map(_full_name, found)) for found in blocks)
         raise Misuse(f"the groups have no cell in common: the first has {ours}, the second {theirs}; filter with --where")
     names = _names(common)
-    found = {block: _compared(names[block], blocks[0][block], blocks[1][block]) for block in common}
+    stored = [run for runs_of in stores for run in runs_of]
+    found = {block: _compared(names[block], blocks[0][block], blocks[1][block], stored) for block in common}
     tests = adjusted({block: each.contrast for block, each in found.items() if each.contrast is not None})
     compared = [replace(each, contrast=tests.get(block)) for block, each in found.items()]
     left_out = [_full_name(block) for group in blocks for block in group if block not in common]
     return " ".join(_sentences(compared, differing, left_out))
 
 
-def _group(text: str, runs: str | Path | None, where: Mapping[str, Any]) -> list[Run]:
-    """The runs that an argument means."""
-    path, filters = Path(text), {}
+def _group(text: str, runs: str | Path | None, where: Mapping[str, Any]) -> tuple[list[Run], list[Run]]:
+    """The runs that an argument means, and those of the store that they are in."""
+    path, filters, name = Path(text), {}, ""
     if "=" in text:
-        found, filters = store.read(runs).runs, _filters(text)
+        stored, filters = store.read(runs).runs, _filters(text)
     elif path.is_file() or (path.is_dir() and not (path / "result.json").exists()):
-        found = store.read(path).runs
+        stored = store.read(path).runs
     else:
-        name = path.resolve().name
-        found = [run for run in store.read(path.resolve().parent if path.is_dir() else runs).runs if name in run.name]
+        stored, name = store.read(path.resolve().parent if path.is_dir() else runs).runs, path.resolve().name
+    found = [run for run in stored if name in run.name]
     if not found:
         raise Misuse(f"'{text}' means no complete run; give a folder of runs, a run's name, or filters as sampler=dhns")
-    return store.select(store.select(found, where), filters)  # never the one for the other
+    return store.select(store.select(found, where), filters), stored  # never the one for the other
 
 
 def _filters(text: str) -> dict[str, str]:
@@ -177,14 +177,15 @@ def _names(blocks: Sequence[Block]) -> dict[Block, str]:
     return short if len(set(short.values())) == len(blocks) else {block: _full_name(block) for block in blocks}
 
 
-def _compared(name: str, a: list[Run], b: list[Run]) -> Compared:
+def _compared(name: str, a: list[Run], b: list[Run], stored: Sequence[Run]) -> Compared:
+    """A block's runs; any of the `stored` ones tells which of its test triples have seen entities only."""
     ours, theirs = scores(a, like=b[0]), scores(b, like=b[0])
     found = Compared(name, a, b, len(theirs.triples))
     hubs = labels(theirs.triples)
     few, many = sorted((len(a), len(b)))
     if few >= statistics.TEST_SEEDS:
         refuse_unequal_seeds(a, b, ("the first group", "the second"), name or "this cell")
-        return replace(found, contrast=contrast_of("B", ours, theirs, hubs, seen([b[0], a[0]], found.triples)))
+        return replace(found, contrast=contrast_of("B", ours, theirs, hubs, seen(b[0], stored)))
     if many == 1:
         x, y = (1 / realistic(store.ranks(run).ranks) for run in (a[0], b[0]))  # [T, 2 sides]
         p = paired.randomisation(x, y, np.random.default_rng(0), clusters=hubs).p

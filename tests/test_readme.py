@@ -48,7 +48,6 @@ def cells(text: str) -> list[list[str]]:
 
 
 RUNS = README.parent / "results" / "runs"
-SHOWN = {"kge": "transe,distmult", "dataset": "mkg_y", "sampler": "uniform,bernoulli,kbgan,nscaching,sans,pseudo_typed"}
 
 
 def figures(store: str, **where: str) -> dict[str, str]:
@@ -58,12 +57,12 @@ def figures(store: str, **where: str) -> dict[str, str]:
 
 
 def test_the_table_is_the_one_of_the_shipped_runs():
-    made = tables.comparison(RUNS / "classic.nsb", where=SHOWN)
+    made = tables.comparison(RUNS / "classic.nsb")
     assert cells(README.read_text()) == cells(writers.write(made, "md"))
 
 
 def test_the_figures_taken_apart_are_those_of_the_shipped_runs():
-    plain = figures("nsbench", dataset="mkg_y", kge="distmult")
+    plain = figures("baselines", dataset="mkg_y", kge="distmult")
     bare = figures("one_factor", **{"changed.regularizer": "0.0"})
     looked = {
         "sans": "13.26",
@@ -77,9 +76,7 @@ def test_the_figures_taken_apart_are_those_of_the_shipped_runs():
     found = [plain["bernoulli"], plain["uniform"], bare["bernoulli"], bare["uniform"]]
     assert found == ["27.98", "28.34", "33.27", "32.74"]
     assert figures("variants") == looked
-    drawn = tables.comparison(
-        RUNS / "classic.nsb", layout="diagnostics", where={"sampler": "sans", "kge": "transe", "dataset": "mkg_y"}
-    )
+    drawn = tables.comparison(RUNS / "classic.nsb", layout="diagnostics", where={"sampler": "sans", "kge": "transe"})
     hardness = {column.metric.name: cell.value for column, cell in zip(drawn.columns, drawn.rows[0].cells)}
     assert (hardness["end.hardness"], hardness["end.hardness_now"]) == ("83.8", "20.6")
     assert all(figure in README.read_text() for figure in [*found, *looked.values()])

@@ -131,11 +131,13 @@ def calibrate(config: Config, dataset: Dataset, device: torch.device, diagnose: 
             steps += [timed(trainer.step), timed(trainer.step)]
         per_step.append(statistics.mean(steps))
     seconds += statistics.mean(per_step) * protocol.steps
-    evaluations = {"valid": -(-protocol.steps // protocol.validate_every), "test": 1}
-    for split, times in evaluations.items():
-        triples = getattr(dataset, split)
+    validations = -(-protocol.steps // protocol.validate_every)
+    for triples, known, times in (
+        (dataset.valid, dataset.known_untested, validations),
+        (dataset.test, dataset.known, 1),
+    ):
         part = triples[:: max(1, len(triples) // SHARE)]
-        ranking = Ranking(part, dataset.known, dataset.num_entities, dataset.num_relations, device)
+        ranking = Ranking(part, known, dataset.num_entities, dataset.num_relations, device)
         ranking.ranks(trainer.scoring())
         seconds += times * timed(lambda: ranking.ranks(trainer.scoring())) * len(triples) / len(part)  # noqa: B023
     best = sum(x.numel() * x.element_size() for x in trainer.model_state().values() if hasattr(x, "numel"))

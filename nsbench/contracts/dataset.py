@@ -37,7 +37,7 @@ class Dataset:
         return len(self.relations)
 
     def untested(self) -> Dataset:
-        """The same without its test triples, which nothing then ranks and no filter knows."""
+        """The same without its test triples: nothing ranks them, and no filter knows them unless train or valid has them."""
         extra = self.extra_known
         if extra is not None:
             both, places = torch.cat([extra, self.test]).unique(dim=0, return_inverse=True)
@@ -48,9 +48,14 @@ class Dataset:
 
     @cached_property
     def known(self) -> Tensor:
-        """[n, 3] facts that the filtered ranking removes from the candidates: all splits and `extra_known`."""
+        """[n, 3] facts that ranking the test triples removes from the candidates: all splits and `extra_known`."""
         parts = [self.train, self.valid, self.test]
         return torch.cat(parts if self.extra_known is None else [*parts, self.extra_known]).unique(dim=0)
+
+    @cached_property
+    def known_untested(self) -> Tensor:
+        """[n, 3] the same for the validation triples: what is selected by their ranks must not depend on a test fact."""
+        return self.untested().known
 
     @cached_property
     def fingerprint(self) -> str:

@@ -164,12 +164,11 @@ class _Run:
         self.trainer = (Trainer if config.replayed is None else Replay)(config, dataset, device)
         sampled = isinstance(self.trainer.sampler, Sampler)
         self.diagnosis = Diagnosis(self.trainer, dataset) if options.diagnose and sampled else None
-        self.valid = self._ranking(dataset.valid)
+        self.valid = self._ranking(dataset.valid, dataset.known_untested)
         self.last_checkpoint = time.monotonic()
 
-    def _ranking(self, triples: Tensor) -> Ranking:
-        dataset = self.dataset
-        return Ranking(triples, dataset.known, dataset.num_entities, dataset.num_relations, self.device)
+    def _ranking(self, triples: Tensor, known: Tensor) -> Ranking:
+        return Ranking(triples, known, self.dataset.num_entities, self.dataset.num_relations, self.device)
 
     def restore(self, saved: dict[str, Any]) -> None:
         self.trainer.load_state_dict(saved["trainer"])
@@ -313,7 +312,7 @@ class _Run:
         assert progress.best is not None
         self.notify({"stage": "ranking", "done": 0, "total": 1})
         with progress.charged("evaluation_seconds"):
-            ranks, candidates = self._ranking(dataset.test).ranks(
+            ranks, candidates = self._ranking(dataset.test, dataset.known).ranks(
                 trainer.scoring(), lambda done, total: self.notify({"stage": "ranking", "done": done, "total": total})
             )
         r, c = ranks.numpy(), candidates.numpy()

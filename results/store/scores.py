@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from nsbench.errors import Misuse
 from nsbench.metrics import reciprocal
 from nsbench.results.stats.ties import tie_gap
 from nsbench.results.store.run import Run, ranks
+
+SAME_DATA = ("dataset", "split", "fingerprint")  # of runs that rank the same triples, among the same candidates
 
 
 class Scores(NamedTuple):
@@ -45,13 +48,10 @@ def scores(cell: Sequence[Run], like: Run) -> Scores:
     return Scores(values, reference.triples, max(tie_gap(own.ranks) for own in stored))
 
 
-def seen(runs: Iterable[Run], triples: int) -> NDArray[np.bool_] | None:
-    """Whether both entities of each test triple occur in train, [T]; None where no run recorded it.
-
-    The runs are of one dataset and split, so that what one of them recorded holds for all.
-    """
-    for run in runs:
-        found = ranks(run).seen
-        if found is not None and found.shape == (triples,):
-            return found
+def seen(like: Run, runs: Iterable[Run]) -> NDArray[np.bool_] | None:
+    """Whether both entities of each test triple of `like` occur in train, [T]; None where no run of its data recorded it."""
+    for run in (like, *(run for run in runs if all(run[name] == like[name] for name in SAME_DATA))):
+        with contextlib.suppress(Misuse):  # damaged, which concerns nobody who does not ask about its ranks
+            if (found := ranks(run).seen) is not None:
+                return found
     return None

@@ -118,7 +118,7 @@ def _computed(grid: Grid, pairs: Mapping[Key, Key], bootstrap: bool, progress: P
             theirs[other] = scores(grid.cells[other], like)
         ours = scores(grid.cells[key], like)
         if dataset not in known:
-            known[dataset] = labels(ours.triples), seen(_first_runs(grid, dataset), len(ours.triples))
+            known[dataset] = labels(ours.triples), seen(like, (run for cell in grid.cells.values() for run in cell))
         hubs, both_seen = known[dataset]
         found[key] = contrast_of(grid.labels[other[1]], ours, theirs[other], hubs, both_seen)
         if bootstrap:
@@ -129,10 +129,6 @@ def _computed(grid: Grid, pairs: Mapping[Key, Key], bootstrap: bool, progress: P
             arms = [run["mrr"] for run in grid.cells[key]], [run["mrr"] for run in grid.cells[other]]
             found[key] = replace(found[key], drawn=drawn.interval, arms=arms)
     return found
-
-
-def _first_runs(grid: Grid, dataset: str) -> list[Run]:
-    return [cell[0] for (_, _, of), cell in grid.cells.items() if of == dataset]
 
 
 # One contrast

@@ -9,7 +9,10 @@ import pytest
 from nsbench.campaign import conduct, sweep
 from nsbench.campaign import plan as campaign
 from nsbench.config.protocol import read_protocol
+from nsbench.config.run import Config, from_record
 from nsbench.errors import Busy, Misuse
+from nsbench.options import non_default
+from nsbench.results import store as stores
 from nsbench.runs import claim
 
 SMALL = """
@@ -106,6 +109,36 @@ def test_shipped_grids_are_well_formed(name):
     configs = sweep.read(name)
     assert len(configs) == len({repr(config) for config in configs})
     assert sweep.content(name)["description"]
+
+
+RUNS = Path(__file__).parents[2] / "results" / "runs"
+SHIPPED = sorted(RUNS.glob("*.nsb"))
+
+
+def asked(config: Config, split: str) -> str:
+    """What a run was asked to be. A protocol's version, its values and the sizes that it proposes may be others by now."""
+    options = non_default(config.sampler_options)
+    own = {name: value for name, value in options.items() if config.proposed.get(name) != value}
+    parts = (config.name, config.fusion, config.variant, config.protocol.name, split, dict(config.changed), dict(config.aux))
+    return repr((*parts, own, non_default(config.kge_options), config.wants_features))
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_the_sweep_of_its_name_makes_a_shipped_store(file):
+    """No run more, none less; and exactly those where the store was made with the protocol as it is."""
+    made = {asked(c, c.split or ("clean" if c.dataset == "db15k" else "released")): c for c in sweep.read(file.stem)}
+    shipped = {asked(c, c.split): c for c in (from_record(run.config) for run in stores.read(file).runs)}
+    assert made.keys() == shipped.keys()
+    for name, config in shipped.items():
+        if config.protocol.version == made[name].protocol.version:
+            assert config.protocol == made[name].protocol, name
+    text = (RUNS / "README.md").read_text()
+    assert f"    nsbench sweep {file.stem}\n" in text
+
+
+def test_every_sweep_makes_what_is_shipped_or_is_said_to_be_for_more():
+    text = (RUNS / "README.md").read_text()
+    assert [name for name in sweep.names() if f"nsbench sweep {name}" not in text] == []
 
 
 def test_the_command_runs_what_is_missing(command, tmp_path, store):

@@ -72,6 +72,15 @@ class TestRepairOfDB15K:
         assert clean.known.equal(released.known)
         assert rows(clean.known) == rows(released.train) | rows(released.valid) | rows(released.test)
 
+    def test_selection_filters_no_test_fact_but_those_of_a_file_it_reads(self, real_data: Path) -> None:
+        """Original train and held-out rows stay; of the released valid, which is no validation set here, test triples go."""
+        clean, released = db15k("clean"), db15k("released")
+        original, valid, test = rows(released.train), rows(released.valid), rows(released.test)
+        assert rows(clean.known_untested) == (original | valid) - test
+        assert len(rows(clean.known) - rows(clean.known_untested)) == len(test)
+        assert rows(released.known_untested) == original | valid
+        assert len(rows(released.known_untested) & test) == 824
+
     def test_is_the_recorded_one(self, real_data: Path) -> None:
         """The split that every published figure of this suite rests on: first computed with numpy 2.4."""
         valid = db15k(None).valid

@@ -220,7 +220,8 @@ def test_runs_that_do_not_record_seen_entities_say_so(store, run):
 
 def test_one_run_that_records_them_is_enough(store, run):
     pair(run, 0.02)
-    run("bernoulli", seed=0, ranks=shifted(99, 0.0), arrays={"seen": np.arange(TRIPLES) >= 80})
+    run("bernoulli", seed=0, ranks=shifted(98, 0.0))
+    run("bernoulli", seed=1, ranks=shifted(99, 0.0), arrays={"seen": np.arange(TRIPLES) >= 80})
     assert lines(comparison(store, layout="claims"))["transe, mkg_y: dhns against uniform"]["seen_verdict"].value == "better"
 
 

@@ -197,6 +197,22 @@ def test_seen_entities(store, run):
     assert f"whose entities both occur in train the verdict stays ({percent(test.difference)}" in text
 
 
+def test_seen_entities_are_found_in_any_run_on_the_same_data(store, run):
+    seen = np.arange(60) >= 10
+    run("uniform", seeds=range(5))
+    run("dhns", seeds=range(5), quality=2.5)
+    others = {"dataset": "db15k"}, {"split": "clean"}, {"fingerprint": "f" * 64}
+    for other in others:  # whose training triples, or test triples, are other ones
+        run("bernoulli", arrays={"seen": ~seen}, **other)
+    assert "these runs do not record" in compare("sampler=dhns", "sampler=uniform", store)
+    (run("bernoulli", seed=2) / "ranks.npz").write_bytes(b"PK\x05\x06" + bytes(18))  # damaged, and not asked about
+    run("bernoulli", seed=3, arrays={"seen": seen})
+    test = statistics.two_way_t(scores(store, "dhns")[:, seen], scores(store, "uniform")[:, seen])
+    said = f"whose entities both occur in train the verdict stays ({percent(test.difference)}"
+    assert said in compare("sampler=dhns", "sampler=uniform", store)
+    assert said in compare("dhns-", "uniform-", store)
+
+
 def test_folders_and_names_of_runs(store, run, tmp_path):
     one, two = run("uniform", seeds=range(2), quality=2)
     other = run("dhns", seed=0)

@@ -174,7 +174,10 @@ def test_nothing_is_written_into_a_packed_store(tmp_path, words):
     assert [path.name for path in tmp_path.iterdir()] == ["all.nsb"]
 
 
-@pytest.mark.parametrize(("name", "count"), [("nsbench", 36), ("one_factor", 24), ("classic", 75), ("variants", 7)])
+COUNTS = {"baselines": 36, "one_factor": 24, "classic": 60, "pairs": 15, "variants": 7}
+
+
+@pytest.mark.parametrize(("name", "count"), COUNTS.items())
 def test_the_shipped_stores_are_whole(name, count):
     found = read(SHIPPED / f"{name}.nsb")
     assert (len(found.runs), found.skipped) == (count, {})

@@ -78,12 +78,10 @@ def test_every_layout_is_set_within_the_page(run, store, tmp_path):
 
 SHIPPED = [  # filters as in README.md, layouts with nothing to show, the ablation's full method
     ("classic", {}, {"ablation"}, ""),
-    ("multimodal", {}, {"cost"}, "dhns (forward)"),  # whose seconds are of two machines
-    pytest.param("multimodal", {"fusion": "none", "kge": "transe"}, set(), "dhns (forward)", marks=pytest.mark.slow),
     ("variants", {}, set(), "sans"),
-    pytest.param("weight", {}, set(), "dhns (forward)", marks=pytest.mark.slow),
-    pytest.param("nsbench", {"protocol": "nsbench", "dataset": "mkg_y"}, NOTHING, "", marks=pytest.mark.slow),
-    pytest.param("nsbench", {"protocol": "nsbench", "split@db15k": "clean"}, NOTHING, "", marks=pytest.mark.slow),
+    ("pairs", {}, {"ablation"}, ""),
+    pytest.param("baselines", {"protocol": "nsbench", "dataset": "mkg_y"}, NOTHING, "", marks=pytest.mark.slow),
+    pytest.param("baselines", {"protocol": "nsbench", "split@db15k": "clean"}, NOTHING, "", marks=pytest.mark.slow),
     ("one_factor", {"changed.regularizer": "0.0"}, NOTHING, ""),
 ]
 
