@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from nsbench.config.protocol import read_protocol
 from nsbench.errors import Misuse
 from nsbench.registry import SAMPLERS
 
@@ -22,7 +24,15 @@ def choose_protocol(asked: str, device: str) -> Choice:
     """`nsbench` on a GPU, `cpu` where there is none; `device` is cpu, cuda or cuda:1."""
     if asked != AUTO:
         return Choice(asked)
-    return Choice("nsbench", "there is a GPU") if device.startswith("cuda") else Choice("cpu", "there is no GPU")
+    if device.startswith("cuda"):
+        return Choice("nsbench", "there is a GPU")
+    return Choice("cpu", f"there is no GPU; protocol nsbench is {_work('nsbench') / _work('cpu'):.0f} times the work")
+
+
+def _work(protocol: str) -> int:
+    """Numbers that training reads, in proportion."""
+    values = read_protocol(protocol)
+    return math.prod(values[name] for name in ("steps", "batch", "negatives", "width"))
 
 
 def choose_fusion(asked: str, samplers: Sequence[str], has_features: Callable[[], bool]) -> Choice:

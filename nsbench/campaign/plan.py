@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +33,25 @@ def plan(
     fusion: str = AUTO,
     device: str = AUTO,
     store: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
     **shared: Any,
 ) -> list[Config]:
     """Every combination, checked; seeds None: as many as the protocol has. Cells of one dataset and model lie together.
 
-    `auto` is chosen by nsbench.campaign.choices. `replay:RUN` among the samplers is looked up in the store, by default
-    NSBENCH_RUNS or ./runs; what is `auto` is that run's.
+    `auto` is chosen by nsbench.campaign.choices, and why it became what goes to `say`. `replay:RUN` among the samplers is
+    looked up in the store, by default NSBENCH_RUNS or ./runs; what is `auto` is that run's.
     """
-    chosen = choose_protocol(protocol, str(pick_device(device))).value
+    chosen, why = choose_protocol(protocol, str(pick_device(device)))
+    if why:
+        say(f"protocol {chosen}: {why}")
     if seeds is None:
         seeds = range(read_protocol(chosen)["seeds"])
     drawing = [name for name in samplers if not name.startswith(REPLAY)]
     configs = []
     for dataset in datasets:
-        fused = choose_fusion(fusion, drawing, lambda: has_features(dataset, **shared)).value  # noqa: B023
+        fused, why = choose_fusion(fusion, drawing, lambda: has_features(dataset, **shared))  # noqa: B023
+        if why:
+            say(f"fusion {fused}{f' on {dataset}' if len(datasets) > 1 else ''}: {why}")
         for kge, seed, sampler in itertools.product(models, seeds, samplers):
             if sampler.startswith(REPLAY):
                 asked = {"protocol": protocol, "fusion": fusion, "seed": seed, **shared}

@@ -93,5 +93,5 @@ def described(config: Config) -> str:
     return (
         f"{dataset.name} ({dataset.split} split): {dataset.num_entities} entities, {dataset.num_relations} relations, "
         f"{len(dataset.train)}/{len(dataset.valid)}/{len(dataset.test)} triples; "
-        f"{features if dataset.features else 'no features'}; protocol {config.protocol.name}"
+        f"{features if dataset.features else 'no features'}; fusion {config.fusion}; protocol {config.protocol.name}"
     )

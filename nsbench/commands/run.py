@@ -69,6 +69,7 @@ def run(
     nsbench run --dataset path/to/my/graph --set protocol.margin=6      your own triples
     """
     from nsbench.campaign import plan as campaign
+    from nsbench.commands.outcome import outcome
     from nsbench.runs.folder import store_folder
     from nsbench.runs.result import Result
     from nsbench.runs.runner import RunOptions
@@ -87,6 +88,7 @@ def run(
         protocol=protocol,
         device=device,
         store=store,
+        say=lambda text: click.echo(text, err=True),
         **{**shared, "settings": list(shared["settings"])},
     )
     if only_plan:
@@ -95,12 +97,9 @@ def run(
     options = RunOptions(device, save_model, diagnose, checkpoint_every)
     run_missing(configs, store, options, patient=len(configs) > 1)
     if len(configs) == 1:
-        folder = campaign.folder_of(configs[0], store)
-        row = Result(folder.path, folder.result())
-        shown = "  ".join(f"{name.upper()} {100 * row.test[name]:.2f}" for name in ("mrr", "hits@1", "hits@3", "hits@10"))
-        click.echo(f"test  {shown}  MR {row.test['mr']:.0f}   ({row.folder})")
-        if not row.record["converged"]:
-            click.echo("not converged: the best validation lies in the last tenth of the steps")
+        given = {"protocol": protocol, "features": shared["features"], "split": shared["split"], "runs": runs}
+        for line in outcome(configs[0], store, given):
+            click.echo(line)
     for config in configs:
         folder = campaign.folder_of(config, store)
         if folder.complete and (reasons := Result(folder.path, folder.result()).dead):

@@ -361,7 +361,7 @@ def rows_of(store, **how):
 def test_the_full_method_of_a_protocol_that_sets_sizes_is_known(store, run):
     """As the runs of results/runs/weight.nsb are: sizes of the protocol, a weight of the user, and what a variant sets."""
     sizes = {"timesteps": 20, "weight": 1.0}
-    made = {"protocol": {"name": "cpu-mm"}, "proposed": {"timesteps": 20}, "seeds": range(2)}
+    made = {"protocol": {"name": "cpu"}, "proposed": {"timesteps": 20}, "seeds": range(2)}
     run("dhns", quality=2, options={"sampler": sizes}, **made)
     run("dhns", options={"sampler": {**sizes, "chain": "forward"}}, variant="forward", **made)
     run("dhns", options={"sampler": {"weight": 1.0}}, **made)

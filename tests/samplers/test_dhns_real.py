@@ -14,10 +14,10 @@ STEPS = 500
 @pytest.mark.data
 @pytest.mark.parametrize(("variant", "fusion"), [("recommended", "none"), ("recommended", "adamf"), ("printed", "none")])
 def test_a_smaller_state_is_a_harder_negative_of_an_entitys_length(real_data, variant, fusion):
-    """TransE, protocol cpu-mm, name features; `printed`, which keeps a misprint, fails: the test can."""
+    """TransE, protocol cpu, name features; `printed`, which keeps a misprint, fails: the test can."""
     settings = [] if variant == "recommended" else ["sampler.denoiser=printed"]
     config = configure(
-        "dhns", "transe", "mkg_y", protocol="cpu-mm", fusion=fusion, features="names" if fusion == "adamf" else "none",
+        "dhns", "transe", "mkg_y", protocol="cpu", fusion=fusion, features="names" if fusion == "adamf" else "none",
         settings=settings,
     )  # fmt: skip
     trainer = Trainer(config, load_dataset("mkg_y", features=config.features))

@@ -1,0 +1,35 @@
+"""What is said when an only run has ended: its figures, the published ones of its cell, and the commands that come next."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from nsbench.campaign.plan import dataset_of, folder_of
+from nsbench.config.run import Config
+from nsbench.results.tables import papers
+from nsbench.runs.result import Result
+from nsbench.runs.runner import reference_of
+
+SHOWN = ("mrr", "hits@1", "hits@3", "hits@10")
+
+
+def outcome(config: Config, store: Path, asked: Mapping[str, object]) -> Iterator[str]:
+    """Lines of text. `asked`: what the user named of protocol, features, split and runs, for commands that he may type."""
+    dataset, folder = dataset_of(config), folder_of(config, store)
+    result = Result(folder.path, folder.result())
+    figures = "  ".join(f"{name.upper()} {100 * result.test[name]:5.2f}" for name in SHOWN)
+    yield f"{'test':<26} {figures}  MR {result.test['mr']:.0f}   ({folder.path.name})"
+    cell = (config.sampler, config.kge, dataset.name)
+    printed = [f for f in papers.figures() if (f.sampler, f.kge, f.dataset) == cell and f.metric in SHOWN]
+    for source, of_source in itertools.groupby(printed, lambda figure: figure.source):
+        values = {figure.metric: figure.printed for figure in of_source}
+        figures = "  ".join(f"{name.upper()} {values.get(name, '-'):>5}" for name in SHOWN)
+        yield f"{source:<26} {figures}  as printed; other data, loss and budget"
+    if not result.record["converged"]:
+        yield "not converged: the best validation lies in the last tenth of the steps"
+    if config.sampler != "uniform" and not reference_of(config, dataset, store).complete:
+        options = "".join(f" --{name} {value}" for name, value in asked.items() if value not in (None, "auto"))
+        cell_of = f"--sampler uniform --kge {config.kge} --dataset {config.dataset} --fusion {config.fusion}"
+        yield f"the baseline that is fair to it: nsbench run {cell_of}{options}"
