@@ -30,7 +30,7 @@ def load_public(name: str, argument: str | None, split: str | None, features: st
     if split not in (None, "clean", "released"):
         raise Misuse(f"unknown split '{split}'; {name} has clean and released")
     home, graph = places.place(name), read_graph(ensure(name))
-    tensors, present, source = gather(home, len(graph.entities), features)
+    found = gather(home, graph.entities, features)
     train, valid, test = (torch.from_numpy(graph.triples[part]) for part in ("train", "valid", "test"))
     repaired = name == "db15k" and split != "released"
     extra_known = None
@@ -47,9 +47,9 @@ def load_public(name: str, argument: str | None, split: str | None, features: st
         relations=graph.relations,
         split="clean" if repaired else "released",
         extra_known=extra_known,
-        features=tensors,
-        present=present,
-        feature_source=source,
+        features=found.features,
+        present=found.present,
+        identities=found.identities,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from nsbench.config.protocol import read_protocol
 from nsbench.config.run import Config, check_features, configure, from_record, replaying
 from nsbench.contracts import Dataset
-from nsbench.datasets.loading import choice_of, load_dataset
+from nsbench.datasets.loading import check_choice, load_dataset
 from nsbench.errors import Misuse
 from nsbench.runs.folder import RunFolder, store_folder
 from nsbench.runs.inspection import check_same, find_run
@@ -70,7 +70,7 @@ def dataset_of(config: Config, tested: bool = True) -> Dataset:
 
     Misuse where the two do not fit.
     """
-    choice_of(config.features)  # what is wrong is refused even where nothing reads it
+    check_choice(config.dataset, config.features)  # what is wrong is refused even where nothing reads it
     dataset = loaded(config.dataset, config.split, config.features if config.wants_features else "none", tested)
     check_features(config, dataset)
     check_sizes(config, dataset, tested)

@@ -89,9 +89,8 @@ def _outcome(ending: Ending, again: bool) -> str:
 def described(config: Config) -> str:
     """Which data, features and protocol a run uses."""
     dataset = dataset_of(config)
-    features = f"{' and '.join(sorted(dataset.features))} features ({dataset.feature_source})"
     return (
         f"{dataset.name} ({dataset.split} split): {dataset.num_entities} entities, {dataset.num_relations} relations, "
         f"{len(dataset.train)}/{len(dataset.valid)}/{len(dataset.test)} triples; "
-        f"{features if dataset.features else 'no features'}; protocol {config.protocol.name}"
+        f"features {', '.join(dataset.modalities) or 'none'}; protocol {config.protocol.name}"
     )
