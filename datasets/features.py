@@ -156,7 +156,7 @@ def remedy(home: Place, modality: str) -> str:
 
 def _absent(home: Place, modality: str) -> Misuse:
     here = ", ".join(at_hand(home)) or "none"
-    return Misuse(f"the {modality} features of {home.name} are not on this machine, which has: {here}; {remedy(home, modality)}")
+    return Misuse(f"{home.name} has no {modality} features on this machine ({here} there); {remedy(home, modality)}")
 
 
 def _check_published(home: Place, modality: str, file: Path) -> None:

@@ -26,22 +26,22 @@ def load_dataset(name: str, split: str | None = None, features: str = "auto") ->
     if split not in (None, "clean", "released"):
         raise Misuse(f"unknown split '{split}'; choose clean or released")
     words = modalities.listed(features)
-    if is_folder(name):
-        return load_folder(name, split, features)
     if ".py:" in name:
         load, argument = DATASETS.get(name), None
+    elif is_folder(name):
+        return load_folder(name, split, features)
     else:
         registered, colon, text = name.partition(":")
         load, argument = DATASETS.get(registered), text if colon else None
     if name in places.FOLDERS or words in (["auto"], ["none"]):
-        return load(argument, split=split, features=features.strip())
+        return load(argument, split=split, features=",".join(words))
     return _with_modalities(load(argument, split=split, features="auto"), words)
 
 
 def check_choice(name: str, features: str) -> None:
     """Misuse for --features that the dataset `name` cannot have, as far as that is known before it is loaded."""
     words = modalities.listed(features)
-    if name in places.FOLDERS or (is_folder(name) and Path(name).expanduser().is_dir()):
+    if name in places.FOLDERS or (".py:" not in name and is_folder(name)):
         home = places.place(name)
         modalities.resolve(",".join(words), home, own(home))
 

@@ -46,7 +46,7 @@ def possible(home: Place) -> list[str]:
     """Every modality that the dataset can have, apart from a user's own."""
     if not home.public:
         return [NAMES, *OFFICIAL]
-    return sorted({*OFFICIAL, EMBEDDED, *manifest()["modalities"].get(home.stem, {})})
+    return sorted({*OFFICIAL, NAMES, EMBEDDED, *manifest()["modalities"].get(home.stem, {})})
 
 
 def listed(features: str) -> list[str]:
@@ -76,7 +76,9 @@ def resolve(features: str, home: Place, own: Collection[str]) -> list[str] | Non
         return list(MM[home.stem])
     for word in words:
         if word not in known:
-            near = suggest(word, known) or f"; it can have {', '.join(known)}, or auto, mm, none"
+            near = (
+                suggest(word, [*known, "official", "auto", "none"]) or f"; it can have {', '.join(known)}, or auto, mm, none"
+            )
             raise Misuse(f"{home.name} has no {word} features{near} (nsbench data list)")
     return words
 

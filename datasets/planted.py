@@ -157,6 +157,8 @@ def load(argument: str | None = None, *, split: str | None = None, features: str
     size, null = _parse(argument)
     if split not in (None, "released"):
         raise Misuse(f"planted has no split '{split}'; leave out --split, or use released")
+    if features not in ("auto", "none"):
+        raise Misuse(f"planted makes its own features and has none called '{features}'; use --features auto or none")
     graph = _generate(size)
     train, valid, test = _deal(graph, np.random.default_rng([SEED, size, 1]))
     rng = np.random.default_rng([SEED, size, 2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,15 +107,14 @@ def _lines_by_id(file: Path) -> dict[int, str]:
 def _by_freebase(files: Files, identifiers: Sequence[str], texts: Mapping[str, str]) -> Texts:
     """The text of the first Freebase entity that is the same as the entity and has one."""
     found: dict[str, str] = {}
-    for line in _lines(files["sameas_db15k.txt"]):
-        mid, link, uri = (line.removesuffix(".").strip().split(None, 2) + ["", "", ""])[:3]
-        if link == "<SameAs>" and mid in texts:
+    for mid, uri in re.findall(r"^(\S+) <SameAs> (<.*>) \.$", files["sameas_db15k.txt"].read_text("utf-8"), re.MULTILINE):
+        if mid in texts:
             found.setdefault(uri, texts[mid])
     return [found.get(identifier) for identifier in identifiers]
 
 
 def _tokens(files: Files, kind: str, identifiers: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Entities [n] that upstream numbers, and their tokens [n, 13]: `kind`_master has one each, `kind`_neighbors the rest."""
+    """Entities [n] that upstream numbers, and their tokens [n, 13]: KIND_master has one each, KIND_neighbors the rest."""
     number, first, more = (unpickled(files[name]) for name in ("ent2id.pkl", f"{kind}_master.pkl", f"{kind}_neighbors.pkl"))
     try:
         of = [(i, number[identifier]) for i, identifier in enumerate(identifiers) if identifier in number]

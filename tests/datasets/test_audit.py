@@ -130,9 +130,12 @@ def test_the_threshold_is_one_and_a_half(tmp_path: Path) -> None:
 def test_features_at_hand_are_listed(small: Path) -> None:
     table = np.ones((5, 4), dtype=np.float16)
     table[2] = 0
-    np.save(small / "text_name_minilm.npy", table)
+    for name in ("images", "official-visual"):
+        (small / "features").mkdir(exist_ok=True)
+        np.save(small / "features" / f"{name}.npy", table)
     rows = dict(printable(audit(small)))
-    assert rows["entities with textual features (names)"] == "4 of 5 (80.0%) 4 wide"
+    assert rows["entities with images features"] == "4 of 5 (80.0%) 4 wide"
+    assert rows["entities with official:visual features"] == "4 of 5 (80.0%) 4 wide"
 
 
 def test_rows_are_words_and_figures(small: Path) -> None:
