@@ -48,9 +48,7 @@ def fetch(
     files, not the short lists of names. Raises Unfetched when a file cannot be had: missing, truncated or altered at its
     source, no network, no room.
     """
-    if dataset not in places.FOLDERS:
-        near = suggest(dataset, places.FOLDERS) or f"; the public datasets are {', '.join(places.FOLDERS)}"
-        raise Misuse(f"'{dataset}' cannot be fetched{near}")
+    check_public(dataset)
     stem, target = places.FOLDERS[dataset], places.place(dataset).writable
     mirror = mirror or os.environ.get("NSBENCH_MIRROR") or None
     wanted = [*places.triple_files(stem), *extra]
@@ -75,6 +73,13 @@ def fetch(
             f"holds {stem}/, or NSBENCH_MIRROR to another copy"
         ) from error
     return target
+
+
+def check_public(dataset: str) -> None:
+    """Misuse for a dataset that cannot be fetched."""
+    if dataset not in places.FOLDERS:
+        near = suggest(dataset, places.FOLDERS) or f"; the public datasets are {', '.join(places.FOLDERS)}"
+        raise Misuse(f"'{dataset}' cannot be fetched{near}")
 
 
 def ensure(dataset: str) -> Path:

@@ -39,11 +39,13 @@ def load_dataset(name: str, split: str | None = None, features: str = "auto") ->
 
 
 def check_choice(name: str, features: str) -> None:
-    """Misuse for --features that the dataset `name` cannot have, as far as that is known before it is loaded."""
+    """Misuse for --features that the dataset `name` cannot have. One that is generated is generated to see that."""
     words = modalities.listed(features)
     if name in places.FOLDERS or (".py:" not in name and is_folder(name)):
         home = places.place(name)
         modalities.resolve(",".join(words), home, own(home))
+    elif words not in (["auto"], ["none"]):
+        load_dataset(name, features=features)
 
 
 def _with_modalities(dataset: Dataset, wanted: Sequence[str]) -> Dataset:

@@ -11,7 +11,7 @@ import numpy as np
 from nsbench.datasets import modalities, places, quantised, upstream
 from nsbench.datasets.encoding import encode, vocabulary
 from nsbench.datasets.features import at_hand, made_at
-from nsbench.datasets.fetch import Progress, ensure, fetch
+from nsbench.datasets.fetch import Progress, check_public, ensure, fetch
 from nsbench.datasets.modalities import EMBEDDED, FETCHED, NAMES, OFFICIAL
 from nsbench.datasets.places import Place
 from nsbench.datasets.reading import read_entities
@@ -20,9 +20,8 @@ from nsbench.errors import Misuse
 
 def missing(dataset: str, features: str) -> list[str]:
     """Those of the modalities meant by --features that are not here. Misuse for what nobody can fetch."""
+    check_public(dataset)
     home = places.place(dataset)
-    if not home.public:
-        raise Misuse(f"only the features of {', '.join(places.FOLDERS)} are fetched; see nsbench data import-features")
     wanted = modalities.resolve(features, home, ()) or []
     here = at_hand(home)
     for modality in wanted:

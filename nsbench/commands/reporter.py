@@ -89,8 +89,9 @@ def _outcome(ending: Ending, again: bool) -> str:
 def described(config: Config) -> str:
     """Which data, features and protocol a run uses."""
     dataset = dataset_of(config)
+    features = f"features {', '.join(dataset.modalities)}" if dataset.features else "no features"
     return (
         f"{dataset.name} ({dataset.split} split): {dataset.num_entities} entities, {dataset.num_relations} relations, "
         f"{len(dataset.train)}/{len(dataset.valid)}/{len(dataset.test)} triples; "
-        f"features {', '.join(dataset.modalities) or 'none'}; protocol {config.protocol.name}"
+        f"{features}; protocol {config.protocol.name}"
     )

@@ -111,10 +111,11 @@ def test_some_modalities_of_the_features() -> None:
         ("mkg_y", "mm", ""),
         ("mkg_w", "beit", "mkg_w has no beit features; it can have captions, names, names128, official:textual"),
         ("mkg_y", "auto,names", "takes auto, mm or none alone"),
-        ("planted:small", "whatever", ""),  # not known before it is made
+        ("planted:small", "text", ""),
+        ("planted:small", "whatever", "planted:small has no whatever features"),
     ],
 )
-def test_a_choice_is_checked_before_anything_is_loaded(name: str, features: str, refused: str) -> None:
+def test_a_choice_is_checked_where_nothing_reads_features(name: str, features: str, refused: str) -> None:
     if not refused:
         return check_choice(name, features)
     with pytest.raises(Misuse, match=refused):

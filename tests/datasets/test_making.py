@@ -273,7 +273,7 @@ class TestRefused:
             making.missing("mkg_w", "captions,names")
         with pytest.raises(Misuse, match="mkg_w has no wikidata features; it can have captions, names, names128, offi"):
             making.missing("mkg_w", "wikidata")
-        with pytest.raises(Misuse, match=r"only the features of mkg_y, mkg_w, db15k are fetched"):
+        with pytest.raises(Misuse, match=r"small' cannot be fetched; the public datasets are mkg_y, mkg_w, db15k"):
             making.missing(str(small), "captions")
 
     def test_what_is_not_here(self, mirror: Mirror) -> None:
