@@ -13,8 +13,8 @@ from torch import Tensor
 from nsbench.contracts import TrainGraph
 from nsbench.datasets import places
 from nsbench.datasets.features import gather
-from nsbench.datasets.fetch import ensure
-from nsbench.datasets.reading import SPLITS, Graph, read_graph
+from nsbench.datasets.graphs import graph_of
+from nsbench.datasets.reading import SPLITS, Graph
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def audit(dataset: str | Path) -> list[Finding]:
     Malformed files raise Misuse as in loading; repeated and shared triples are what is counted here, not refused.
     """
     home = places.place(dataset)
-    graph = read_graph(ensure(home.name) if home.public else home.writable)
+    graph = graph_of(home)
     features, present, source = gather(home, len(graph.entities), "auto")
     return [
         *_sizes(graph),

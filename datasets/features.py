@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from nsbench.datasets import places
-from nsbench.datasets.fetch import ensure, fetch
+from nsbench.datasets.fetch import fetch
+from nsbench.datasets.graphs import graph_of
 from nsbench.datasets.places import Place
-from nsbench.datasets.reading import read_entities
 from nsbench.errors import Misuse
 
 CHOICES = ("auto", "official", "names", "none")
@@ -114,7 +114,8 @@ def import_features(dataset: str | Path, file: str | Path, modality: str) -> Imp
     if not file.is_file():
         raise Misuse(f"there is no feature file {file}; give the path of a .npy, .pth or .h5 file")
     home = places.place(dataset)
-    identifiers, names = read_entities(ensure(home.name) if home.public else home.writable)
+    graph = graph_of(home)
+    identifiers, names = graph.identifiers, graph.entities
     unknown = 0
     if file.suffix in (".h5", ".hdf5"):
         tensor, unknown = _read_h5(file, identifiers, names)
@@ -133,8 +134,7 @@ def import_features(dataset: str | Path, file: str | Path, modality: str) -> Imp
 def encode_names(dataset: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Path:
     """Write the dataset's text_name_minilm.npy: its entity names encoded with all-MiniLM-L6-v2, float16 [N, 384]."""
     home = places.place(dataset)
-    names = read_entities(ensure(home.name) if home.public else home.writable)[1]
-    encoded = encode(names, progress=progress)
+    encoded = encode(graph_of(home).entities, progress=progress)
     path = home.writable / ENCODED_NAMES
     with places.replacing(path) as sink:
         np.save(sink, encoded)

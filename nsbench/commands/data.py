@@ -25,7 +25,7 @@ def data() -> None:
 @data.command("list")
 def data_list() -> None:
     """List which datasets are on this machine, and with which features."""
-    from nsbench.datasets import places
+    from nsbench.datasets import graphs, places
     from nsbench.registry import DATASETS, card
 
     missing = False
@@ -34,13 +34,13 @@ def data_list() -> None:
             click.echo(f"{name:<10} {card(DATASETS.get(name)).removeprefix(f'{name}: ')}")
             continue
         home = places.place(name)
-        folder = home.find(*places.TRIPLE_FILES)
-        if folder is None:
+        where = "embedded" if graphs.is_embedded(home) else home.find(*places.TRIPLE_FILES)
+        if where is None:
             click.echo(f"{name:<10} not on this machine; nsbench data fetch {name}")
             missing = True
             continue
         files = [file.name for at in home.search for pattern in FEATURE_FILES for file in sorted(at.glob(pattern))]
-        click.echo(f"{name:<10} {folder}; features: {', '.join(dict.fromkeys(files)) or 'none'}")
+        click.echo(f"{name:<10} {where}; features: {', '.join(dict.fromkeys(files)) or 'none'}")
     if missing:
         given = " (NSBENCH_DATA)" if os.environ.get("NSBENCH_DATA") else "; NSBENCH_DATA names another folder"
         click.echo(f"looked in {', '.join(dict.fromkeys(map(str, places.roots())))}{given}")
