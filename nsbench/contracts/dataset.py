@@ -22,12 +22,12 @@ class Dataset:
     entities: list[str]
     relations: list[str]
     split: str = "released"
-    origin: str = ""  # where the triples were read, in words for people: embedded, or from a folder
     extra_known: Tensor | None = None  # [n, 3] more facts that the filter removes (DB15K: original train and valid)
     features: Mapping[str, Tensor] = field(default_factory=dict)  # modality -> [N, F] or [N, tokens, F], float
     present: Mapping[str, Tensor] = field(default_factory=dict)  # modality -> bool [N], False: the entity has none
     feature_source: str = "none"  # official, names, planted or none
     world: Tensor | None = None  # [n, 3] every true fact, where that is known (planted)
+    origin: str = ""  # where the triples were read, in words for people: embedded, or from a folder
 
     @property
     def num_entities(self) -> int:
