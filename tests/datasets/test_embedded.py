@@ -121,6 +121,7 @@ SPOILT = {
     "all": lambda whole: b"",
     "its form": lambda whole: b"not compressed",
     "its content": lambda whole: lzma.compress(b"text"),
+    "all of its content": lambda whole: lzma.compress(b""),
     "what it is": lambda whole: lzma.compress(b"PK\x03\x04 no archive"),
 }
 
