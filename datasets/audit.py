@@ -13,8 +13,8 @@ from torch import Tensor
 from nsbench.contracts import TrainGraph
 from nsbench.datasets import places
 from nsbench.datasets.features import at_hand, gather
-from nsbench.datasets.fetch import ensure
-from nsbench.datasets.reading import SPLITS, Graph, read_graph
+from nsbench.datasets.graphs import graph_of
+from nsbench.datasets.reading import SPLITS, Graph
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def audit(dataset: str | Path) -> list[Finding]:
     Malformed files raise Misuse as in loading; repeated and shared triples are what is counted here, not refused.
     """
     home = places.place(dataset)
-    graph = read_graph(ensure(home.name) if home.public else home.writable)
+    graph = graph_of(home)
     found = gather(home, graph.entities, ",".join(at_hand(home)) or "none")
     return [
         *_sizes(graph),

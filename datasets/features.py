@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 
 from nsbench.datasets import embedded, modalities, places, quantised
-from nsbench.datasets.fetch import ensure
+from nsbench.datasets.graphs import graph_of
 from nsbench.datasets.modalities import EMBEDDED, NAMES, OFFICIAL
 from nsbench.datasets.places import Place
-from nsbench.datasets.reading import read_entities
 from nsbench.errors import Misuse
 
 _FLOATS = (torch.float16, torch.float32, torch.float64)
@@ -190,7 +189,8 @@ def import_features(dataset: str | Path, file: str | Path, modality: str) -> Imp
     if not file.is_file():
         raise Misuse(f"there is no feature file {file}; give the path of a .npy, .pth or .h5 file")
     home = places.place(dataset)
-    identifiers, names = read_entities(ensure(home.name) if home.public else home.writable)
+    graph = graph_of(home)
+    identifiers, names = graph.identifiers, graph.entities
     unknown = 0
     if file.suffix in (".h5", ".hdf5"):
         tensor, unknown = _read_h5(file, identifiers, names)

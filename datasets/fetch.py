@@ -40,9 +40,14 @@ class _Unavailable(Exception):
 
 
 def fetch(
-    dataset: str, *, extra: Sequence[PublicFile] = (), mirror: str | None = None, progress: Progress | None = None
+    dataset: str,
+    *,
+    graph: bool = True,
+    extra: Sequence[PublicFile] = (),
+    mirror: str | None = None,
+    progress: Progress | None = None,
 ) -> Path:
-    """Bring a public dataset's triples and names, and the `extra` files, to its folder, which is returned.
+    """Bring a public dataset's triples and names, if its `graph` is wanted, and the `extra` files to its folder.
 
     Files that are there and verify are left alone; others are replaced, each in one piece. The progress counts verified
     files, not the short lists of names. Raises Unfetched when a file cannot be had: missing, truncated or altered at its
@@ -51,9 +56,9 @@ def fetch(
     check_public(dataset)
     stem, target = places.FOLDERS[dataset], places.place(dataset).writable
     mirror = mirror or os.environ.get("NSBENCH_MIRROR") or None
-    wanted = [*places.triple_files(stem), *extra]
+    wanted = [*(places.triple_files(stem) if graph else ()), *extra]
     missing = [file for file in wanted if not file.is_at(target / file.name)]
-    unnamed = [file for file in places.name_files(stem) if not file.is_at(target / file.name)]
+    unnamed = [file for file in places.name_files(stem) if graph and not file.is_at(target / file.name)]
     total, done = sum(file.bytes for file in missing), 0
 
     def report(bytes_of_file: int) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 from nsbench.datasets import modalities, places, quantised, upstream
 from nsbench.datasets.encoding import encode, vocabulary
 from nsbench.datasets.features import at_hand, made_at
-from nsbench.datasets.fetch import Progress, check_public, ensure, fetch
+from nsbench.datasets.fetch import Progress, check_public, fetch
+from nsbench.datasets.graphs import graph_of, is_embedded
 from nsbench.datasets.modalities import EMBEDDED, FETCHED, NAMES, OFFICIAL
 from nsbench.datasets.places import Place
-from nsbench.datasets.reading import read_entities
 from nsbench.errors import Misuse
 
 
@@ -32,13 +32,17 @@ def missing(dataset: str, features: str) -> list[str]:
 
 
 def download(dataset: str, wanted: Sequence[str], *, mirror: str | None = None, progress: Progress | None = None) -> Path:
-    """The dataset's folder, with its triples, its names, and the published files behind the modalities `wanted`."""
+    """The dataset's folder, with the published files behind the modalities `wanted`, and with its triples and names.
+
+    These are left out where the package holds them and features alone are wanted.
+    """
     home = places.place(dataset)
     official = places.feature_files(home.stem) if set(OFFICIAL) & set(wanted) else {}
     files = [official[name.partition(":")[2]] for name in wanted if name in OFFICIAL]
     for modality in wanted:
         files += modalities.upstream(home, modality) if modality in FETCHED else []
-    return fetch(dataset, extra=list(dict.fromkeys(files)), mirror=mirror, progress=progress)
+    graph = not (wanted and is_embedded(home))
+    return fetch(dataset, graph=graph, extra=list(dict.fromkeys(files)), mirror=mirror, progress=progress)
 
 
 def make(dataset: str, modality: str, *, progress: Callable[[int, int], None] | None = None) -> Path:
@@ -47,7 +51,8 @@ def make(dataset: str, modality: str, *, progress: Callable[[int, int], None] | 
     What an interrupted call has encoded is kept and gone on with.
     """
     home = places.place(dataset)
-    identifiers, names = read_entities(ensure(home.name))
+    graph = graph_of(home)
+    identifiers, names = graph.identifiers, graph.entities
     files = {Path(file.name).name: home.writable / file.name for file in modalities.upstream(home, modality)}
     mask = modalities.present(home, modality, len(identifiers))
     if modality == "beit":
@@ -61,7 +66,7 @@ def make(dataset: str, modality: str, *, progress: Callable[[int, int], None] | 
 def encode_names(dataset: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Path:
     """The file of a dataset's entity names, encoded."""
     home = places.place(dataset)
-    names = read_entities(ensure(home.name) if home.public else home.writable)[1]
+    names = graph_of(home).entities
     return _encoded(home, NAMES, names, dict(enumerate(names)), progress)
 
 

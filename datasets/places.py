@@ -2,7 +2,8 @@
 
 `manifest.json` holds repository, commit, byte count and SHA-256 of every public file. A dataset is one folder below a
 root: NSBENCH_DATA if it is set, otherwise ../shared/data beside the working directory or the checkout, then the user's
-cache. What nsbench itself writes (downloads, imported features, encoded names) goes to NSBENCH_DATA or the cache.
+cache. Files there win over what the package holds (nsbench.datasets.embedded). What nsbench itself writes (downloads,
+imported features, encoded names) goes to NSBENCH_DATA or the cache.
 """
 
 from __future__ import annotations

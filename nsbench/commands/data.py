@@ -25,7 +25,7 @@ def data() -> None:
 @data.command("list")
 def data_list() -> None:
     """List which datasets are on this machine, the features that each has here, and those that it could have."""
-    from nsbench.datasets import features, modalities, places
+    from nsbench.datasets import features, graphs, modalities, places
     from nsbench.registry import DATASETS, card
 
     missing = False
@@ -34,9 +34,9 @@ def data_list() -> None:
             click.echo(f"{name:<10} {card(DATASETS.get(name)).removeprefix(f'{name}: ')}")
             continue
         home = places.place(name)
-        folder = home.find(*places.TRIPLE_FILES)
-        missing = missing or folder is None
-        click.echo(f"{name:<10} {folder or f'not on this machine; nsbench data fetch {name}'}")
+        where = "embedded" if graphs.is_embedded(home) else home.find(*places.TRIPLE_FILES)
+        missing = missing or where is None
+        click.echo(f"{name:<10} {where or f'not on this machine; nsbench data fetch {name}'}")
         here = features.at_hand(home)
         click.echo(f"{'':<10} features here: {', '.join(here) or 'none'}; mm: {', '.join(modalities.MM[home.stem])}")
         rest = [modality for modality in modalities.possible(home) if modality not in here]

@@ -87,11 +87,12 @@ def _outcome(ending: Ending, again: bool) -> str:
 
 
 def described(config: Config) -> str:
-    """Which data, features and protocol a run uses."""
+    """Which data, features and protocol a run uses, and where the data come from."""
     dataset = dataset_of(config)
+    split = ", ".join(filter(None, (f"{dataset.split} split", dataset.origin)))
     features = f"features {', '.join(dataset.modalities)}" if dataset.features else "no features"
     return (
-        f"{dataset.name} ({dataset.split} split): {dataset.num_entities} entities, {dataset.num_relations} relations, "
+        f"{dataset.name} ({split}): {dataset.num_entities} entities, {dataset.num_relations} relations, "
         f"{len(dataset.train)}/{len(dataset.valid)}/{len(dataset.test)} triples; "
         f"{features}; protocol {config.protocol.name}"
     )

@@ -28,6 +28,7 @@ class Dataset:
     present: Mapping[str, Tensor] = field(default_factory=dict)  # modality -> bool [N], False: the entity has none
     identities: Mapping[str, str] = field(default_factory=dict)  # modality -> what it was made from; else its content counts
     world: Tensor | None = None  # [n, 3] every true fact, where that is known (planted)
+    origin: str = ""  # where the triples were read, in words for people: embedded, or from a folder
 
     @property
     def num_entities(self) -> int:

@@ -358,25 +358,25 @@ def graph(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("NSBENCH_DATA", str(tmp_path / "data"))
-    return tmp_path / "data"
+def test_data_list_says_what_is_embedded(command: Callable, no_files: Path) -> None:
+    said = command("data", "list")
+    assert re.search(r"^mkg_y +embedded\n +features here: names128; mm: captions, wordpieces$", said.out, re.MULTILINE)
+    assert "looked in" not in said.out
 
 
-def test_data_list_says_what_is_missing_and_how_to_get_it(command: Callable, no_data: Path) -> None:
+def test_data_list_says_what_is_missing_and_how_to_get_it(command: Callable, no_files: Path, unembedded: None) -> None:
     said = command("data", "list")
     assert said.code == 0
     assert "mkg_y      not on this machine; nsbench data fetch mkg_y" in said.out
     assert re.search(r"^planted +an embedded", said.out, re.MULTILINE)
-    assert said.out.endswith(f"looked in {no_data} (NSBENCH_DATA)\n")
-    folder = no_data / "MKG-Y"
+    assert said.out.endswith(f"looked in {no_files} (NSBENCH_DATA)\n")
+    folder = no_files / "MKG-Y"
     (folder / "features").mkdir(parents=True)
     for name in ("entity2id", "relation2id", "train2id", "valid2id", "test2id"):
         (folder / f"{name}.txt").write_text("")
     (folder / "features" / "mine.npy").write_bytes(b"")
     said = command("data", "list").out
-    assert re.search(rf"^mkg_y +{folder}\n +features here: mine, names128; mm: captions, wordpieces$", said, re.MULTILINE)
+    assert re.search(rf"^mkg_y +{folder}\n +features here: mine; mm: captions, wordpieces$", said, re.MULTILINE)
 
 
 def test_data_audit_counts(command: Callable, graph: Path) -> None:
@@ -403,7 +403,7 @@ def test_a_shared_triple_is_a_warning_of_one_line(command: Callable, graph: Path
     assert warned == [f"Warning: 1 of 2 triples of test.tsv are in train.tsv too; see 'nsbench data audit {graph}'"]
 
 
-def test_fetching_offline_names_the_files_and_the_place(command: Callable, no_data: Path, monkeypatch) -> None:
+def test_fetching_offline_names_the_files_and_the_place(command: Callable, no_files: Path, monkeypatch) -> None:
     monkeypatch.setenv("NSBENCH_MIRROR", "http://127.0.0.1:9")
     said = command("data", "fetch", "mkg_y")
     assert said.code == 1

@@ -182,7 +182,7 @@ class TestSourceFails:
         with pytest.raises(Misuse, match=r"somewhere/who/what/.* is no web address"):
             fetch("mkg_y")
 
-    def test_no_network(self, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_network(self, mirror: Mirror, unembedded: None) -> None:
         mirror.server.shutdown()
         mirror.server.server_close()
         with pytest.raises(Misuse, match=r"no network to .*; place entity2id.txt, .*, relation_names.txt in"):
@@ -242,13 +242,20 @@ def test_an_interrupted_download_leaves_nothing_of_the_file(mirror: Mirror, tmp_
     assert set(files(tmp_path / "data" / "MKG-Y")) == set(TRIPLES)
 
 
-def test_loading_fetches_what_is_missing_once(mirror: Mirror) -> None:
+def test_loading_fetches_once_what_is_neither_embedded_nor_there(mirror: Mirror, unembedded: None) -> None:
     data = load_dataset("mkg_y", features="none")
     assert data.entities == ["A b", "DC", "Ce"]
     assert data.train.tolist() == [[0, 0, 1], [1, 0, 2]]
     mirror.asked.clear()
     assert load_dataset("mkg_y", features="none").fingerprint == data.fingerprint
     assert mirror.asked == []
+
+
+def test_what_is_embedded_is_not_fetched_and_what_is_fetched_wins(mirror: Mirror) -> None:
+    assert load_dataset("mkg_y", features="none").num_entities == 15000
+    assert mirror.asked == []
+    fetch("mkg_y")
+    assert load_dataset("mkg_y", features="none").entities == ["A b", "DC", "Ce"]
 
 
 def test_only_public_datasets_are_fetched(mirror: Mirror) -> None:

@@ -267,6 +267,14 @@ def test_no_network(mirror: Mirror, tmp_path: Path) -> None:
         fetched("mkg_w", "captions")
 
 
+def test_a_graph_of_the_package_need_not_be_fetched_for_its_features(
+    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NSBENCH_DATA", str(tmp_path / "empty"))
+    making.download("mkg_y", ["beit"])
+    assert mirror.asked == [path_of(name) for name in UPSTREAM["MKG-Y", "beit"]]
+
+
 class TestRefused:
     def test_what_is_not_fetched(self, mirror: Mirror, small: Path) -> None:
         with pytest.raises(Misuse, match="names are not fetched; they are encoded, by nsbench data encode-names mkg_w"):
