@@ -105,11 +105,9 @@ def test_features_of_one_name_must_be_the_same(store, run):
 
 
 def test_features_that_differ_in_the_last_bit_are_one_block(store, run):
-    for seed in range(2):
-        for sampler in ("uniform", "dhns"):
-            run(sampler, seed=seed, features="captions", modalities=["captions"], feature_bytes=f"{seed}" * 64)
-    text = compare("sampler=dhns,features=captions", "sampler=uniform", store)
-    assert "differ in sampler" in text
+    for sampler, content in (("uniform", "1"), ("dhns", "2")):
+        run(sampler, features="captions", modalities=["captions"], feature_bytes=content * 64)
+    assert "differ in sampler " in compare("sampler=dhns,features=captions", "sampler=uniform", store)
 
 
 def test_blocks_that_only_one_group_has_forbid_a_test_over_the_others(store, run):

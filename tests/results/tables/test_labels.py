@@ -83,6 +83,7 @@ def test_runs_whose_features_differ_in_the_last_bit_are_one_row(store, run):
     table = comparison(store)
     assert labels(table) == ["dhns"]
     assert "Mean of 2 seeds (0, 1)" in table.caption
+    assert "left out: 1 that differ from those shown by their seed alone" in comparison(store, where={"seed": 0}).caption
 
 
 def test_rows_and_groups_keep_the_order_of_the_papers(store, run):
