@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from nsbench import files
+from nsbench.datasets.places import REMEDY
 from nsbench.errors import Misuse
 
 WIDTH = 384
 _AT_ONCE = 512
 _ROW = 2 * WIDTH  # bytes, float16
-_REMEDY = "make room, or set NSBENCH_DATA to a folder that you may write to"
 
 
 def encode(
@@ -35,7 +35,7 @@ def encode(
         batch = list(texts[len(rows) : len(rows) + _AT_ONCE])
         new = np.asarray(model.encode(batch, normalize_embeddings=True, show_progress_bar=False)).astype(np.float16)
         if part:
-            with files.explained(part, _REMEDY, Misuse):
+            with files.explained(part, REMEDY, Misuse):
                 part.parent.mkdir(parents=True, exist_ok=True)
                 with part.open("ab") as sink:
                     sink.write(new.tobytes())

@@ -48,7 +48,7 @@ def captions_by_id(file: str) -> Callable[[Files, Sequence[str], Sequence[str]],
 def captions_by_freebase(files: Files, identifiers: Sequence[str], vocabulary: Sequence[str]) -> Texts:
     """Of FB15k-237's entities, which are DBpedia's by way of `/m/ID <SameAs> <URI> .`"""
     captions = _lines_by_id(files["captions_fb15k237.txt"])
-    numbered = (line.rsplit(None, 1) for line in _lines(files["entities_fb15k237.txt"]) if len(line.split()) == 2)
+    numbered = re.findall(r"^(/\S+)\s(\d+)$", files["entities_fb15k237.txt"].read_text("utf-8"), re.MULTILINE)
     return _by_freebase(files, identifiers, {mid: captions[int(i)] for mid, i in numbered if int(i) in captions})
 
 

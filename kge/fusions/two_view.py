@@ -31,7 +31,7 @@ class TwoView(Fusion):
 
     @dataclass(frozen=True)
     class Options:
-        modality: str = option("auto", "modality of the second view; auto: image where there is one, else the first by name")
+        modality: str = option("auto", "modality of the second view; auto: an image (official:visual) or the first by name")
 
     def __init__(self, setting: Setting, options: Options) -> None:
         super().__init__(setting, options)
