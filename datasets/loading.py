@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nsbench.contracts import Dataset
-from nsbench.datasets.features import CHOICES
+from nsbench.datasets import modalities, places
+from nsbench.datasets.features import own
 from nsbench.datasets.folder import load_folder
 from nsbench.errors import Misuse, suggest
 from nsbench.registry import DATASETS
@@ -17,43 +18,44 @@ from nsbench.registry import DATASETS
 def load_dataset(name: str, split: str | None = None, features: str = "auto") -> Dataset:
     """The dataset called `name`: a registered name, `NAME:ARGUMENT` (planted:small), or a folder.
 
-    `split`: clean, released, or None for the dataset's default. `features`: auto (the best at hand, see
-    `Dataset.feature_source`), official, names or none, and after a colon the modalities that are wanted, else all:
-    official:visual. A registered name wins over a folder of that name; write ./NAME for the folder. Raises Misuse when
+    `split`: clean, released, or None for the dataset's default. `features`: auto (what the package holds of a public
+    dataset, what others bring), mm (captions and the best text of a public dataset), none, or modalities,
+    comma-separated. A registered name wins over a folder of that name; write ./NAME for the folder. Raises Misuse when
     the dataset is unknown, malformed or cannot be had.
     """
-    choice, wanted = choice_of(features)
     if split not in (None, "clean", "released"):
         raise Misuse(f"unknown split '{split}'; choose clean or released")
-    dataset = _loaded(name, split, choice)
-    return _with_modalities(dataset, wanted) if wanted else dataset
+    words = modalities.listed(features)
+    if ".py:" in name:
+        load, argument = DATASETS.get(name), None
+    elif is_folder(name):
+        return load_folder(name, split, features)
+    else:
+        registered, colon, text = name.partition(":")
+        load, argument = DATASETS.get(registered), text if colon else None
+    if name in places.FOLDERS or words in (["auto"], ["none"]):
+        return load(argument, split=split, features=",".join(words))
+    return _with_modalities(load(argument, split=split, features="auto"), words)
 
 
-def choice_of(features: str) -> tuple[str, list[str]]:
-    """Source and modalities, [] for all, in what a user writes after --features. Misuse for an unknown source."""
-    choice, _, wanted = features.partition(":")
-    if choice not in CHOICES:
-        raise Misuse(f"unknown features '{choice}'{suggest(choice, CHOICES)}; choose {', '.join(CHOICES)}")
-    return choice, [name.strip() for name in wanted.split(",") if name.strip()]
+def check_choice(name: str, features: str) -> None:
+    """Misuse for --features that the dataset `name` cannot have. One that is generated is generated to see that."""
+    words = modalities.listed(features)
+    if name in places.FOLDERS or (".py:" not in name and is_folder(name)):
+        home = places.place(name)
+        modalities.resolve(",".join(words), home, own(home))
+    elif words not in (["auto"], ["none"]):
+        load_dataset(name, features=features)
 
 
 def _with_modalities(dataset: Dataset, wanted: Sequence[str]) -> Dataset:
     """The same with features of these modalities alone."""
     missing = [name for name in wanted if name not in dataset.features]
     if missing:
-        near, there = suggest(missing[0], dataset.features), ", ".join(sorted(dataset.features)) or "none"
+        near, there = suggest(missing[0], dataset.features), ", ".join(dataset.modalities) or "none"
         raise Misuse(f"{dataset.name} has no {missing[0]} features{near}; there are: {there}")
-    features, present = ({name: of[name] for name in sorted(wanted)} for of in (dataset.features, dataset.present))
+    features, present = ({name: of[name] for name in wanted} for of in (dataset.features, dataset.present))
     return dataclasses.replace(dataset, features=features, present=present)
-
-
-def _loaded(name: str, split: str | None, features: str) -> Dataset:
-    if ".py:" in name:
-        return DATASETS.get(name)(None, split=split, features=features)
-    if is_folder(name):
-        return load_folder(name, split, features)
-    registered, colon, argument = name.partition(":")
-    return DATASETS.get(registered)(argument if colon else None, split=split, features=features)
 
 
 def is_folder(name: str) -> bool:

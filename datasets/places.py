@@ -2,7 +2,8 @@
 
 `manifest.json` holds repository, commit, byte count and SHA-256 of every public file. A dataset is one folder below a
 root: NSBENCH_DATA if it is set, otherwise ../shared/data beside the working directory or the checkout, then the user's
-cache. What nsbench itself writes (downloads, imported features, encoded names) goes to NSBENCH_DATA or the cache.
+cache. Files there win over what the package holds (nsbench.datasets.embedded). What nsbench itself writes (downloads,
+imported features, encoded names) goes to NSBENCH_DATA or the cache.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ FOLDERS = {"mkg_y": "MKG-Y", "mkg_w": "MKG-W", "db15k": "DB15K"}
 TRIPLE_FILES = ("entity2id.txt", "relation2id.txt", "train2id.txt", "valid2id.txt", "test2id.txt")
 NAME_FILES = ("entity_names.txt", "relation_names.txt")
 
-replacing = partial(files.replacing, remedy="make room, or set NSBENCH_DATA to a folder that you may write to", error=Misuse)
+REMEDY = "make room, or set NSBENCH_DATA to a folder that you may write to"
+replacing = partial(files.replacing, remedy=REMEDY, error=Misuse)
 """nsbench.files.replacing for a dataset's files; Misuse where the disk is full or the folder cannot be written."""
 
 

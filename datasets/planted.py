@@ -157,7 +157,7 @@ def load(argument: str | None = None, *, split: str | None = None, features: str
     size, null = _parse(argument)
     if split not in (None, "released"):
         raise Misuse(f"planted has no split '{split}'; leave out --split, or use released")
-    if features not in ("auto", "planted", "none"):
+    if features not in ("auto", "none"):
         raise Misuse(f"planted makes its own features and has none called '{features}'; use --features auto or none")
     graph = _generate(size)
     train, valid, test = _deal(graph, np.random.default_rng([SEED, size, 1]))
@@ -179,7 +179,6 @@ def load(argument: str | None = None, *, split: str | None = None, features: str
         relations=[relation.name for relation in RELATIONS],
         features={name: torch.from_numpy(view) for name, view in views.items()},
         present={name: torch.from_numpy(mask) for name, mask in present.items()},
-        feature_source="planted" if views else "none",
         world=torch.from_numpy(graph.world),
     )
 

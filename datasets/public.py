@@ -14,8 +14,8 @@ import torch
 from nsbench.contracts import Dataset
 from nsbench.datasets import places
 from nsbench.datasets.features import gather
-from nsbench.datasets.fetch import ensure
-from nsbench.datasets.reading import Graph, read_graph
+from nsbench.datasets.graphs import graph_of
+from nsbench.datasets.reading import Graph
 from nsbench.errors import Misuse
 from nsbench.registry import DATASETS
 
@@ -24,13 +24,14 @@ HOLD_OUT_SEED = 15
 
 
 def load_public(name: str, argument: str | None, split: str | None, features: str) -> Dataset:
-    """A public dataset by name; fetched when it is nowhere on this machine."""
+    """A public dataset by name; fetched when it is neither on this machine nor in the package."""
     if argument is not None:
         raise Misuse(f"{name} takes no argument; write --dataset {name}")
     if split not in (None, "clean", "released"):
         raise Misuse(f"unknown split '{split}'; {name} has clean and released")
-    home, graph = places.place(name), read_graph(ensure(name))
-    tensors, present, source = gather(home, len(graph.entities), features)
+    home = places.place(name)
+    graph = graph_of(home)
+    found = gather(home, graph.entities, features)
     train, valid, test = (torch.from_numpy(graph.triples[part]) for part in ("train", "valid", "test"))
     repaired = name == "db15k" and split != "released"
     extra_known = None
@@ -46,10 +47,11 @@ def load_public(name: str, argument: str | None, split: str | None, features: st
         entities=graph.entities,
         relations=graph.relations,
         split="clean" if repaired else "released",
+        origin=graph.origin,
         extra_known=extra_known,
-        features=tensors,
-        present=present,
-        feature_source=source,
+        features=found.features,
+        present=found.present,
+        identities=found.identities,
     )
 
 

@@ -28,8 +28,13 @@ class Graph:
     entities: list[str]  # readable names; the identifiers where there are none
     relations: list[str]
     triples: dict[str, np.ndarray]  # split -> int64 [n, 3] as (h, r, t), in the order of the file
-    files: dict[str, Path]  # split -> where its triples come from
+    files: dict[str, Path]  # split -> where its triples come from; {}: from the package
     first_line: int  # of the first triple in those files, counted from 1
+
+    @property
+    def origin(self) -> str:
+        """Where it was read, in words for people."""
+        return f"from {self.files['train'].parent}" if self.files else "embedded"
 
     def codes(self, split: str) -> np.ndarray:
         """int64 [n]: one number per triple, equal for equal triples, in the order of (h, r, t)."""
@@ -47,15 +52,6 @@ def read_graph(folder: Path) -> Graph:
         f"{folder} holds no graph; put entity2id.txt, relation2id.txt, train2id.txt, valid2id.txt and test2id.txt "
         "there, or train.tsv, valid.tsv and test.tsv with columns head, relation, tail"
     )
-
-
-def read_entities(folder: Path) -> tuple[list[str], list[str]]:
-    """Identifiers and names of the entities, in the order of their ids."""
-    if not (folder / "entity2id.txt").is_file():
-        graph = read_graph(folder)
-        return graph.identifiers, graph.entities
-    identifiers = read_identifiers(folder / "entity2id.txt")
-    return identifiers, _names(folder / "entity_names.txt", identifiers)
 
 
 def _read_openke(folder: Path) -> Graph:

@@ -37,6 +37,7 @@ APART = (
     "reads",
     "called",
     "feature_fingerprint",
+    "feature_bytes",
 )  # a run's own, implied, or refused
 AGREE = 0.01  # p of the randomisation and of the t test on thousands of triples, but for a broken tail
 NAMING = ("sampler", "kge", "fusion", "dataset")  # what a block is called by, where that tells blocks apart

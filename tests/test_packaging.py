@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,11 +81,38 @@ def test_the_wheel_holds_every_file_and_no_top_level_datasets(wheel: Path, check
     assert {name.split("/")[0] for name in names - expected} == {wheel.name.rsplit("-", 3)[0] + ".dist-info"}
 
 
-@pytest.mark.slow
-def test_every_module_and_name_imports_outside_the_checkout(wheel: Path, checkout: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def target(wheel: Path, tmp_path: Path) -> Path:
+    """The folder that the wheel is installed to."""
     target = tmp_path / "installed"
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(wheel)]
     subprocess.run(install, check=True)
+    return target
+
+
+@pytest.mark.slow
+def test_data_and_their_notice_are_in_the_wheel_and_may_be_taken_out(wheel: Path, target: Path, tmp_path: Path) -> None:
+    assert wheel.stat().st_size <= 10_000_000
+    nowhere = {"NSBENCH_DATA": str(tmp_path / "data"), "NSBENCH_MIRROR": "http://127.0.0.1:9"}
+    environment = {**os.environ, "PYTHONPATH": str(target), **nowhere}
+    command = [sys.executable, "-m", "nsbench", "data", "audit", "mkg_w"]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert re.search(r"^train triples +34,196$", said.stdout, re.MULTILINE), said.stderr
+    (about,) = target.glob("*.dist-info")
+    metadata = (about / "METADATA").read_text("utf-8")
+    assert "License-Expression: MIT AND BSD-3-Clause AND CC-BY-SA-3.0 AND CC-BY-4.0 AND CC0-1.0\n" in metadata
+    folder, notice = target / "nsbench" / "datasets" / "embedded", about / "licenses" / "datasets" / "embedded" / "NOTICE"
+    assert all(file.name in notice.read_text("utf-8") for file in folder.glob("*.xz"))
+    shutil.rmtree(folder)
+    said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert said.returncode == 2
+    assert said.stderr.startswith("Error: cannot fetch mkg_w: no network to http://127.0.0.1:9/")
+
+
+@pytest.mark.slow
+def test_every_module_and_name_imports_outside_the_checkout(
+    target: Path, wheel: Path, checkout: Path, tmp_path: Path
+) -> None:
     assert {path.name for path in target.iterdir()} <= {"nsbench", "bin", wheel.name.rsplit("-", 3)[0] + ".dist-info"}
     environment = {**os.environ, "PYTHONPATH": str(target)}
     said = subprocess.run(

@@ -31,7 +31,7 @@ class TwoView(Fusion):
 
     @dataclass(frozen=True)
     class Options:
-        modality: str = option("auto", "modality of the second view; auto: image where there is one, else the first by name")
+        modality: str = option("auto", "modality of the second view; auto: an image (official:visual) or the first by name")
 
     def __init__(self, setting: Setting, options: Options) -> None:
         super().__init__(setting, options)
@@ -64,7 +64,7 @@ class TwoView(Fusion):
 def chosen(wanted: str, names: list[str]) -> str | None:
     """The modality of the second view among `names`; None where there are none. Misuse for a name that is not there."""
     if wanted == "auto":
-        return "image" if "image" in names else next(iter(names), None)
+        return next((name for name in ("image", "official:visual", *names) if name in names), None)
     if wanted not in names:
         have = f"; it has {', '.join(names)}" if names else "; it has none"
         raise Misuse(f"fusion.modality is '{wanted}', which the dataset does not have{suggest(wanted, names) or have}")

@@ -12,7 +12,7 @@ from nsbench.campaign.choices import AUTO, choose_fusion, choose_protocol
 from nsbench.config.protocol import read_protocol
 from nsbench.config.run import Config, check_features, configure, from_record, replaying
 from nsbench.contracts import Dataset
-from nsbench.datasets.loading import choice_of, load_dataset
+from nsbench.datasets.loading import check_choice, load_dataset
 from nsbench.errors import Misuse
 from nsbench.runs.device import pick_device
 from nsbench.runs.folder import RunFolder, store_folder
@@ -90,7 +90,7 @@ def dataset_of(config: Config, tested: bool = True) -> Dataset:
 
     Misuse where the two do not fit.
     """
-    choice_of(config.features)  # what is wrong is refused even where nothing reads it
+    check_choice(config.dataset, config.features)  # what is wrong is refused even where nothing reads it
     dataset = loaded(config.dataset, config.split, config.features if config.wants_features else "none", tested)
     check_features(config, dataset)
     check_sizes(config, dataset, tested)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from nsbench.commands.options import Commands, words
-from nsbench.errors import Misuse, RunFailed, suggest
+from nsbench.commands.options import Commands
+from nsbench.errors import RunFailed
 
 
 @click.group(cls=Commands, no_args_is_help=False)
@@ -24,8 +24,8 @@ def data() -> None:
 
 @data.command("list")
 def data_list() -> None:
-    """List which datasets are on this machine, and with which features."""
-    from nsbench.datasets import places
+    """List which datasets are on this machine, the features that each has here, and those that it could have."""
+    from nsbench.datasets import features, graphs, modalities, places
     from nsbench.registry import DATASETS, card
 
     missing = False
@@ -34,47 +34,52 @@ def data_list() -> None:
             click.echo(f"{name:<10} {card(DATASETS.get(name)).removeprefix(f'{name}: ')}")
             continue
         home = places.place(name)
-        folder = home.find(*places.TRIPLE_FILES)
-        if folder is None:
-            click.echo(f"{name:<10} not on this machine; nsbench data fetch {name}")
-            missing = True
-            continue
-        files = [file.name for at in home.search for pattern in FEATURE_FILES for file in sorted(at.glob(pattern))]
-        click.echo(f"{name:<10} {folder}; features: {', '.join(dict.fromkeys(files)) or 'none'}")
+        where = "embedded" if graphs.is_embedded(home) else home.find(*places.TRIPLE_FILES)
+        missing = missing or where is None
+        click.echo(f"{name:<10} {where or f'not on this machine; nsbench data fetch {name}'}")
+        here = features.at_hand(home)
+        click.echo(f"{'':<10} features here: {', '.join(here) or 'none'}; mm: {', '.join(modalities.MM[home.stem])}")
+        rest = [modality for modality in modalities.possible(home) if modality not in here]
+        fetched = [modality for modality in rest if modality not in (modalities.NAMES, modalities.EMBEDDED)]
+        if fetched:
+            click.echo(f"{'':<10} not here: {', '.join(fetched)}; nsbench data fetch {name} --features LIST")
+        if modalities.NAMES in rest:
+            click.echo(f"{'':<10} not here: names; nsbench data encode-names {name}")
     if missing:
         given = " (NSBENCH_DATA)" if os.environ.get("NSBENCH_DATA") else "; NSBENCH_DATA names another folder"
         click.echo(f"looked in {', '.join(dict.fromkeys(map(str, places.roots())))}{given}")
 
 
-FEATURE_FILES = ("features/*.npy", "*-visual.pth", "*-textual.pth", "text_name_minilm.npy")
-
-
 @data.command()
 @click.argument("datasets", nargs=-1, required=True, metavar="DATASET...")
-@click.option("--parts", default="triples,names,features", show_default=True, help="What to fetch, comma-separated.")
+@click.option("--features", default="none", show_default=True, help="Modalities too, comma-separated; official; or mm.")
 @click.option("--mirror", help="Base URL of another copy.  [default: NSBENCH_MIRROR]")
-def fetch(datasets: tuple[str, ...], parts: str, mirror: str | None) -> None:
-    """Download public datasets and verify them; what is there stays.
+def fetch(datasets: tuple[str, ...], features: str, mirror: str | None) -> None:
+    """Download public datasets and their features, verify them, and encode what is text; what is there stays.
+
+    Stopped on its way, the same command goes on where it was.
 
     \b
     nsbench data fetch mkg_y db15k
-    nsbench data fetch mkg_w --parts triples,names
+    nsbench data fetch db15k --features captions,wikidata
     """
     from nsbench.commands.display import counting
-    from nsbench.datasets import fetch as fetching
+    from nsbench.datasets import making
+    from nsbench.datasets.fetch import Unfetched
+    from nsbench.datasets.modalities import OFFICIAL
 
-    wanted = words(parts)
-    unknown = [part for part in wanted if part not in fetching.PARTS]
-    if unknown:
-        near = suggest(unknown[0], fetching.PARTS) or f"; there are {', '.join(fetching.PARTS)}"
-        raise Misuse(f"unknown part '{unknown[0]}'{near}")
     for dataset in datasets:
+        wanted = making.missing(dataset, features)
         with counting(f"fetching {dataset}", "bytes") as progress:
             try:
-                folder = fetching.fetch(dataset, parts=wanted, mirror=mirror, progress=progress)
-            except fetching.Unfetched as reason:
+                folder = making.download(dataset, wanted, mirror=mirror, progress=progress)
+            except Unfetched as reason:
                 raise RunFailed(str(reason)) from None
-        click.echo(f"{dataset} is in {folder}")
+        for modality in [name for name in wanted if name not in OFFICIAL]:
+            with counting(f"encoding {modality} of {dataset}", "texts") as progress:
+                making.make(dataset, modality, progress=progress)
+        made = f", with {', '.join(wanted)}; use them with --features {features}" if wanted else ""
+        click.echo(f"{dataset} is in {folder}{made}")
 
 
 @data.command()
@@ -96,12 +101,12 @@ def audit(dataset: str) -> None:
 @data.command("import-features")
 @click.argument("dataset")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--modality", required=True, help="What they are: visual, textual, ...")
+@click.option("--modality", required=True, help="A name of your own; or official:visual, official:textual, of the papers.")
 def import_features(dataset: str, file: Path, modality: str) -> None:
     """Check a .npy, .pth or .h5 FILE and keep it as features of DATASET: one row per entity, in the order of the ids.
 
     \b
-    nsbench data import-features path/to/my/graph images.npy --modality visual
+    nsbench data import-features path/to/my/graph images.npy --modality images
     """
     from nsbench.datasets import features
 
@@ -123,8 +128,8 @@ def encode_names(dataset: str) -> None:
     nsbench run --dataset mkg_y --features names --fusion two_view ...
     """
     from nsbench.commands.display import counting
-    from nsbench.datasets import features
+    from nsbench.datasets import making
 
     with counting(f"encoding the names of {dataset}", "names") as progress:
-        path = features.encode_names(dataset, progress=progress)
+        path = making.encode_names(dataset, progress=progress)
     click.echo(f"the encoded names of {dataset} are in {path}; use them with --features names")

@@ -149,13 +149,15 @@ def counting(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """A function (done, total) that shows how far a piece of work is, and the time left for it."""
     console = Console(stderr=True, highlight=False)
     began = spoken = time.monotonic()
+    first: int | None = None  # what an earlier call had done
     with _bars(console) as bars:
         bar = bars.add_task(title, total=None, text="")
 
         def progress(done: int, total: int) -> None:
-            nonlocal spoken
+            nonlocal spoken, first
             now = time.monotonic()
-            left = (now - began) / max(done, 1) * (total - done)
+            first = done if first is None else first
+            left = (now - began) / max(done - first, 1) * (total - done)
             text = f"{done:,}/{total:,} {unit}  {duration(left)} left"
             bars.update(bar, completed=done, total=total, text=text)
             if not console.is_terminal and now - spoken >= QUIET_SECONDS:

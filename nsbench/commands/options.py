@@ -128,7 +128,8 @@ def cell_options(command: Any) -> Any:
                 "--features",
                 default="auto",
                 show_default=True,
-                help="auto, official, names or none; of some modalities: official:visual.",
+                help="Modalities, comma-separated (nsbench data list); mm: captions and the best text; auto: what the "
+                "dataset brings; or none.",
             ),
         )
     ):

@@ -87,11 +87,12 @@ def _outcome(ending: Ending, again: bool) -> str:
 
 
 def described(config: Config) -> str:
-    """Which data, features and protocol a run uses."""
+    """Which data, features and protocol a run uses, and where the data come from."""
     dataset = dataset_of(config)
-    features = f"{' and '.join(sorted(dataset.features))} features ({dataset.feature_source})"
+    split = ", ".join(filter(None, (f"{dataset.split} split", dataset.origin)))
+    features = f"features {', '.join(dataset.modalities)}" if dataset.features else "no features"
     return (
-        f"{dataset.name} ({dataset.split} split): {dataset.num_entities} entities, {dataset.num_relations} relations, "
+        f"{dataset.name} ({split}): {dataset.num_entities} entities, {dataset.num_relations} relations, "
         f"{len(dataset.train)}/{len(dataset.valid)}/{len(dataset.test)} triples; "
-        f"{features if dataset.features else 'no features'}; fusion {config.fusion}; protocol {config.protocol.name}"
+        f"{features}; fusion {config.fusion}; protocol {config.protocol.name}"
     )

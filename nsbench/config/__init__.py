@@ -1,3 +1,4 @@
 """What a run is: protocol, components and their options, checked before any work."""
 
-BESIDE = ("id", "proposed", "reads", "called")  # of a run's record: what follows from the rest of it, outside of the id
+# Of a run's record, outside of the id: what follows from the rest of it, or depends on the machine.
+BESIDE = ("id", "proposed", "reads", "called", "feature_bytes")

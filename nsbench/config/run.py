@@ -78,9 +78,9 @@ class Config:
             "dataset": dataset.name,
             "split": dataset.split,
             "fingerprint": dataset.fingerprint,
-            "features": dataset.feature_source,
+            "features": ",".join(dataset.modalities) or "none",
             "feature_fingerprint": dataset.feature_fingerprint,
-            "modalities": sorted(dataset.features),
+            "modalities": dataset.modalities,
             "protocol": dataclasses.asdict(self.protocol),
             "changed": dict(self.changed),
             "options": {
@@ -97,6 +97,8 @@ class Config:
             record["own_loss"] = True
         if self.tuning is not None:
             record["tuning"] = dict(self.tuning)
+        if dataset.features:
+            record["feature_bytes"] = dataset.feature_bytes
         if self.proposed:
             record["proposed"] = dict(self.proposed)
         if self.replayed is not None:
@@ -109,7 +111,7 @@ class Config:
         component = SAMPLERS.get(self.sampler)
         if issubclass(component, Objective):
             return {}
-        modalities = sorted(dataset.features)
+        modalities = dataset.modalities
         slots = modalities if Need.SLOTS in FUSIONS.get(self.fusion).provides else []
         reads, called = component.reads(self.sampler_options, modalities, slots)
         return ({"reads": list(reads)} if reads else {}) | ({"called": called} if called else {})
@@ -123,7 +125,6 @@ class Config:
 def from_record(record: Mapping[str, Any]) -> Config:
     """The configuration that wrote this config.json."""
     options = record["options"]
-    source = record["features"] if record["features"] in ("official", "names", "none") else "auto"
     component, model, fuse = SAMPLERS.get(record["sampler"]), MODELS.get(record["kge"]), FUSIONS.get(record["fusion"])
     return Config(
         sampler=record["sampler"],
@@ -133,7 +134,7 @@ def from_record(record: Mapping[str, Any]) -> Config:
         split=record["split"],
         seed=record["seed"],
         variant=record["variant"],
-        features=":".join(filter(None, [source, ",".join(record["modalities"])])),
+        features=_features_of(record),
         protocol=Protocol(**record["protocol"]),
         changed=record["changed"],
         sampler_options=build_options(component.Options, options["sampler"], "sampler"),
@@ -145,6 +146,13 @@ def from_record(record: Mapping[str, Any]) -> Config:
         proposed=record.get("proposed", {}),
         replayed=record.get("replayed"),
     )
+
+
+def _features_of(record: Mapping[str, Any]) -> str:
+    """The --features of a run. Earlier versions wrote where all came from (official, names, planted), and bare names."""
+    prefix = "official:" if record["features"] == "official" else ""
+    modalities = ["names"] if record["features"] == "names" else [prefix + name for name in record["modalities"]]
+    return ",".join(sorted(modalities)) or "none"
 
 
 def run_id(record: Mapping[str, Any]) -> str:
@@ -184,6 +192,7 @@ def configure(
         raise Misuse(f"{sampler} has no variant '{variant}'; {remedy}")
     sizes = read_protocol(protocol).get("sampler", {}).get(sampler, {})  # that fit the protocol's budget
     proposed = {name: value for name, value in sizes.items() if name not in presets[variant]}  # a variant keeps its own
+    features = _in_order(features)
     asked = {"fusion": fusion, "split": split or "", "features": features}
     plain = variant == "recommended" and not groups["aux"]
     tuning = tuning_of(protocol, study_key(sampler, kge, dataset), asked, plain)
@@ -263,7 +272,7 @@ def replaying(
         ("protocol", source.protocol.name if protocol == "auto" else name_of(protocol), source.protocol.name),
         ("fusion", source.fusion if fusion == "auto" else fusion, source.fusion),
         ("split", split or source.split, source.split),
-        ("features", source.features if features == "auto" else features, source.features),
+        ("features", source.features if features == "auto" else _in_order(features), source.features),
     ):
         if given != has:
             raise Misuse(f"{run} was trained with --{name} {has}, and its replay must be too, not with {given}")
@@ -280,6 +289,11 @@ def replaying(
         replayed=record,
         uniform_tuning=tuning_of(protocol, study_key("uniform", kge, dataset), asked),
     )
+
+
+def _in_order(features: str) -> str:
+    """A list of modalities as records have it."""
+    return ",".join(sorted({word.strip() for word in features.split(",")}))
 
 
 def _described(config: Config) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -25,8 +26,9 @@ class Dataset:
     extra_known: Tensor | None = None  # [n, 3] more facts that the filter removes (DB15K: original train and valid)
     features: Mapping[str, Tensor] = field(default_factory=dict)  # modality -> [N, F] or [N, tokens, F], float
     present: Mapping[str, Tensor] = field(default_factory=dict)  # modality -> bool [N], False: the entity has none
-    feature_source: str = "none"  # official, names, planted or none
+    identities: Mapping[str, str] = field(default_factory=dict)  # modality -> what it was made from; else its content counts
     world: Tensor | None = None  # [n, 3] every true fact, where that is known (planted)
+    origin: str = ""  # where the triples were read, in words for people: embedded, or from a folder
 
     @property
     def num_entities(self) -> int:
@@ -63,13 +65,29 @@ class Dataset:
         sizes = torch.tensor([self.num_entities, self.num_relations])
         return _digest({"sizes": sizes, "train": self.train, "valid": self.valid, "test": self.test, "known": self.known})
 
+    @property
+    def modalities(self) -> list[str]:
+        return sorted(self.features)
+
     @cached_property
     def feature_fingerprint(self) -> str:
-        """The same over features and presence masks; apart, so that rows with and without features share a graph."""
-        if not self.features:
-            return ""
-        arrays = {f"feature {m}": x for m, x in self.features.items()}
-        return _digest(arrays | {f"present {m}": x for m, x in self.present.items()})
+        """SHA-256 over what the features are; apart, so that rows with and without features share a graph.
+
+        That is what they were made from, and how, where two machines may differ in the last bits; else their content.
+        """
+        if not self.identities:
+            return self.feature_bytes
+        known = {m: self.identities.get(m) or self._content([m]) for m in self.modalities}
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def feature_bytes(self) -> str:
+        """SHA-256 over features and presence masks as they are on this machine."""
+        return self._content(self.modalities) if self.features else ""
+
+    def _content(self, modalities: Sequence[str]) -> str:
+        arrays = {f"feature {m}": self.features[m] for m in modalities}
+        return _digest(arrays | {f"present {m}": self.present[m] for m in modalities if m in self.present})
 
 
 def pooled(features: Tensor, present: Tensor) -> Tensor:

@@ -385,7 +385,7 @@ def reference_of(config: Config, dataset: Dataset, store: Path) -> RunFolder:
         replayed=None,
     )
     if not plain.wants_features:
-        dataset = dataclasses.replace(dataset, features={}, present={}, feature_source="none")
+        dataset = dataclasses.replace(dataset, features={}, present={})
     return RunFolder(store / plain.folder_name(dataset))
 
 

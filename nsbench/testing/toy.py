@@ -43,7 +43,6 @@ def toy(features: bool = False, saturated: bool = False) -> Dataset:
         relations=["knows", "parent of", "born in", "twin of", "unheard of"],
         features=modalities if features else {},
         present=present if features else {},
-        feature_source="planted" if features else "none",
     )
 
 

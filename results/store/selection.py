@@ -24,11 +24,12 @@ def select(runs: Sequence[Run], filters: Mapping[str, Any]) -> list[Run]:
         name, _, scope = filter_name.partition("@")
         if figure := next((each for each in (filter_name, name) if each in FIGURES), None):
             raise Misuse(f"runs cannot be chosen by {figure}, a result: that biases every figure; choose by a setting")
-        values = wanted.split(",") if isinstance(wanted, str) else wanted
-        chosen = {comparable(name, value) for value in (values if isinstance(values, Iterable) else [values])}
         held = [comparable(name, value) for value in _values(left, name)]
         concerned = [not scope or scope in [run[part] for part in SCOPES] for run in left]
         there = {value for value, applies in zip(held, concerned) if applies and value != UNKNOWN}
+        if isinstance(wanted, str):  # a list of modalities is one value
+            wanted = [wanted] if wanted in there else wanted.split(",")
+        chosen = {comparable(name, value) for value in (wanted if isinstance(wanted, Iterable) else [wanted])}
         if not chosen <= there:
             missing = ", ".join(sorted(chosen - there))
             raise Misuse(f"no run has {filter_name}={missing}; there is {', '.join(sorted(there)) or 'no such run'}")

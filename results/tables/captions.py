@@ -191,6 +191,10 @@ def notes(grid: Grid, skipped: Mapping[str, str], judged: bool, tested: Mapping[
             notes.append(f"{label} sets {', '.join(values)}.")
     if any("own_loss" in dict(identity) for identity in grid.labels):
         notes.append("Own loss: the row replaces the loss as well as the sampling, so it is not ranked.")
+    if any("captions" in run.config.get("modalities", ()) for run in grid.runs):
+        notes.append(
+            "captions: a vision-language model wrote them, from the images and the entities' names, with what it knew."
+        )
     notes += _dead(grid)
     notes += _tuned(grid)
     codes = sorted({str(run["code"]) for run in grid.runs})

@@ -46,9 +46,11 @@ def group_of(run: Run) -> str:
 def identity_of(run: Run) -> Identity:
     """Every factor that makes a row, apart from the scoring model."""
     config = run.config
-    modalities = "+".join(config.get("modalities", ()))
+    modalities = config.get("modalities", ())
     factors = {"sampler": run["sampler"], "variant": run["variant"], "fusion": run["fusion"]}
-    factors["features"] = f"{run['features']}:{modalities}" if modalities else run["features"]
+    factors["features"] = run["features"]
+    if modalities and run["features"] != ",".join(modalities):  # earlier versions wrote where they come from
+        factors["features"] += f":{'+'.join(modalities)}"
     if config.get("own_loss"):
         factors["own_loss"] = "true"
     factors |= flat(config.get("aux", {}), "aux.")

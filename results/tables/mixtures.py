@@ -90,7 +90,7 @@ def refuse_mixtures(runs: Sequence[Run], timed: bool) -> None:
 
 
 def _but_for_seed(run: Run) -> str:
-    return str({**run.config, "seed": 0, "id": ""})
+    return str({**run.config, "seed": 0, "id": "", "feature_bytes": ""})
 
 
 def chosen_by(where: Mapping[str, Any], runs: Iterable[Run], kept: Sequence[Run]) -> str:

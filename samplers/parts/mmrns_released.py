@@ -27,7 +27,7 @@ HIDDEN = 100
 
 def bare(modalities: Collection[str]) -> str | None:
     """The visual modality, as datasets call it; None where there is none."""
-    return next((m for m in ("image", "visual") if m in modalities), None)
+    return next((m for m in ("image", "visual", "official:visual") if m in modalities), None)
 
 
 class HiddenStructure(Structure):

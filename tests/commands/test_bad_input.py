@@ -183,7 +183,9 @@ CASES = [
     Case("unknown command", "rnu", "unknown command 'rnu'; did you mean 'run'?"),
     Case("unknown data command", "data ftech", "unknown command 'ftech'; did you mean 'fetch'?"),
     Case("unknown name to show", "show rotat", "nothing is called 'rotat'; did you mean 'rotate'?"),
-    Case("unknown part to fetch", "data fetch mkg_y --parts triple", "unknown part 'triple'; did you mean 'triples'?"),
+    Case(
+        "unknown features to fetch", "data fetch mkg_y --features caption", "no caption features; did you mean 'captions'?"
+    ),
     Case("misspelt dataset to fetch", "data fetch mkgy", r"'mkgy' cannot be fetched; did you mean 'mkg_y'\?$"),
     Case("files of a generated dataset", "data audit planted:small", "planted is generated, so there are no files"),
     Case("what cannot be fetched", "data fetch planted", "'planted' cannot be fetched"),
@@ -217,8 +219,8 @@ CASES = [
     Case("a seed below zero among seeds", PLANTED + " --seeds 1,-2", "the seed must be at least 0, not -2"),
     Case("seed and seeds", PLANTED + " --seed 1 --seeds 2", "give --seed or --seeds, not both"),
     Case("unknown split", PLANTED + " --split dirty", "'dirty' is not one of 'clean', 'released'"),
-    Case("unknown features", PLANTED + " --features best", "unknown features 'best'"),
-    Case("a modality that is not there", PLANTED + " --features auto:txt --fusion adamf", "has no txt features; did you"),
+    Case("unknown features", PLANTED + " --features best", "planted:small has no best features"),
+    Case("a modality that is not there", PLANTED + " --features txt --fusion adamf", "has no txt features; did you"),
     Case("unknown device", PLANTED.replace("cpu", "tpu9"), "unknown device 'tpu9'"),
     Case("device that is not supported", PLANTED.replace("cpu", "meta"), "nsbench runs on cpu and cuda, not on 'meta'"),
     Case("no threads", PLANTED + " --threads 0", "Invalid value for '--threads'"),

@@ -360,24 +360,25 @@ def graph(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("NSBENCH_DATA", str(tmp_path / "data"))
-    return tmp_path / "data"
+def test_data_list_says_what_is_embedded(command: Callable, no_files: Path) -> None:
+    said = command("data", "list")
+    assert re.search(r"^mkg_y +embedded\n +features here: names128; mm: captions, wordpieces$", said.out, re.MULTILINE)
+    assert "looked in" not in said.out
 
 
-def test_data_list_says_what_is_missing_and_how_to_get_it(command: Callable, no_data: Path) -> None:
+def test_data_list_says_what_is_missing_and_how_to_get_it(command: Callable, no_files: Path, unembedded: None) -> None:
     said = command("data", "list")
     assert said.code == 0
     assert "mkg_y      not on this machine; nsbench data fetch mkg_y" in said.out
     assert re.search(r"^planted +an embedded", said.out, re.MULTILINE)
-    assert said.out.endswith(f"looked in {no_data} (NSBENCH_DATA)\n")
-    folder = no_data / "MKG-Y"
+    assert said.out.endswith(f"looked in {no_files} (NSBENCH_DATA)\n")
+    folder = no_files / "MKG-Y"
     (folder / "features").mkdir(parents=True)
     for name in ("entity2id", "relation2id", "train2id", "valid2id", "test2id"):
         (folder / f"{name}.txt").write_text("")
-    (folder / "features" / "visual.npy").write_bytes(b"")
-    assert f"mkg_y      {folder}; features: visual.npy" in command("data", "list").out
+    (folder / "features" / "mine.npy").write_bytes(b"")
+    said = command("data", "list").out
+    assert re.search(rf"^mkg_y +{folder}\n +features here: mine; mm: captions, wordpieces$", said, re.MULTILINE)
 
 
 def test_data_audit_counts(command: Callable, graph: Path) -> None:
@@ -393,7 +394,7 @@ def test_features_are_imported_and_then_used(command: Callable, graph: Path, tmp
     kept = graph / "features" / "visual.npy"
     assert said.out == f"visual features [3 x 2] of {graph} are in {kept}; 1 of 3 rows are empty\n"
     assert np.array_equal(np.load(kept), [[1, 2], [0, 0], [3, 4]])
-    assert "with visual features (official)     2 of 3 " in command("data", "audit", str(graph)).out
+    assert "with visual features                2 of 3 " in command("data", "audit", str(graph)).out
 
 
 def test_a_shared_triple_is_a_warning_of_one_line(command: Callable, graph: Path) -> None:
@@ -404,9 +405,9 @@ def test_a_shared_triple_is_a_warning_of_one_line(command: Callable, graph: Path
     assert warned == [f"Warning: 1 of 2 triples of test.tsv are in train.tsv too; see 'nsbench data audit {graph}'"]
 
 
-def test_fetching_offline_names_the_files_and_the_place(command: Callable, no_data: Path, monkeypatch) -> None:
+def test_fetching_offline_names_the_files_and_the_place(command: Callable, no_files: Path, monkeypatch) -> None:
     monkeypatch.setenv("NSBENCH_MIRROR", "http://127.0.0.1:9")
-    said = command("data", "fetch", "mkg_y", "--parts", "triples")
+    said = command("data", "fetch", "mkg_y")
     assert said.code == 1
     assert re.match(r"Error: cannot fetch mkg_y: no network to \S+ .*; place entity2id\.txt, .* in \S+MKG-Y by", said.err)
     assert said.err.count("\n") == 1

@@ -41,3 +41,48 @@ def test_who_has_a_feature_belongs_to_its_fingerprint():
     other = dataclasses.replace(data, present=present)
     assert other.feature_fingerprint != data.feature_fingerprint
     assert other.fingerprint == data.fingerprint
+
+
+def test_a_record_says_the_modalities_and_what_they_were_made_from():
+    data = dataclasses.replace(toy(features=True), identities={"image": "made so"})
+    record = configure("uniform", "transe", "toy", fusion="adamf").record(data)
+    assert (record["features"], record["modalities"]) == ("image,text", ["image", "text"])
+    assert record["feature_fingerprint"] == data.feature_fingerprint
+    assert from_record(record).features == "image,text"
+    for seen in (
+        configure("uniform", "transe", "toy", fusion="adamf", features="text, image"),
+        configure("uniform", "transe", "toy", fusion="adamf", features="image,text"),
+    ):
+        assert seen.features == "image,text"
+    bits = {name: x + 1e-6 * (x != 0) for name, x in data.features.items()}
+    other = dataclasses.replace(data, features={**data.features, "image": bits["image"]})  # as on another machine
+    theirs = from_record(record).record(other)
+    assert theirs["feature_bytes"] != record["feature_bytes"]
+    assert {**theirs, "feature_bytes": ""} == {**record, "feature_bytes": ""}  # the id too
+    text = dataclasses.replace(data, features={**data.features, "text": bits["text"]})  # whose content alone is known
+    assert from_record(record).record(text)["id"] != record["id"]
+    made = dataclasses.replace(data, identities={"image": "made otherwise"})
+    assert from_record(record).record(made)["id"] != record["id"]
+
+
+@pytest.mark.parametrize(
+    ("features", "modalities", "asked"),
+    [
+        ("none", [], "none"),
+        ("official", ["textual", "visual"], "official:textual,official:visual"),
+        ("official", ["visual"], "official:visual"),
+        ("names", ["textual"], "names"),
+        ("planted", ["image", "text"], "image,text"),
+        ("captions,names128", ["captions", "names128"], "captions,names128"),
+    ],
+)
+def test_records_of_every_version_are_read(features, modalities, asked):
+    record = configure("uniform", "transe", "toy").record(toy())
+    assert from_record({**record, "features": features, "modalities": modalities}).features == asked
+
+
+def test_a_run_without_features_has_the_id_that_it_always_had():
+    """The id is a hash over all that the record says; of features it says what it said before they had names."""
+    record = configure("uniform", "transe", "toy").record(toy())
+    said = {name: value for name, value in record.items() if "feature" in name or "modalit" in name}
+    assert said == {"features": "none", "feature_fingerprint": "", "modalities": []}

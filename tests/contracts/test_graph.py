@@ -146,7 +146,6 @@ FACTS = {  # docs/notes/classic_samplers.md 0.2: K_hr, K_rt, most tails, most he
 }
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("name", FACTS)
 def test_facts_of_the_real_datasets(name, public_graph):
     data = public_graph(name)

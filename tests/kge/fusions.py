@@ -31,7 +31,7 @@ def made(component, data, width=5, seed=0, **options):
 
 
 def with_features(features, present):
-    return dataclasses.replace(toy(), features=features, present=present, feature_source="planted")
+    return dataclasses.replace(toy(), features=features, present=present)
 
 
 def steps(trainer, number):

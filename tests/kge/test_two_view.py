@@ -76,6 +76,7 @@ def test_a_score_is_the_sum_of_four_pairs_and_ranking_uses_it(kge):
 
 def test_the_second_view_is_the_image_or_the_first_by_name_or_the_one_asked_for():
     assert chosen("auto", ["audio", "image", "text"]) == "image"
+    assert chosen("auto", ["names", "official:textual", "official:visual"]) == "official:visual"
     assert chosen("auto", ["audio", "text"]) == "audio"
     assert chosen("auto", []) is None
     assert chosen("text", ["image", "text"]) == "text"

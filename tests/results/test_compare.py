@@ -104,6 +104,12 @@ def test_features_of_one_name_must_be_the_same(store, run):
     assert 'modalities (["visual"] and ["textual"])' in compare("sampler=kbgan", "sampler=dhns", store)
 
 
+def test_features_that_differ_in_the_last_bit_are_one_block(store, run):
+    for sampler, content in (("uniform", "1"), ("dhns", "2")):
+        run(sampler, features="captions", modalities=["captions"], feature_bytes=content * 64)
+    assert "differ in sampler " in compare("sampler=dhns,features=captions", "sampler=uniform", store)
+
+
 def test_blocks_that_only_one_group_has_forbid_a_test_over_the_others(store, run):
     for dataset in "abcdef":
         run("uniform", dataset=dataset)

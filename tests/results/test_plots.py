@@ -130,7 +130,6 @@ def test_without_the_number_of_training_triples_curves_go_against_steps(learning
     assert "do not say how many steps make an epoch" in single(learning, "epochs").caption
 
 
-@pytest.mark.data
 @pytest.mark.slow
 def test_the_sizes_of_the_public_datasets_are_those_of_their_files():
     from nsbench.datasets.public import load_public

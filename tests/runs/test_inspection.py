@@ -189,7 +189,7 @@ def test_a_run_with_one_modality_comes_back(tmp_path):
         protocol="quick",
         settings=settings,
         fusion="adamf",
-        features="auto:text",
+        features="text",
     )
     made = campaign.carry_out(config, tmp_path, RunOptions(save_model=True))
     assert made.record["config"]["modalities"] == ["text"]

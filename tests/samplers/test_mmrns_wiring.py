@@ -222,3 +222,9 @@ def test_the_same_options_give_the_same(by_default):
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(MMRNS.Options)])
 def test_every_option_changes_draws_and_loss(name, by_default):
     assert outcome(f"sampler.{name}={OTHER[name]}")[1] != by_default[1]
+
+
+def test_the_visual_modality_goes_by_several_names():
+    assert released.bare(["official:textual", "official:visual"]) == "official:visual"
+    assert released.bare(["image", "text"]) == "image"
+    assert released.bare(["names128"]) is None

@@ -113,7 +113,6 @@ FACTS = {  # section 10: training slots with nothing left, tail and head; 0.2: k
 }
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("name", FACTS)
 def test_fallback_counts_of_the_real_datasets(name, public_graph):
     data = public_graph(name)

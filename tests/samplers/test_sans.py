@@ -191,7 +191,6 @@ FACTS = {
 }
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "mkg_y")) for n in FACTS])
 def test_row_sizes_of_the_real_datasets(name, trainer_on, public_graph):
     data = public_graph(name)

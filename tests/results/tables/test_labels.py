@@ -58,6 +58,34 @@ def test_what_all_rows_share_stands_in_the_caption(store, run):
     assert "mkg_y (released split, mkg0y000)" in table.caption
 
 
+def test_rows_say_the_modalities_that_they_used(store, run):
+    for modalities, content in ((["captions", "wordpieces"], "1"), (["names128"], "2"), (["names"], "3")):
+        features = ",".join(modalities)
+        run("dhns", fusion="adamf", features=features, modalities=modalities, feature_fingerprint=content * 64)
+    table = comparison(store)
+    assert sorted(labels(table)) == [
+        "dhns (features=captions,wordpieces)",
+        "dhns (features=names)",
+        "dhns (features=names128)",
+    ]
+    assert [note for note in table.notes if note.startswith("captions: ")]
+    kept = comparison(store, where={"features": "captions,wordpieces"})
+    assert labels(kept) == ["dhns"]
+    assert "All rows: features=captions,wordpieces, fusion=adamf" in kept.caption
+    some = comparison(store, where={"features": "names128,names"})
+    assert sorted(labels(some)) == ["dhns (features=names)", "dhns (features=names128)"]
+    assert not [note for note in some.notes if note.startswith("captions: ")]
+
+
+def test_runs_whose_features_differ_in_the_last_bit_are_one_row(store, run):
+    for seed in range(2):
+        run("dhns", seed=seed, features="names", modalities=["names"], feature_bytes=f"{seed}" * 64)
+    table = comparison(store)
+    assert labels(table) == ["dhns"]
+    assert "Mean of 2 seeds (0, 1)" in table.caption
+    assert "left out: 1 that differ from those shown by their seed alone" in comparison(store, where={"seed": 0}).caption
+
+
 def test_rows_and_groups_keep_the_order_of_the_papers(store, run):
     for sampler in ("zebra", "dhns", "uniform", "ant", "bernoulli"):
         run(sampler, "rotate")
