@@ -9,6 +9,7 @@ One q serves all slots, and relations have no part in it (docs/notes/dhns.md 6.1
 alphabetical order. An entity without features, or a dataset without modalities, is its structural vector.
 
 Token-level features become one phi_m before anything is learnt: the mean of the entity's tokens that are not all zeros.
+Projections learn more slowly than the table (nsbench.kge.fusions.projection); the papers have one rate for all.
 The released code has no masks (a missing feature is whatever its file holds) and trains phi_m: `features=train`.
 """
 
@@ -23,12 +24,13 @@ from torch.autograd.function import once_differentiable
 
 from nsbench.contracts import Fusion, Need, Setting, pooled
 from nsbench.kernels.operators import rows
+from nsbench.kge.fusions.projection import Projection
 from nsbench.registry import FUSIONS, option
 
 
 @FUSIONS.register("adamf")
 class AdaMF(Fusion):
-    version = 1
+    version = 2
     provides = frozenset({Need.SLOTS})
 
     @dataclass(frozen=True)
@@ -50,13 +52,17 @@ class AdaMF(Fusion):
                 self.register_parameter(f"phi_{name}", nn.Parameter(phi))
             else:  # the dataset has them: not part of the state
                 self.register_buffer(f"phi_{name}", phi, persistent=False)
-            self.project.append(nn.Linear(phi.shape[1], setting.entity_width))
+            self.project.append(Projection(phi, setting.present[name], setting.entity_width))
         bound = setting.entity_width**-0.5  # as torch's linear layers
         self.q = nn.Parameter(torch.empty(setting.entity_width).uniform_(-bound, bound))
         structure = torch.ones(setting.graph.num_entities, dtype=torch.bool, device=setting.graph.device)
         present = [setting.present[name] for name in self.modalities]
         self.register_buffer("mask", torch.stack([structure, *present], dim=1), persistent=False)  # [N, S]
         self.mask: Tensor
+
+    def param_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        rest = [parameter for name, parameter in self.named_parameters() if not name.startswith("project.")]
+        return [{"params": rest, "lr": learning_rate}, *(project.param_group(learning_rate) for project in self.project)]
 
     def views(self, entity: Tensor) -> dict[str, Tensor]:
         """The fused table [N, D]."""

@@ -15,18 +15,20 @@ say what they do. A dataset without modalities leaves the structural view alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nsbench.contracts import Fusion, Need, Setting, pooled
 from nsbench.errors import Misuse, suggest
+from nsbench.kge.fusions.projection import Projection
 from nsbench.registry import FUSIONS, option
 
 
 @FUSIONS.register("two_view")
 class TwoView(Fusion):
-    version = 1
+    version = 2
     provides = frozenset({Need.VIEWS})
 
     @dataclass(frozen=True)
@@ -44,7 +46,10 @@ class TwoView(Fusion):
         self.register_buffer("present", present.unsqueeze(1), persistent=False)  # [N, 1]
         self.phi: Tensor
         self.present: Tensor
-        self.project = nn.Linear(phi.shape[1], setting.entity_width)
+        self.project = Projection(phi, present, setting.entity_width)
+
+    def param_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        return [] if self.modality is None else [self.project.param_group(learning_rate)]
 
     def views(self, entity: Tensor) -> dict[str, Tensor]:
         """`structure` and the modality's name -> [N, D] each."""

@@ -99,6 +99,11 @@ class Fusion(nn.Module):
         super().__init__()
         self.options = options
 
+    def param_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """What the model's Adam takes of it, and at which rates; the protocol's `learning_rate` is that of the tables."""
+        parameters = list(self.parameters())
+        return [{"params": parameters, "lr": learning_rate}] if parameters else []
+
     def views(self, entity: Tensor) -> dict[str, Tensor]:
         """view -> table [N, D], computed once per step; more than one: the score sums over all pairs of views."""
         raise NotImplementedError

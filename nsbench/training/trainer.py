@@ -75,7 +75,8 @@ class Trainer:
             ).to(self.device)
             self.sampler = self._made().to(self.device)
 
-        groups = [{"params": [*self.kge.parameters(), *self.fusion.parameters()], "lr": protocol.learning_rate}]
+        groups = [{"params": list(self.kge.parameters()), "lr": protocol.learning_rate}]
+        groups += self.fusion.param_groups(protocol.learning_rate)
         if isinstance(self.sampler, Objective) and list(self.sampler.parameters()):
             groups.append({"params": list(self.sampler.parameters()), "lr": protocol.learning_rate})
         for auxiliary in self.auxiliaries.values():
