@@ -30,13 +30,25 @@ from nsbench.runs.runner import Interrupted
 
 
 def test_cores_and_gpus_are_divided() -> None:
-    assert divide(2, None, 8, []) == [Slot("cpu", 4)] * 2
-    assert divide(3, None, 8, []) == [Slot("cpu", 2)] * 3
-    assert divide(4, None, 2, []) == [Slot("cpu", 1)] * 4
-    assert divide(2, 3, 8, []) == [Slot("cpu", 3)] * 2
+    assert divide(9, 2, None, 8, []) == [Slot("cpu", 4)] * 2
+    assert divide(9, 3, None, 8, []) == [Slot("cpu", 2)] * 3
+    assert divide(9, 4, None, 2, []) == [Slot("cpu", 1)] * 4
+    assert divide(9, 2, 3, 8, []) == [Slot("cpu", 3)] * 2
     two = ["cuda:0", "cuda:1"]
-    assert divide(5, None, 16, two) == [Slot(two[i % 2], 3) for i in range(5)]
-    assert divide(2, None, 16, ["cuda:3"]) == [Slot("cuda:3", 8)] * 2
+    assert divide(9, 5, None, 16, two) == [Slot(two[i % 2], 3) for i in range(5)]
+    assert divide(9, 2, None, 16, ["cuda:3"]) == [Slot("cuda:3", 8)] * 2
+    assert divide(2, 4, None, 8, []) == [Slot("cpu", 4)] * 2  # no worker without a run
+
+
+def test_without_a_number_of_workers_every_core_has_a_run() -> None:
+    assert divide(24, None, None, 2, []) == [Slot("cpu", 1)] * 2
+    assert divide(24, None, 4, 16, []) == [Slot("cpu", 4)] * 4
+    assert divide(2, None, None, 8, []) == [Slot("cpu", 4)] * 2
+    assert divide(1, None, None, 8, []) == divide(0, None, None, 8, []) == [Slot("cpu", 8)]
+    assert divide(24, None, 64, 2, []) == [Slot("cpu", 64)]
+    assert divide(24, None, None, 16, [], memory=3 * 2**30) == [Slot("cpu", 5)] * 3
+    assert divide(24, None, None, 16, [], memory=5) == [Slot("cpu", 16)]
+    assert divide(24, None, None, 16, ["cuda:0", "cuda:1"]) == [Slot("cuda:0", 16)]
 
 
 def test_several_runs_share_a_device_where_they_fit() -> None:
