@@ -143,6 +143,7 @@ def demo(runs: Path | None, device: str, workers: int | None, threads: int | Non
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
     store = runs or Path(tempfile.gettempdir()) / f"nsbench-demo-{nsbench.__version__}-{user}"
     configs: list[Config] = []
+    left_out: dict[str, None] = {}
     for model, sampler in itertools.product(["transe", "distmult"], SAMPLERS.names()):
         component = SAMPLERS.get(sampler)
         if component.needs_run or sampler == "dhns_released":  # a run to replay; what stands beside dhns for comparison
@@ -153,7 +154,10 @@ def demo(runs: Path | None, device: str, workers: int | None, threads: int | Non
         try:
             configs += campaign.plan([sampler], [model], ["planted:small"], range(5), protocol="quick")
         except Misuse as reason:
-            click.echo(f"left out: {reason}", err=True)
+            left_out[f"left out: {reason}"] = None
+    configs.sort(key=lambda config: config.seed)  # after the first seed it is known what the others take
+    for line in left_out:
+        click.echo(line, err=True)
     run_missing(configs, store, RunOptions(device=device, diagnose=False), workers=workers, threads=threads)
     writers.show(tables.comparison(store, where={"protocol": "quick", "dataset": "planted:small"}))
     click.echo(f"All this took {duration(time.monotonic() - began)}")
