@@ -55,7 +55,7 @@ def test_an_option_that_it_has_not() -> None:
 def test_a_state_that_is_read_again_goes_on_alike() -> None:
     one, other = groups(), groups(seed=1)
     adam, read = Adam(one), Adam(other)
-    give_gradients(one, 1)
+    give_gradients(one, 0)  # one parameter has no state yet
     adam.step()
     adam.param_groups[1]["lr"] = 7e-4
     read.load_state_dict(adam.state_dict())
