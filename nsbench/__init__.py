@@ -4,6 +4,7 @@ From Python: `nsbench.run` makes runs, `nsbench.table` compares them, `nsbench.r
 """
 
 import importlib
+import os
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from nsbench.api import table as table
 
 __all__ = ["__version__", "results", "run", "table"]
+
+# Threads that wait for each other at the end of a kernel sleep instead of spinning. That costs a fifth of the speed on a
+# quiet machine; with another process on one of the cores, spinning makes a run 3 to 24 times slower. OpenMP reads this when
+# torch is loaded: whoever imports torch before nsbench sets it earlier.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # In a checkout the packages below nsbench lie beside this folder (pyproject.toml, package-dir). When Python finds
 # ./nsbench through the working directory instead of the installed copy, let it find them there.

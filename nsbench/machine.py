@@ -12,8 +12,18 @@ from pathlib import Path
 
 
 def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many this process may use: of those it may run on, as many as its control group has time for."""
+    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(number, _quota() or number))
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Whole cores that the control group of a container is given; None where it sets no limit."""
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # version 2, version 1
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = " ".join((root / file).read_text().strip() for file in files).split()
+            return max(1, int(quota) // int(period)) if quota not in ("max", "-1") else None
+    return None
 
 
 def free_memory() -> int | None:

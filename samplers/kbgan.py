@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nsbench.contracts import Negatives, Positives, Sampler, Scoring, Setting, View
+from nsbench.kernels.adam import Adam
 from nsbench.registry import FUSIONS, MODELS, SAMPLERS, Range, option
 from nsbench.samplers.parts.reinforce import Advantage, choose, on_side, reinforce_loss
 
@@ -92,7 +93,7 @@ class KBGAN(Sampler):
 
     def pretrain(self, view: View) -> None:
         """Train the generator alone, keep its state of the lowest held-out loss, stop when that stalls."""
-        adam = torch.optim.Adam(self.param_groups(0.0), fused=True)
+        adam = Adam(self.param_groups(0.0))
         shuffled = torch.randperm(len(view.graph), generator=view.rng, device=view.device)
         share = len(shuffled) // HELD_OUT
         held_out, rest = self._quiz(shuffled[: max(share, 1)], view), shuffled[share:]
@@ -102,7 +103,7 @@ class KBGAN(Sampler):
             for rows in rest[order].split(max(len(rest) // BATCHES, SMALLEST)):
                 self._mistake(*self._quiz(rows, view), view).backward()
                 adam.step()
-                adam.zero_grad(set_to_none=True)
+                adam.zero_grad()
             with torch.no_grad():
                 loss = self._mistake(*held_out, view).item()
             stale = 0 if loss < best else stale + 1

@@ -44,8 +44,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def command(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """`command("run", "--seed", "1")`: nsbench.cli.main in this process."""
+    """`command("run", "--seed", "1")`: nsbench.cli.main in this process, as on a machine with one core: without workers."""
     import nsbench.cli
+    from nsbench import machine
+
+    monkeypatch.setattr(machine, "cores", lambda: 1)
 
     def call(*arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["nsbench", *arguments])

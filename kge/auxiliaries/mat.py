@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsbench.contracts import Auxiliary, Need, Positives, Scoring, Setting, View
+from nsbench.kernels.adam import Adam
 from nsbench.kernels.operators import rows
 from nsbench.registry import AUXILIARIES, option
 
@@ -52,7 +53,7 @@ class MAT(Auxiliary):
             for _ in setting.features
         )
         self.generators.requires_grad_(False)  # but for the time of their own step
-        self.adam = torch.optim.Adam(self.generators.parameters(), lr=options.learning_rate, fused=True)
+        self.adam = Adam([{"params": self.generators.parameters(), "lr": options.learning_rate}])
         self.last: Tensor | None = None  # [B, 3] the batch that the generators have yet to learn from
 
     def param_groups(self, learning_rate: float) -> list[dict[str, Any]]:

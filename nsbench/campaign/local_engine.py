@@ -25,6 +25,7 @@ from nsbench.campaign.engines import Ending, Job, Lost
 from nsbench.errors import Misuse, RunFailed
 from nsbench.runs.runner import RunOptions
 
+ROOM = 2**30  # bytes of main memory for each worker, where nobody says how many there shall be
 CONTEXT = 2**30  # bytes that CUDA takes of a GPU for each process, beside what torch allocates
 
 
@@ -35,10 +36,32 @@ class Slot(NamedTuple):
     threads: int
 
 
-def divide(workers: int, threads: int | None, cores: int, gpus: Sequence[str]) -> list[Slot]:
-    """Cores and GPUs among workers, who take the GPUs in turns; `threads` None: the cores in equal parts."""
+def divide(
+    runs: int, workers: int | None, threads: int | None, cores: int, gpus: Sequence[str], memory: int | None = None
+) -> list[Slot]:
+    """Cores and GPUs among the workers of so many runs, who take the GPUs in turns; one worker at least.
+
+    `workers` None: on a CPU, as many as cores, with `threads` each, and `memory` bytes allow; on GPUs one. `threads` None:
+    the cores in equal parts.
+    """
+    if workers is None:
+        fitting = cores // (threads or 1) if memory is None else min(cores // (threads or 1), memory // ROOM)
+        workers = 1 if gpus else fitting
+    workers = max(1, min(workers, runs))
     each = threads or max(1, cores // workers)
     return [Slot(gpus[i % len(gpus)] if gpus else "cpu", each) for i in range(workers)]
+
+
+def gpus_of(device: str) -> list[str]:
+    """The GPUs that workers share; none for the device cpu."""
+    import torch
+
+    from nsbench.runs.device import pick_device
+
+    target = pick_device(device)
+    if target.type != "cuda":
+        return []
+    return [device] if target.index is not None else [f"cuda:{i}" for i in range(torch.cuda.device_count())]
 
 
 def fits(need: int, capacity: int | None, taken: list[int]) -> bool:

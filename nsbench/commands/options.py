@@ -88,7 +88,14 @@ set_option = click.option(
 )
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 threads_option = click.option(
-    "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: OMP_NUM_THREADS or all cores]"
+    "--threads",
+    type=click.IntRange(min=1),
+    help="CPU threads of a run.  [default: OMP_NUM_THREADS or all cores; of several workers, an equal part of the cores]",
+)
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Runs at a time, each in a process; 1: in this one.  [default: as many as cores; on a GPU 1]",
 )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nsbench.campaign.estimates import Costs, duration, together
 from nsbench.campaign.plan import dataset_of
@@ -18,13 +19,32 @@ if TYPE_CHECKING:
     from nsbench.config.run import Config
 
 
+NEARLY_DONE = 0.9  # share of the steps, after which what is left says little of the whole
+
+
+class Left(NamedTuple):
+    """What a run has said of the time that it still takes."""
+
+    when: float
+    seconds: float
+    share: float  # of its steps, done
+
+    @property
+    def whole(self) -> float:
+        """What all of it would take at the pace of that moment."""
+        return self.seconds / (1 - self.share)
+
+    def at(self, now: float) -> float:
+        return max(0.0, self.seconds - (now - self.when))
+
+
 class Reporter:
     """The listener of nsbench.campaign.conduct. An only run is `alone`: the command raises why it failed."""
 
     def __init__(self, jobs: list[Job], costs: Costs | None, where: str) -> None:
         self.todo = {job.number: job for job in jobs}
         self.began: dict[int, float] = {}
-        self.training: dict[int, float] = {}  # seconds of training left
+        self.said_left: dict[int, Left] = {}  # by the runs that are under way
         self.costs, self.where = costs, where
         self.slots, self.alone = 1, len(jobs) == 1
         self.display = Display(len(jobs), self.ahead if costs else None)
@@ -34,13 +54,15 @@ class Reporter:
     def begin(self, job: Job) -> None:
         self.todo[job.number] = job  # again, where another process has given it up
         self.began[job.number] = time.monotonic()
+        self.said_left.pop(job.number, None)
         self.display.begin(job.config.name, len(self.todo), job.number)
 
     def hear(self, job: Job, event: Mapping[str, Any]) -> None:
         if job.number not in self.introduced:  # here and not in `begin`: a run that is refused says why and nothing else
             self.introduced.add(job.number)
             self._introduce(job.config)
-        self.training[job.number] = event.get("seconds_left", 0.0)
+        if event.get("step") and "seconds_left" in event:
+            self.said_left[job.number] = Left(time.monotonic(), event["seconds_left"], event["step"] / event["steps"])
         self.display.hear(event, job.number)
 
     def end(self, job: Job, ending: Ending, again: bool) -> None:
@@ -64,15 +86,25 @@ class Reporter:
         return None if cost is None else cost.memory
 
     def ahead(self) -> float | None:
-        """Seconds left for all runs together."""
+        """Seconds left for all runs together: of one under way what it says, of others what they took, at today's pace."""
         assert self.costs is not None
-        whole = self.costs.seconds([job.group for job in self.todo.values()])
-        now = time.monotonic()
+        now, groups = time.monotonic(), {job.group for job in self.todo.values()}
+        under_way = {number: said for number, said in self.said_left.items() if number in self.began}
+        wholes = {self.todo[number].group: said.whole for number, said in under_way.items() if said.share < NEARLY_DONE}
+        known = {group: cost.seconds for group in groups if (cost := self.costs.of(group))}
+        both = wholes.keys() & known.keys()
+        pace = sum(wholes[group] for group in both) / sum(known[group] for group in both) if both else 1.0
+        known = wholes | {group: pace * seconds for group, seconds in known.items()}
+        if not known and not (known := dict(zip(groups, self.costs.seconds(list(groups))))):
+            return None
+        others = statistics.mean(known.values())  # of a group that nothing is known of
         left = [
-            max(seconds - (now - self.began.get(number, now)), self.training.get(number, 0.0))
-            for number, seconds in zip(self.todo, whole)
+            said.at(now)
+            if (said := under_way.get(number))
+            else max(0.0, known.get(job.group, others) - (now - self.began.get(number, now)))
+            for number, job in self.todo.items()
         ]
-        return together(left, self.slots) if left else None
+        return together(left, self.slots)
 
 
 def _outcome(ending: Ending, again: bool) -> str:

@@ -7,6 +7,7 @@ import os
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import nsbench
-from nsbench.commands.options import cell_options, device_option, runs_option, set_option, set_threads, threads_option, words
+from nsbench.commands.options import (
+    cell_options,
+    device_option,
+    runs_option,
+    set_option,
+    set_threads,
+    threads_option,
+    words,
+    workers_option,
+)
 from nsbench.errors import Busy, Misuse, RunFailed
 
 if TYPE_CHECKING:
     from nsbench.campaign.conduct import Plan
     from nsbench.campaign.engines import Engine, Job
+    from nsbench.campaign.local_engine import Slot
     from nsbench.commands.reporter import Reporter
     from nsbench.config.run import Config
     from nsbench.runs.runner import RunOptions
@@ -34,6 +45,7 @@ if TYPE_CHECKING:
 @set_option
 @runs_option
 @device_option
+@workers_option
 @threads_option
 @click.option("--save-model", is_flag=True, help="Keep model.safetensors beside the result.")
 @click.option(
@@ -54,6 +66,7 @@ def run(
     seeds: str | None,
     runs: Path | None,
     device: str,
+    workers: int | None,
     threads: int | None,
     save_model: bool,
     diagnose: bool,
@@ -74,8 +87,6 @@ def run(
     from nsbench.runs.result import Result
     from nsbench.runs.runner import RunOptions
 
-    if threads is not None:
-        set_threads(threads)
     if seed is not None and seeds is not None:
         raise Misuse("give --seed or --seeds, not both")
     asked = parse_seeds(seeds) if seeds is not None else [seed or 0]
@@ -95,7 +106,7 @@ def run(
         show_plan(configs, store)
         return
     options = RunOptions(device, save_model, diagnose, checkpoint_every)
-    run_missing(configs, store, options, patient=len(configs) > 1)
+    run_missing(configs, store, options, workers=workers, threads=threads, patient=len(configs) > 1)
     if len(configs) == 1:
         given = {"protocol": protocol, "features": shared["features"], "split": shared["split"], "runs": runs}
         for line in outcome(configs[0], store, given):
@@ -112,14 +123,9 @@ def run(
 @click.command()
 @runs_option
 @device_option
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="CPU threads; the runs are too small for more.",
-)
-def demo(runs: Path | None, device: str, threads: int) -> None:
+@workers_option
+@threads_option
+def demo(runs: Path | None, device: str, workers: int | None, threads: int | None) -> None:
     """Run every sampler on embedded data for seconds, and compare them in a table with its tests.
 
     \b
@@ -127,15 +133,17 @@ def demo(runs: Path | None, device: str, threads: int) -> None:
     nsbench demo --runs here     the same in a store of your own
     """
     from nsbench.campaign import plan as campaign
+    from nsbench.campaign.estimates import duration
     from nsbench.contracts import Need, Objective
     from nsbench.registry import SAMPLERS
     from nsbench.results import tables, writers
     from nsbench.runs.runner import RunOptions
 
-    set_threads(threads)
+    began = time.monotonic()
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
     store = runs or Path(tempfile.gettempdir()) / f"nsbench-demo-{nsbench.__version__}-{user}"
     configs: list[Config] = []
+    left_out: dict[str, None] = {}
     for model, sampler in itertools.product(["transe", "distmult"], SAMPLERS.names()):
         component = SAMPLERS.get(sampler)
         if component.needs_run or sampler == "dhns_released":  # a run to replay; what stands beside dhns for comparison
@@ -146,9 +154,13 @@ def demo(runs: Path | None, device: str, threads: int) -> None:
         try:
             configs += campaign.plan([sampler], [model], ["planted:small"], range(5), protocol="quick", fusion="none")
         except Misuse as reason:
-            click.echo(f"left out: {reason}", err=True)
-    run_missing(configs, store, RunOptions(device=device, diagnose=False))
+            left_out[f"left out: {reason}"] = None
+    configs.sort(key=lambda config: config.seed)  # after the first seed it is known what the others take
+    for line in left_out:
+        click.echo(line, err=True)
+    run_missing(configs, store, RunOptions(device=device, diagnose=False), workers=workers, threads=threads)
     writers.show(tables.comparison(store, where={"protocol": "quick", "dataset": "planted:small"}))
+    click.echo(f"All this took {duration(time.monotonic() - began)}")
     click.echo(f"The data are generated and the protocol takes seconds: no claim about real graphs. Runs are in {store}")
     click.echo("To make them anew, delete that folder and repeat the command")
     click.echo("next: nsbench run --sampler uniform,bernoulli --kge transe --dataset mkg_y --protocol cpu --seeds 5")
@@ -167,15 +179,23 @@ def show_plan(configs: list[Config], store: Path) -> None:
 
 
 def run_missing(
-    configs: list[Config], store: Path, options: RunOptions, *, make: MakeEngine | None = None, patient: bool = True
+    configs: list[Config],
+    store: Path,
+    options: RunOptions,
+    *,
+    workers: int | None = None,
+    threads: int | None = None,
+    make: MakeEngine | None = None,
+    patient: bool = True,
 ) -> None:
     """Run what is missing, with progress; Ctrl-C writes checkpoints and says how to go on.
 
-    `make` an engine, or use this process; be `patient` with runs that other processes have.
+    In this process or in `workers`, or with the engine that `make` gives; be `patient` with runs that other processes have.
     """
     from nsbench.campaign.conduct import Plan, conduct
     from nsbench.campaign.engines import Here, Job
     from nsbench.campaign.estimates import Costs
+    from nsbench.campaign.local_engine import Local
     from nsbench.campaign.plan import carry_out
     from nsbench.commands.reporter import Reporter
     from nsbench.runs.device import environment, pick_device
@@ -189,13 +209,21 @@ def run_missing(
     for job in done:  # Misuse for one that is damaged, or without the model that is asked for
         carry_out(job.config, store, options)
 
+    slots = slots_for(len(todo), workers, threads, options.device)
     costs = Costs(store, environment(device)["device"], get_threads()) if len(todo) > 1 else None
-    reporter = Reporter(todo, costs, "cuda" if device.type == "cuda" else f"cpu (threads: {get_threads()})")
+    among = f"{len(slots)} workers, " if len(slots) > 1 else ""
+    reporter = Reporter(todo, costs, "cuda" if device.type == "cuda" else f"cpu ({among}threads: {get_threads()})")
     say_what_stays(done, failed, len(jobs), reporter.display.say)
     plan = Plan([])
     with reporter.display, stop_signal() as stopping:
         if todo:
-            engine = make(reporter) if make else Here(store, reporter, options, stopping)
+            engine: Engine
+            if make:
+                engine = make(reporter)
+            elif len(slots) > 1:
+                engine = Local(store, slots, reporter.memory, options)
+            else:
+                engine = Here(store, reporter, options, stopping)
             reporter.slots = engine.slots
             try:
                 plan = conduct(todo, engine, reporter, stopping, patient, options.diagnose)
@@ -204,6 +232,18 @@ def run_missing(
     if len(jobs) == 1:
         say_how_it_ended(plan)
     say_how_all_ended(plan, len(jobs), len(done), store, reporter.display.say)
+
+
+def slots_for(runs: int, workers: int | None, threads: int | None, device: str) -> list[Slot]:
+    """How this machine is divided among so many runs. This process takes the threads of one of them."""
+    from nsbench.campaign.local_engine import divide, gpus_of
+    from nsbench.machine import cores, free_memory
+
+    slots = divide(runs, workers, threads, cores(), gpus_of(device), free_memory())
+    if len(slots) == 1 and threads is None:
+        slots = [slots[0]._replace(threads=min(get_threads(), cores()))]  # torch goes by OMP_NUM_THREADS
+    set_threads(slots[0].threads)
+    return slots
 
 
 def say_what_stays(done: list[Job], failed: list[Job], count: int, say: Callable[[str], None]) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nsbench.commands.options import device_option, runs_option, set_threads
-from nsbench.commands.run import get_threads, run_missing
+from nsbench.commands.options import device_option, runs_option, threads_option, workers_option
+from nsbench.commands.run import get_threads, run_missing, slots_for
 from nsbench.errors import Misuse
 
 if TYPE_CHECKING:
@@ -24,23 +24,14 @@ if TYPE_CHECKING:
 @click.argument("grid")
 @runs_option
 @device_option
-@click.option(
-    "--threads",
-    "--threads-per-worker",
-    type=click.IntRange(min=1),
-    help="CPU threads of a run.  [default: all cores, divided among the workers]",
-)
+@workers_option
+@threads_option
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
     help="Processes on this machine, or tasks of a Ray cluster (extra `ray`).",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    help="Runs at a time.  [default: 1, in this process; ray: what the cluster has room for]",
 )
 @click.option("--address", help="Address of a running Ray cluster.  [default: one of this machine]")
 @click.option("--retry-failed", is_flag=True, help="Run again what failed earlier.")
@@ -61,9 +52,9 @@ def sweep(
     grid: str,
     runs: Path | None,
     device: str,
+    workers: int | None,
     threads: int | None,
     engine: str,
-    workers: int | None,
     address: str | None,
     retry_failed: bool,
     only: str | None,
@@ -77,7 +68,7 @@ def sweep(
 
     \b
     nsbench sweep classic --plan               where it stands, and what the rest will cost
-    nsbench sweep mine.toml --workers 4        four processes; the same command elsewhere on the same store helps
+    nsbench sweep mine.toml                    one process for each core; the same command elsewhere on the same store helps
     nsbench sweep mine.toml --engine ray --address auto
     nsbench sweep mine.toml --slurm > job.sh && sbatch job.sh
     nsbench status mine.toml                   from another terminal
@@ -90,24 +81,19 @@ def sweep(
     kge = ["transe"]
     dataset = ["mkg_y"]                        further: fusion, aux, change, seeds, set
     """
-    from nsbench.campaign.local_engine import divide
-    from nsbench.machine import cores
     from nsbench.runs.folder import store_folder
     from nsbench.runs.runner import RunOptions
 
     if engine == "local" and address is not None:
         raise Misuse("--address is of a Ray cluster; add --engine ray")
     store = store_folder(runs)
-    if threads is None and (workers or 1) > 1:
-        threads = divide(workers or 1, None, cores(), ())[0].threads
-    threads = threads or get_threads()
-    set_threads(threads)
     picked = jobs_of(grid, store, only)
     if slurm:
-        click.echo(array_job(grid, picked, store, device, threads, retry_failed, diagnose, checkpoint_every))
+        each = threads or get_threads()
+        click.echo(array_job(grid, picked, store, device, each, retry_failed, diagnose, checkpoint_every))
         return
     if only_plan:
-        plan(picked, store, device, workers or 1, calibrate, diagnose, retry_failed)
+        plan(picked, store, device, workers, threads, calibrate, diagnose, retry_failed)
         return
     options = RunOptions(
         device=device if engine == "local" else "auto",  # the driver of a cluster may have no GPU
@@ -115,12 +101,13 @@ def sweep(
         checkpoint_seconds=checkpoint_every,
         retry=retry_failed,
     )
-    make = None
+    configs = [job.config for job in picked]
     if engine == "ray":
-        make = functools.partial(ray_engine, store, address, workers, threads, device, options)
-    elif workers is not None and workers > 1:
-        make = functools.partial(local_engine, store, workers, threads, options)
-    run_missing([job.config for job in picked], store, options, make=make)
+        each = threads or get_threads()
+        make = functools.partial(ray_engine, store, address, workers, each, device, options)
+        run_missing(configs, store, options, workers=1, threads=each, make=make)
+    else:
+        run_missing(configs, store, options, workers=workers, threads=threads)
     click.echo(f"next: nsbench table{f' --runs {runs}' if runs else ''}")
 
 
@@ -167,7 +154,16 @@ def jobs_of(grid: str, store: Path, only: str | None = None) -> list[Job]:
     return [Job.of(i, configs[i], store) for i in numbered(only, len(configs))]
 
 
-def plan(jobs: list[Job], store: Path, device: str, workers: int, calibrated: bool, diagnose: bool, retry: bool) -> None:
+def plan(
+    jobs: list[Job],
+    store: Path,
+    device: str,
+    workers: int | None,
+    threads: int | None,
+    calibrated: bool,
+    diagnose: bool,
+    retry: bool,
+) -> None:
     """Print the runs with their states; then, by cell, what the rest will cost."""
     from tabulate import tabulate
 
@@ -183,6 +179,7 @@ def plan(jobs: list[Job], store: Path, device: str, workers: int, calibrated: bo
         found = states[job.number]
         click.echo(f"{job.number:4}  {found.kind:8} {job.folder.path}{f' ({found.text})' if found.text else ''}")
     left = [job for job in jobs if states[job.number].kind in open_kinds(retry)]
+    slots = slots_for(len(left), workers, threads, device)
     costs = Costs(store, environment(target)["device"], get_threads())
     groups = {job.group: job for job in left}
     unknown = [job for group, job in groups.items() if costs.of(group) is None]
@@ -205,8 +202,9 @@ def plan(jobs: list[Job], store: Path, device: str, workers: int, calibrated: bo
         known = sum(costs.of(job.group) is not None for job in left)
         part = "" if known == len(left) else f" ({known} of {len(left)} runs are known, the others taken as their mean)"
         click.echo(f"about {duration(sum(seconds))} for the rest, one run after another{part}")
-        if workers > 1:
-            click.echo(f"about {duration(together(seconds, workers))} with {workers} workers, if none slows another down")
+        if len(slots) > 1:
+            whole = duration(together(seconds, len(slots)))
+            click.echo(f"about {whole} with {len(slots)} workers, if none slows another down")
     click.echo(status.summary(states.values()))
 
 
@@ -266,26 +264,6 @@ def array_job(
         options=" ".join(options),
         runs="\n".join(f"# {job.number} {job.folder.path.name}" for job in left),
     )
-
-
-def gpus_of(device: str) -> list[str]:
-    """The GPUs that workers share; none for --device cpu."""
-    import torch
-
-    from nsbench.runs.device import pick_device
-
-    target = pick_device(device)
-    if target.type != "cuda":
-        return []
-    return [device] if target.index is not None else [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-
-
-def local_engine(store: Path, workers: int, threads: int, options: RunOptions, reporter: Reporter) -> Engine:
-    from nsbench.campaign.local_engine import Local, divide
-    from nsbench.machine import cores
-
-    slots = divide(workers, threads, cores(), gpus_of(options.device))[: len(reporter.todo)]
-    return Local(store, slots, reporter.memory, options)
 
 
 def ray_engine(

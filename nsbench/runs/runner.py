@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import functools
@@ -24,11 +23,16 @@ from nsbench.registry import SAMPLERS
 from nsbench.runs.checkpoint import Progress, machine_of, resumable, write_checkpoint
 from nsbench.runs.device import commit, environment, peak_memory, pick_device, reset_peak_memory
 from nsbench.runs.folder import RunFolder
+from nsbench.runs.time_left import TimeLeft
 from nsbench.training.diagnostics import Diagnosis
 from nsbench.training.evaluation import Ranking, labels
 from nsbench.training.liveness import dead
 from nsbench.training.replay import Replay
 from nsbench.training.trainer import Trainer
+
+PROBE_SECONDS = 3.0  # of training, after which a piece of a validation is tried, to know what the whole will take
+MOMENTS = ("start", "middle", "end")  # of a diagnosis
+PROBED = 256  # triples of it
 
 Notify = Callable[[dict[str, Any]], None]
 """Hears of every stage: set-up, training, validation, diagnosis, checkpoint, ranking, writing; {"stage": ..., ...}."""
@@ -97,7 +101,7 @@ def select(
     """
     check_sizes(config, dataset, tested=False)
     options = dataclasses.replace(options, diagnose=False)
-    with _trained(config, dataset, folder, options, notify, stopping) as run:
+    with _trained(config, dataset, folder, options, notify, stopping, tested=False) as run:
         best = run.progress.best
         assert best is not None
         seconds = run.progress.train_seconds + run.progress.evaluation_seconds
@@ -118,6 +122,7 @@ def _trained(
     options: RunOptions,
     notify: Notify,
     stopping: Stopping,
+    tested: bool = True,
 ) -> Iterator[_Run]:
     """A run at the end of its training, begun or resumed in a folder that is claimed."""
 
@@ -131,7 +136,7 @@ def _trained(
     folder.write_json("config.json", config.record(dataset))
     folder.remove("failed.json")  # of an earlier attempt
     with machine_of(saved):
-        run = _Run(config, dataset, folder, options, hear, stopping)
+        run = _Run(config, dataset, folder, options, hear, stopping, tested)
         if saved is not None:
             run.restore(saved)
         run.train()
@@ -154,6 +159,7 @@ class _Run:
         options: RunOptions,
         notify: Notify,
         stopping: Stopping,
+        tested: bool,
     ) -> None:
         self.config, self.dataset, self.folder, self.options = config, dataset, folder, options
         self.notify, self.stopping = notify, stopping
@@ -165,6 +171,7 @@ class _Run:
         sampled = isinstance(self.trainer.sampler, Sampler)
         self.diagnosis = Diagnosis(self.trainer, dataset) if options.diagnose and sampled else None
         self.valid = self._ranking(dataset.valid, dataset.known_untested)
+        self.time_left, self.tested = TimeLeft(), tested
         self.last_checkpoint = time.monotonic()
 
     def _ranking(self, triples: Tensor, known: Tensor) -> Ranking:
@@ -192,36 +199,62 @@ class _Run:
 
     def _steps(self) -> None:
         protocol, trainer = self.config.protocol, self.trainer
-        ends = collections.deque([time.monotonic()], maxlen=1 + protocol.validate_every)  # of the last steps
-        spoken = ends[0]
+        began = spoken = since = time.monotonic()
         while trainer.step_count < protocol.steps and not self.progress.finished:
             trainer.step()
-            step, now = trainer.step_count, time.monotonic()
-            ends.append(now)
+            step = trainer.step_count
             due = step % protocol.validate_every == 0 or step == protocol.steps
+            loss = self._mean_loss() if due else 0.0  # waits for the device, whose time is training's
+            now = time.monotonic()
+            self.time_left.stepped(now - since)
+            since = now
+            if self.time_left.pace and now - began > PROBE_SECONDS and not (due or self.time_left.knows("validation")):
+                self._probe()
+                since = time.monotonic()
             if due or now - spoken > 0.5:
                 spoken = now
-                left = (now - ends[0]) / (len(ends) - 1) * (protocol.steps - step)  # early steps may be cheaper (dhns)
-                self._tell(step, left)
+                self._tell(step)
             if due:
-                loss = self._mean_loss()  # waits for the device, whose time is training's
                 with self.progress.charged(""):
                     self._validate(loss)
+                since = time.monotonic()
             if step == protocol.steps // 2:
                 self._diagnose("middle")
+                since = time.monotonic()
             if self.stopping() or now - self.last_checkpoint > self.options.checkpoint_seconds:
                 self._checkpoint()
                 if self.stopping():
                     raise Interrupted(str(self.folder.path))
+                since = time.monotonic()
 
-    def _tell(self, step: int, seconds_left: float) -> None:
+    def _probe(self) -> None:
+        """Rank some of the validation triples, for the time left alone."""
+        valid = self.dataset.valid
+        part = valid[:: -(-len(valid) // PROBED)]
+        with self.progress.charged(""):
+            began = time.monotonic()
+            self._ranking(part, self.dataset.known_untested).ranks(self.trainer.scoring())
+            self.time_left.took("validation", (time.monotonic() - began) * len(valid) / len(part))
+
+    def _seconds_left(self) -> float | None:
+        """Until the result is there: steps, validations, diagnoses and the ranking of the test triples; None: too early."""
+        protocol, dataset = self.config.protocol, self.dataset
+        validations = -(-protocol.steps // protocol.validate_every) - len(self.progress.events)
+        tests = len(dataset.test) / len(dataset.valid) if self.tested else 0.0
+        diagnoses = 0 if self.diagnosis is None else len(MOMENTS) - len(self.progress.measured)
+        parts = {"validation": validations + tests, "diagnosis": diagnoses}
+        return self.time_left.left(protocol.steps - self.trainer.step_count, parts)
+
+    def _tell(self, step: int) -> None:
+        if (left := self._seconds_left()) is None:
+            return
         best = self.progress.best
         self.notify(
             {
                 "stage": "training",
                 "step": step,
                 "steps": self.config.protocol.steps,
-                "seconds_left": seconds_left,
+                "seconds_left": left,
                 "loss": self._mean_loss(),
                 "valid_mrr": None if best is None else best["metrics"]["mrr"],
             }
@@ -230,8 +263,10 @@ class _Run:
     def _validate(self, loss: float) -> None:
         trainer, progress, protocol = self.trainer, self.progress, self.config.protocol
         self.notify({"stage": "validation", "step": trainer.step_count})
+        began = time.monotonic()
         with progress.charged("evaluation_seconds"):
             ranks, candidates = self.valid.ranks(trainer.scoring())
+            self.time_left.took("validation", time.monotonic() - began)
             trainer.sampler_clock.seconds()  # the device has been waited for anyway, and its events would pile up
         found = metrics(ranks.numpy(), candidates.numpy())
         better = progress.best is None or found["mrr"] > progress.best["metrics"]["mrr"]
@@ -258,8 +293,10 @@ class _Run:
         if self.diagnosis is None or moment in self.progress.measured:
             return
         self.notify({"stage": "diagnosis", "step": self.trainer.step_count})
+        began = time.monotonic()
         with self.progress.charged("diagnosis_seconds"):
             self.progress.measured[moment] = self.diagnosis.measure()
+            self.time_left.took("diagnosis", time.monotonic() - began)
 
     def _diagnostics(self) -> dict[str, Any]:
         """For result.json: the figures of each moment, the run that hardness refers to, and the sampler's own."""

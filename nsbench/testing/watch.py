@@ -77,7 +77,7 @@ class Watch:
             leaked = [name for name, p in self.parameters.items() if p.grad is not None]
             if leaked:
                 self.fault("gradient", f"after a step {leaked[0]} holds a gradient; detach what feedback uses of the model")
-                self.trainer.model_adam.zero_grad(set_to_none=True)  # else it would break `resume` as well
+                self.trainer.model_adam.zero_grad()  # else it would break `resume` as well
             for name, x in self.trainer.sampler.named_buffers():
                 if x.requires_grad:
                     self.fault("buffers", f"after a step '{name}' hangs on a graph; write to it under torch.no_grad()")

@@ -34,6 +34,7 @@ from nsbench.contracts import (
     blocks_of,
 )
 from nsbench.errors import Misuse, RunFailed
+from nsbench.kernels.adam import Adam
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS
 from nsbench.training.clock import Stopwatch
 from nsbench.training.losses import add_penalty_gradient, block_loss, importance_of
@@ -81,10 +82,10 @@ class Trainer:
             groups.append({"params": list(self.sampler.parameters()), "lr": protocol.learning_rate})
         for auxiliary in self.auxiliaries.values():
             groups += auxiliary.param_groups(protocol.learning_rate)  # type: ignore[operator]
-        self.model_adam = adam(groups)
+        self.model_adam = Adam(groups)
         self.base_rates = [group["lr"] for group in self.model_adam.param_groups]
         own = self.sampler.param_groups(protocol.learning_rate) if isinstance(self.sampler, Sampler) else []
-        self.sampler_adam = adam(own) if own else None
+        self.sampler_adam = Adam(own) if own else None
 
         self.live = Need.LIVE in self._component.needs(config.sampler_options)
         self.coupled = isinstance(self.sampler, Sampler) and (self.live or self.sampler.coupled)
@@ -179,11 +180,11 @@ class Trainer:
             with self.sampler_clock:
                 own.backward()
             if self.coupled:  # in a sampler phase, feedback through a live view reaches the model too
-                self.model_adam.zero_grad(set_to_none=True)
+                self.model_adam.zero_grad()
         if self.sampler_adam is not None and phase != "model":
             with self.sampler_clock:
                 self.sampler_adam.step()
-                self.sampler_adam.zero_grad(set_to_none=True)
+                self.sampler_adam.zero_grad()
 
     def _drawn(self, sampler: Sampler, positives: Positives, view: View) -> tuple[list[Negatives], str]:
         """The negatives of this step, and who learns in it."""
@@ -241,7 +242,7 @@ class Trainer:
             for table in (self.kge.entity, self.kge.relation):
                 add_penalty_gradient(table, self.protocol.regularizer, self.protocol.regularizer_power)
         self.model_adam.step()
-        self.model_adam.zero_grad(set_to_none=True)
+        self.model_adam.zero_grad()
 
     def _view(self, scoring: Scoring, live: bool) -> View:
         # A new one each time: a sampler may keep its own in a tape while an auxiliary gets a live one.
@@ -349,8 +350,3 @@ def _floats(state: Any) -> list[Tensor]:
         return [state] if state.is_floating_point() else []
     inside = state.values() if isinstance(state, dict) else state if isinstance(state, list) else []
     return [x for part in inside for x in _floats(part)]
-
-
-def adam(groups: list[dict[str, Any]]) -> torch.optim.Adam:
-    """Adam with the defaults of the field; the fused kernel is a third of the time of the next best on a CPU."""
-    return torch.optim.Adam(groups, fused=True)

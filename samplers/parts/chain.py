@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nsbench.contracts import Auxiliary, Need, Positives, Setting, View
+from nsbench.kernels.adam import Adam
 from nsbench.registry import AUXILIARIES, option
 from nsbench.samplers.parts.denoiser import Folded, denoiser, pieces
 
@@ -179,7 +180,7 @@ class Diffusion(nn.Module):
         self.denoiser = denoiser(form, width, steps)
         self.latents = Latents(slots, width) if scaled else None
         self.absolute = absolute
-        self.adam = torch.optim.Adam(self.denoiser.parameters(), lr=learning_rate, fused=True)
+        self.adam = Adam([{"params": self.denoiser.parameters(), "lr": learning_rate}])
 
     def observe(self, ends: Ends) -> tuple[Tensor, Tensor]:
         """Targets and conditions [2, B, S, D] as latents, after the running means have taken them in."""
@@ -233,7 +234,7 @@ class Diffusion(nn.Module):
         for parameter, gradient in zip(parameters, gradients):
             parameter.grad = gradient
         self.adam.step()
-        self.adam.zero_grad(set_to_none=True)
+        self.adam.zero_grad()
         if not leak:
             return None, by_quarter
         pull = torch.stack([(x * g).sum() for x, g in zip(sources, gradients[len(parameters) :])]).sum()

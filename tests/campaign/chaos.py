@@ -59,7 +59,7 @@ class Campaign:
 
     def start(self, *arguments: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "nsbench", "sweep", str(self.grid), "--runs", str(self.store)]
-        command += ["--threads", "1", "--no-diagnostics", *arguments]
+        command += ["--threads", "1", "--no-diagnostics", *(arguments or ("--workers", "1"))]
         with open(self.folder / "log", "ab") as log:
             driver = subprocess.Popen(command, env=self.environment, stderr=log, stdout=log, start_new_session=True)
         self.drivers.append(driver)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import nsbench
+from nsbench import machine
 from nsbench.campaign import plan as campaign
 from nsbench.campaign.attempt import attempt
 from nsbench.commands.run import parse_seeds
@@ -208,6 +209,44 @@ def test_in_several_processes_too(command: Callable, store: Path, tmp_path: Path
     found = hardness(store)
     assert len(found) == 9
     assert all(found.values())
+
+
+SOURCE = """
+from nsbench.samplers.uniform import Uniform
+
+class Mine(Uniform):
+    version = 3
+
+class Failing(Uniform):
+    def sample(self, positives, view):
+        raise ZeroDivisionError("of its own making")
+"""
+
+
+def test_run_takes_every_core(command: Callable, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sampler from a file, a replay, and one that fails among them: with the ranks of one run after another."""
+    (tmp_path / "mine.py").write_text(SOURCE)
+    (tmp_path / "short.toml").write_text('version = 1\nextends = "quick"\nsteps = 20\nwidth = 8\n')
+    how = ["--protocol", str(tmp_path / "short.toml"), "--dataset", "planted:small", "--save-model"]
+    samplers = f"uniform,{tmp_path / 'mine.py'}:Mine,{tmp_path / 'mine.py'}:Failing,replay:nscaching"
+    said = {}
+    for cores in (1, 2):
+        monkeypatch.setattr(machine, "cores", lambda cores=cores: cores)
+        place = ["--runs", str(store / str(cores))]
+        assert command("run", "--sampler", "nscaching", *how, *place).code == 0
+        said[cores] = command("run", "--sampler", samplers, *how, *place)
+        assert said[cores].code == 1
+        assert "1 of 4 runs failed (Failing-transe-planted_small-s0); the others are done" in said[cores].err
+        assert "failed: ZeroDivisionError: of its own making" in said[cores].err
+    assert "on cpu (threads: 1)" in said[1].err
+    assert "on cpu (2 workers, threads: 1)" in said[2].err
+    one, two = ({path.parent.name: Result(path.parent, {}) for path in (store / n).glob("*/result.json")} for n in "12")
+    assert one.keys() == two.keys()
+    assert len(one) == 4
+    for name, run in one.items():
+        assert np.array_equal(run.ranks()["ranks"], two[name].ranks()["ranks"])
+        assert (two[name].folder / "model.safetensors").exists()
+    assert said[2].out == said[1].out.replace(str(store / "1"), str(store / "2"))
 
 
 def test_a_run_whose_reference_failed_or_is_not_asked_for_goes_on(command: Callable, store: Path) -> None:

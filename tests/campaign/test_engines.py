@@ -30,13 +30,25 @@ from nsbench.runs.runner import Interrupted
 
 
 def test_cores_and_gpus_are_divided() -> None:
-    assert divide(2, None, 8, []) == [Slot("cpu", 4)] * 2
-    assert divide(3, None, 8, []) == [Slot("cpu", 2)] * 3
-    assert divide(4, None, 2, []) == [Slot("cpu", 1)] * 4
-    assert divide(2, 3, 8, []) == [Slot("cpu", 3)] * 2
+    assert divide(9, 2, None, 8, []) == [Slot("cpu", 4)] * 2
+    assert divide(9, 3, None, 8, []) == [Slot("cpu", 2)] * 3
+    assert divide(9, 4, None, 2, []) == [Slot("cpu", 1)] * 4
+    assert divide(9, 2, 3, 8, []) == [Slot("cpu", 3)] * 2
     two = ["cuda:0", "cuda:1"]
-    assert divide(5, None, 16, two) == [Slot(two[i % 2], 3) for i in range(5)]
-    assert divide(2, None, 16, ["cuda:3"]) == [Slot("cuda:3", 8)] * 2
+    assert divide(9, 5, None, 16, two) == [Slot(two[i % 2], 3) for i in range(5)]
+    assert divide(9, 2, None, 16, ["cuda:3"]) == [Slot("cuda:3", 8)] * 2
+    assert divide(2, 4, None, 8, []) == [Slot("cpu", 4)] * 2  # no worker without a run
+
+
+def test_without_a_number_of_workers_every_core_has_a_run() -> None:
+    assert divide(24, None, None, 2, []) == [Slot("cpu", 1)] * 2
+    assert divide(24, None, 4, 16, []) == [Slot("cpu", 4)] * 4
+    assert divide(2, None, None, 8, []) == [Slot("cpu", 4)] * 2
+    assert divide(1, None, None, 8, []) == divide(0, None, None, 8, []) == [Slot("cpu", 8)]
+    assert divide(24, None, 64, 2, []) == [Slot("cpu", 64)]
+    assert divide(24, None, None, 16, [], memory=3 * 2**30) == [Slot("cpu", 5)] * 3
+    assert divide(24, None, None, 16, [], memory=5) == [Slot("cpu", 16)]
+    assert divide(24, None, None, 16, ["cuda:0", "cuda:1"]) == [Slot("cuda:0", 16)]
 
 
 def test_several_runs_share_a_device_where_they_fit() -> None:
@@ -298,3 +310,74 @@ def test_the_listener_counts_a_run_that_comes_back(tmp_path: Path, monkeypatch: 
     told.end(other, done, again=False)
     assert told.todo == {}
     assert told.ahead() is None
+
+
+# The time left for all runs
+
+
+class Ticking:
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str], int], tuple[reporter.Reporter, Ticking]]:
+    """A reporter of a run of each of these groups, with a clock."""
+    clock = Ticking()
+    monkeypatch.setattr(reporter, "time", clock)
+    monkeypatch.setattr(reporter, "described", lambda config: "")
+
+    def make(groups: list[str], slots: int) -> tuple[reporter.Reporter, Ticking]:
+        named = [job._replace(config=SimpleNamespace(name=f"run{job.number}")) for job in jobs(tmp_path, len(groups))]
+        made = reporter.Reporter([job._replace(group=g) for job, g in zip(named, groups)], Costs(tmp_path), "cpu")
+        made.slots = slots
+        return made, clock
+
+    return make
+
+
+def at(share: float, left: float) -> dict[str, Any]:
+    return {"stage": "training", "step": 100 * share, "steps": 100, "seconds_left": left}
+
+
+def begin(told: reporter.Reporter, number: int) -> Job:
+    told.begin(job := told.todo[number])
+    return job
+
+
+def test_runs_under_way_tell_of_those_that_wait(told: Callable) -> None:
+    """Four of one group, two at a time: each takes 100 seconds."""
+    listener, clock = told(["a"] * 4, 2)
+    first, second = begin(listener, 0), begin(listener, 1)
+    assert listener.ahead() is None
+    clock.now = 25.0
+    listener.hear(first, at(0.25, 75.0))
+    listener.hear(second, at(0.25, 75.0))
+    assert listener.ahead() == pytest.approx((75 + 75 + 100 + 100) / 2)
+    clock.now = 35.0  # nothing was heard since: the time goes on
+    assert listener.ahead() == pytest.approx((65 + 65 + 100 + 100) / 2)
+    listener.hear(first, {"stage": "validation"})
+    assert listener.ahead() == pytest.approx((65 + 65 + 100 + 100) / 2)
+
+
+def test_what_was_recorded_is_taken_at_the_pace_of_what_is_under_way(told: Callable) -> None:
+    """Recorded are 40 and 10 seconds; now the machine is half as fast. Of the third group nothing is known: as the mean."""
+    listener, clock = told(["a", "a", "b", "c"], 1)
+    for group, seconds in (("a", 40.0), ("b", 10.0)):
+        listener.costs._seconds[group], listener.costs._memory[group] = [seconds], [0]
+    assert listener.ahead() == pytest.approx(40 + 40 + 10 + 25)
+    first = begin(listener, 0)
+    clock.now = 8.0
+    listener.hear(first, at(0.1, 72.0))
+    assert listener.ahead() == pytest.approx(72 + 80 + 20 + 50)
+
+
+def test_a_group_of_its_own_does_not_count_as_a_change_of_pace(told: Callable) -> None:
+    listener, clock = told(["slow", "slow", "a"], 1)
+    listener.costs._seconds["a"], listener.costs._memory["a"] = [10.0], [0]
+    first = begin(listener, 0)
+    clock.now = 500.0
+    listener.hear(first, at(0.5, 500.0))
+    assert listener.ahead() == pytest.approx(500 + 1000 + 10)

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-import nsbench
 from nsbench import cli
 from nsbench.campaign.estimates import duration
 from nsbench.commands import display
@@ -209,27 +208,6 @@ def test_a_run_that_turns_out_long_says_so(capsys: pytest.CaptureFixture[str], m
     assert "`--protocol cpu`" in said[-1]
 
 
-def test_the_time_left_follows_the_last_steps(monkeypatch, tmp_path) -> None:
-    """Ten steps of 1 s, then of 5 s: after twenty of forty, with a window of ten, 100 s are left and not 60."""
-    from nsbench.training.trainer import Trainer
-
-    clock = FastClock()
-    monkeypatch.setattr("nsbench.runs.runner.time", clock)
-    real = Trainer.step
-
-    def step(trainer: Trainer) -> None:
-        real(trainer)
-        clock.now += 0 if trainer.step_count <= 10 else 4
-
-    monkeypatch.setattr(Trainer, "step", step)
-    heard: list[dict] = []
-    options = {"protocol.steps": 40, "protocol.validate_every": 10}
-    nsbench.run("uniform", "transe", "planted:small", protocol="quick", options=options, runs=tmp_path, notify=heard.append)
-    left = {event["step"]: event["seconds_left"] for event in heard if event["stage"] == "training"}
-    assert left[9] == pytest.approx(31, abs=4)
-    assert left[20] == pytest.approx(100, abs=15)
-
-
 def test_durations() -> None:
     expected = {0.4: "0 s", 59.4: "59 s", 59.6: "1 min 00 s", 3599.6: "1 h 00 min", -3: "0 s", 7505: "2 h 05 min"}
     assert {seconds: duration(seconds) for seconds in expected} == expected
@@ -323,6 +301,13 @@ def test_a_protocol_file_is_shown(command: Callable, tmp_path: Path) -> None:
     assert "\nbatch = 256\n" in said.out
 
 
+def took(text: str) -> str:
+    """What the demo says, but for its time."""
+    shorter, count = re.subn(r"^All this took \d+ .*$", "", text, flags=re.MULTILINE)
+    assert count == 1
+    return shorter
+
+
 def test_the_demo_goes_on_where_it_was(command: Callable, tmp_path: Path, monkeypatch) -> None:
     from nsbench.campaign import plan as campaign
 
@@ -342,7 +327,7 @@ def test_the_demo_goes_on_where_it_was(command: Callable, tmp_path: Path, monkey
     assert f"Runs are in {folder}\nTo make them anew, delete that folder" in said.out
     before = snapshot(folder)
     again = command("demo")  # the same command finds what is there
-    assert (again.code, again.out) == (0, said.out)
+    assert (again.code, took(again.out)) == (0, took(said.out))
     assert "2 of 2 runs were already done" in again.err
     assert snapshot(folder) == before
 

@@ -176,7 +176,7 @@ def test_the_identity_is_stable():
 
 
 def test_the_identity_does_not_depend_on_spelling_out_defaults():
-    spelled = ["sampler.size=5", "sampler.variant=recommended", "kge.norm=1", "protocol.steps=400", "protocol.margin=3"]
+    spelled = ["sampler.size=5", "sampler.variant=recommended", "kge.norm=1", "protocol.steps=200", "protocol.margin=3"]
     assert identity("optioned", "transe", *spelled) == identity()
     assert identity(fusion="none", features="none", split="released") == identity()
     assert config("optioned", "transe", *spelled).changed == {}
@@ -188,7 +188,7 @@ CHANGES = {
     "seed": lambda: identity(seed=1),
     "sampler option": lambda: identity("optioned", "transe", "sampler.size=6"),
     "model option": lambda: identity("optioned", "transe", "kge.norm=2"),
-    "protocol value": lambda: identity("optioned", "transe", "protocol.steps=401"),
+    "protocol value": lambda: identity("optioned", "transe", "protocol.steps=201"),
     "protocol": lambda: identity(protocol="cpu"),
     "variant": lambda: identity("optioned", "transe", "sampler.variant=paper"),
     "training data": lambda: identity(data=dataclasses.replace(toy(), train=toy().train[1:])),

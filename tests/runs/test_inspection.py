@@ -39,14 +39,14 @@ def test_the_tested_model_comes_back(saved, cell):
 
 
 def test_draws_are_the_row_of_the_cache(saved):
-    """NSCaching draws from the query's 50 cached entities and nothing else."""
+    """NSCaching draws from the query's 20 cached entities and nothing else."""
     trainer, data = inspection._restored(saved["nscaching-transe"], None)
     h, r, _ = data.train[0].tolist()
     key = trainer.graph.positives(torch.tensor([0])).key_tail
     cached = {data.entities[e] for e in trainer.sampler.cache[key][0].tolist()}
     found = inspection.inspect(saved["nscaching-transe"], head=data.entities[h], relation=data.relations[r], tail=None)
     assert {line.name for line in found.drawn} <= cached
-    assert len(found.drawn) > 40
+    assert len(found.drawn) > 15
     assert sum(line.share for line in found.drawn) == pytest.approx(1)
     assert found.draws == 64 * 4
 
@@ -64,7 +64,8 @@ def test_scores_ranks_and_facts(saved):
     for line in [*found.drawn, *found.hardest]:
         entity = data.entities.index(line.name)
         assert line.score == pytest.approx(every[entity])
-        assert line.rank == 1 + sum(x > every[entity] for x in every)
+        ahead = [sum(x > every[entity] + near for x in every) for near in (1e-5, -1e-5)]  # near-ties may fall either way
+        assert ahead[0] <= line.rank - 1 <= ahead[1]
         assert bool(line.fact) == (entity in world)
     best = sorted((e for e in range(data.num_entities) if e not in facts), key=lambda e: -every[e])[:10]
     assert [line.name for line in found.hardest] == [data.entities[e] for e in best]
