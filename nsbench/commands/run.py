@@ -148,11 +148,13 @@ def demo(runs: Path | None, device: str, workers: int | None, threads: int | Non
         component = SAMPLERS.get(sampler)
         if component.needs_run or sampler == "dhns_released":  # a run to replay; what stands beside dhns for comparison
             continue
-        slow = getattr(component, "reads_features", False) or Need.QUERY in component.requires  # mmrns, dhns
+        views = Need.VIEWS in component.requires  # mans, which stands beside uniform on the same views
+        slow = getattr(component, "reads_features", False) or Need.QUERY in component.requires or views  # mmrns, dhns
         if (slow and model == "distmult") or (issubclass(component, Objective) and model == "transe"):
             continue  # these take most of the time: one model each, objectives the one whose scores are products
+        rows, fusion = (["uniform", sampler], component.fusion) if views else ([sampler], "none")
         try:
-            configs += campaign.plan([sampler], [model], ["planted:small"], range(5), protocol="quick", fusion="none")
+            configs += campaign.plan(rows, [model], ["planted:small"], range(5), protocol="quick", fusion=fusion)
         except Misuse as reason:
             left_out[f"left out: {reason}"] = None
     configs.sort(key=lambda config: config.seed)  # after the first seed it is known what the others take
