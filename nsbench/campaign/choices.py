@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from nsbench.config.protocol import read_protocol
+from nsbench.config.protocol import resolve_protocol
 from nsbench.errors import Misuse
 from nsbench.registry import SAMPLERS
 
@@ -14,7 +13,7 @@ AUTO = "auto"
 
 
 class Choice(NamedTuple):
-    """A value, and why it was taken: "" where it was asked for."""
+    """A value, and why it was taken; "" where that needs no word."""
 
     value: str
     why: str = ""
@@ -30,9 +29,9 @@ def choose_protocol(asked: str, device: str) -> Choice:
 
 
 def _work(protocol: str) -> int:
-    """Numbers that training reads, in proportion."""
-    values = read_protocol(protocol)
-    return math.prod(values[name] for name in ("steps", "batch", "negatives", "width"))
+    """Numbers that the training of a cell reads, in proportion."""
+    values = resolve_protocol(protocol, "transe", "mkg_y", {})
+    return values.steps * values.batch * values.negatives * values.width
 
 
 def choose_fusion(asked: str, samplers: Sequence[str], has_features: Callable[[], bool]) -> Choice:
@@ -49,4 +48,4 @@ def choose_fusion(asked: str, samplers: Sequence[str], has_features: Callable[[]
         raise Misuse(f"{pairs}; run them apart, or name one fusion for both with --fusion")
     for fusion, name in built.items():
         return Choice(fusion, f"{name} is built on it") if has_features() else Choice("none", "the dataset has no features")
-    return Choice("none", "no sampler here is built on features")
+    return Choice("none")

@@ -20,7 +20,7 @@ def outcome(config: Config, store: Path, asked: Mapping[str, object]) -> Iterato
     dataset, folder = dataset_of(config), folder_of(config, store)
     result = Result(folder.path, folder.result())
     figures = "  ".join(f"{name.upper()} {100 * result.test[name]:5.2f}" for name in SHOWN)
-    yield f"{'test':<26} {figures}  MR {result.test['mr']:.0f}   ({folder.path.name})"
+    yield f"{'test':<26} {figures}  MR {result.test['mr']:.0f}   ({folder.path})"
     cell = (config.sampler, config.kge, dataset.name)
     printed = [f for f in papers.figures() if (f.sampler, f.kge, f.dataset) == cell and f.metric in SHOWN]
     for source, of_source in itertools.groupby(printed, lambda figure: figure.source):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nsbench.campaign.estimates import Costs, duration, together
@@ -39,15 +39,19 @@ class Left(NamedTuple):
 
 
 class Reporter:
-    """The listener of nsbench.campaign.conduct. An only run is `alone`: the command raises why it failed."""
+    """The listener of nsbench.campaign.conduct. An only run is `alone`: the command raises why it failed.
 
-    def __init__(self, jobs: list[Job], costs: Costs | None, where: str) -> None:
+    `reasons` are what was chosen for the user and why; they are said once work has begun.
+    """
+
+    def __init__(self, jobs: list[Job], costs: Costs | None, where: str, reasons: Sequence[str] = ()) -> None:
         self.todo = {job.number: job for job in jobs}
         self.began: dict[int, float] = {}
         self.said_left: dict[int, Left] = {}  # by the runs that are under way
         self.costs, self.where = costs, where
         self.slots, self.alone = 1, len(jobs) == 1
         self.display = Display(len(jobs), self.ahead if costs else None)
+        self.reasons = list(reasons)
         self.introduced: set[int] = set()  # numbers of runs ...
         self.said: set[str] = set()  # ... and the introductions, one for all runs that are alike
 
@@ -58,14 +62,14 @@ class Reporter:
         self.display.begin(job.config.name, len(self.todo), job.number)
 
     def hear(self, job: Job, event: Mapping[str, Any]) -> None:
-        if job.number not in self.introduced:  # here and not in `begin`: a run that is refused says why and nothing else
-            self.introduced.add(job.number)
-            self._introduce(job.config)
+        self._introduce(job)
         if event.get("step") and "seconds_left" in event:
             self.said_left[job.number] = Left(time.monotonic(), event["seconds_left"], event["step"] / event["steps"])
         self.display.hear(event, job.number)
 
     def end(self, job: Job, ending: Ending, again: bool) -> None:
+        if isinstance(ending, Result):
+            self._introduce(job)  # a short run of a worker may have said nothing before
         del self.began[job.number]
         if not again:
             del self.todo[job.number]
@@ -74,11 +78,16 @@ class Reporter:
         if again or isinstance(ending, Result) or not self.alone:
             self.display.end(f"{job.config.name}: {_outcome(ending, again)}", job.number, again)
 
-    def _introduce(self, config: Config) -> None:
-        line = f"{described(config)}; on {self.where}"
-        if line not in self.said:
-            self.said.add(line)
-            self.display.say(line)
+    def _introduce(self, job: Job) -> None:
+        """Not when it begins: a run that is refused says why and nothing else."""
+        if job.number in self.introduced:
+            return
+        self.introduced.add(job.number)
+        line = f"{described(job.config)}; on {self.where}"
+        for text in [line, *self.reasons]:
+            if text not in self.said:
+                self.said.add(text)
+                self.display.say(text)
 
     def memory(self, job: Job) -> int | None:
         """Bytes that the run will take, as far as known."""

@@ -8,7 +8,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,7 @@ def run(
         raise Misuse("give --seed or --seeds, not both")
     asked = parse_seeds(seeds) if seeds is not None else [seed or 0]
     store = store_folder(runs)
+    reasons: list[str] = []
     configs = campaign.plan(
         words(sampler),
         words(kge),
@@ -99,14 +100,14 @@ def run(
         protocol=protocol,
         device=device,
         store=store,
-        say=lambda text: click.echo(text, err=True),
+        say=reasons.append,
         **{**shared, "settings": list(shared["settings"])},
     )
     if only_plan:
         show_plan(configs, store)
         return
     options = RunOptions(device, save_model, diagnose, checkpoint_every)
-    run_missing(configs, store, options, workers=workers, threads=threads, patient=len(configs) > 1)
+    run_missing(configs, store, options, workers=workers, threads=threads, patient=len(configs) > 1, reasons=reasons)
     if len(configs) == 1:
         given = {"protocol": protocol, "features": shared["features"], "split": shared["split"], "runs": runs}
         for line in outcome(configs[0], store, given):
@@ -189,6 +190,7 @@ def run_missing(
     threads: int | None = None,
     make: MakeEngine | None = None,
     patient: bool = True,
+    reasons: Sequence[str] = (),
 ) -> None:
     """Run what is missing, with progress; Ctrl-C writes checkpoints and says how to go on.
 
@@ -214,7 +216,8 @@ def run_missing(
     slots = slots_for(len(todo), workers, threads, options.device)
     costs = Costs(store, environment(device)["device"], get_threads()) if len(todo) > 1 else None
     among = f"{len(slots)} workers, " if len(slots) > 1 else ""
-    reporter = Reporter(todo, costs, "cuda" if device.type == "cuda" else f"cpu ({among}threads: {get_threads()})")
+    where = "cuda" if device.type == "cuda" else f"cpu ({among}threads: {get_threads()})"
+    reporter = Reporter(todo, costs, where, reasons)
     say_what_stays(done, failed, len(jobs), reporter.display.say)
     plan = Plan([])
     with reporter.display, stop_signal() as stopping:
