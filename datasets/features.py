@@ -123,10 +123,10 @@ def _read(home: Place, modality: str, names: Sequence[str]) -> tuple[Tensor, Ten
         raise _absent(home, modality)
     recipe = modalities.recipe(home, modality, names)
     if file.suffix == ".npz" and file.parent.name == "features":
-        x, mask = quantised.read(file, recipe, f"remove it and {remedy(home, modality)}")
+        array, mask = quantised.read(file, recipe, f"remove it and {remedy(home, modality)}")
     else:
-        x, mask = _developed(home, modality, file)
-    tensor = _checked(torch.from_numpy(x), file, len(names))
+        array, mask = _developed(home, modality, file)
+    tensor = _checked(torch.from_numpy(array), file, len(names))
     return tensor, torch.from_numpy(mask), modalities.identity(recipe)
 
 

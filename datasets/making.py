@@ -57,7 +57,7 @@ def make(dataset: str, modality: str, *, progress: Callable[[int, int], None] | 
     mask = modalities.present(home, modality, len(identifiers))
     if modality == "beit":
         table = upstream.visual_tokens(files, identifiers)
-        return _write(home, modality, names, table, _said(home, modality, mask, table.any((1, 2))))
+        return _write(home, modality, names, table, _said(home, modality, mask, np.asarray(table.any((1, 2)))))
     texts = upstream.TEXTS[home.stem, modality](files, identifiers, vocabulary() if modality == "wordpieces" else ())
     _said(home, modality, mask, np.array([text is not None for text in texts]))
     return _encoded(home, modality, names, {int(i): texts[i] or "" for i in mask.nonzero()[0]}, progress)

@@ -41,7 +41,7 @@ def run(
     plan.loaded.cache_clear()  # a folder may have changed since the last call
     wanted = [seed] if seeds is None else range(seeds) if isinstance(seeds, int) else seeds
     settings = [f"{key}={value}" for key, value in (options or {}).items()]
-    shared = {"fusion": fusion, "split": split, "features": features, "settings": settings}
+    shared: dict[str, Any] = {"fusion": fusion, "split": split, "features": features, "settings": settings}
     store = store_folder(runs)
     configs = plan.plan([sampler], [kge], [dataset], wanted, protocol=protocol, device=device, store=store, **shared)
     how = RunOptions(device=device, save_model=save_model)

@@ -62,7 +62,8 @@ class AdaMF(Fusion):
 
     def param_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         rest = [parameter for name, parameter in self.named_parameters() if not name.startswith("project.")]
-        return [{"params": rest, "lr": learning_rate}, *(project.param_group(learning_rate) for project in self.project)]
+        projections = [layer for layer in self.project if isinstance(layer, Projection)]
+        return [{"params": rest, "lr": learning_rate}, *(layer.param_group(learning_rate) for layer in projections)]
 
     def views(self, entity: Tensor) -> dict[str, Tensor]:
         """The fused table [N, D]."""

@@ -35,9 +35,14 @@ class Adam:
             for parameters in alike.values():
                 steps, means, squares = zip(*(self._state(x).values() for x in parameters))
                 torch._foreach_add_(steps, 1)
-                gradients = [x.grad for x in parameters]
+                gradients = [x.grad for x in parameters if x.grad is not None]
                 torch._fused_adam_(
-                    *(parameters, gradients, list(means), list(squares), [], list(steps)),
+                    parameters,
+                    gradients,
+                    list(means),
+                    list(squares),
+                    [],
+                    list(steps),
                     lr=group["lr"],
                     beta1=group["betas"][0],
                     beta2=group["betas"][1],
