@@ -182,7 +182,7 @@ def test_a_sampler_of_a_file_a_model_and_a_dataset_train_together(outside: Outsi
     )
     (folder,) = re.findall(r"\((.*)\)$", said, re.MULTILINE)[:1]
     assert Path(folder).name.startswith("Mine-half-ring_40-s0-")
-    assert re.search(r"test  MRR \d", said)
+    assert re.search(r"test +MRR +\d", said)
     where = ("--where", "dataset=ring", "--where", "kge=half", "--baseline", "./mine.py:Mine", "--format", "md")
     assert re.search(r"^\| half +\| .*Mine", outside.nsbench("table", *where), re.MULTILINE)
 

@@ -1,7 +1,8 @@
 """Write datasets/embedded from the public files, each the same to the last byte every time.
 
 python tools/embed.py PATH reads DB15K/, MKG-W/ and MKG-Y/ in folder PATH: what `nsbench data fetch` brings there, and
-text_name_minilm.npy of `nsbench data encode-names` (which another processor may round otherwise, by a float16's last bit).
+text_name_minilm.npy, the entity names encoded by nsbench.datasets.encoding, float16 [N, 384]. (Another processor may
+round those otherwise, by a last bit.)
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import numpy as np
 
 from nsbench.datasets import places
 from nsbench.datasets.embedded import COMPONENTS, FOLDER, STEPS
-from nsbench.datasets.features import ENCODED_NAMES
 from nsbench.datasets.reading import SPLITS, Graph, read_graph
+
+ENCODED_NAMES = "text_name_minilm.npy"
 
 
 def write(name: str, folder: Path) -> None:

@@ -241,9 +241,9 @@ def test_the_demo_ends_in_a_table(command: Callable, tmp_path: Path, monkeypatch
     real = campaign.plan
     asked = []
 
-    def smaller(samplers, models, datasets, seeds, *, protocol):
+    def smaller(samplers, models, datasets, seeds, *, protocol, **given):
         asked.append((*samplers, *models, len(list(seeds))))
-        return real(samplers, models, datasets, [0], protocol=protocol, settings=["protocol.steps=4"])
+        return real(samplers, models, datasets, [0], protocol=protocol, settings=["protocol.steps=4"], **given)
 
     monkeypatch.setattr(campaign, "plan", smaller)
     said = command("demo", "--runs", str(tmp_path / "demo"))
