@@ -162,7 +162,8 @@ def demo(runs: Path | None, device: str, workers: int | None, threads: int | Non
     for line in left_out:
         click.echo(line, err=True)
     run_missing(configs, store, RunOptions(device=device, diagnose=False), workers=workers, threads=threads)
-    writers.show(tables.comparison(store, where={"protocol": "quick", "dataset": "planted:small"}))
+    these = {"protocol": "quick", "protocol_version": configs[0].protocol.version, "dataset": "planted:small"}
+    writers.show(tables.comparison(store, where=these))  # an older version may have left runs there
     click.echo(f"All this took {duration(time.monotonic() - began)}")
     click.echo(f"The data are generated and the protocol takes seconds: no claim about real graphs. Runs are in {store}")
     click.echo("To make them anew, delete that folder and repeat the command")
