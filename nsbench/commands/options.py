@@ -90,7 +90,7 @@ device_option = click.option("--device", default="auto", show_default=True, help
 threads_option = click.option(
     "--threads",
     type=click.IntRange(min=1),
-    help="CPU threads of a run.  [default: OMP_NUM_THREADS or all cores; of several workers, an equal part of the cores]",
+    help="CPU threads of a run.  [default: OMP_NUM_THREADS, or all cores, divided among workers; 1 for small runs]",
 )
 workers_option = click.option(
     "--workers",

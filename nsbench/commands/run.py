@@ -214,6 +214,8 @@ def run_missing(
     for job in done:  # Misuse for one that is damaged, or without the model that is asked for
         carry_out(job.config, store, options)
 
+    if threads is None and len(todo) == 1 and _is_small(todo[0].config) and "OMP_NUM_THREADS" not in os.environ:
+        threads = 1
     slots = slots_for(len(todo), workers, threads, options.device)
     costs = Costs(store, environment(device)["device"], get_threads()) if len(todo) > 1 else None
     among = f"{len(slots)} workers, " if len(slots) > 1 else ""
@@ -238,6 +240,13 @@ def run_missing(
     if len(jobs) == 1:
         say_how_it_ended(plan)
     say_how_all_ended(plan, len(jobs), len(done), store, reporter.display.say)
+
+
+SMALL = 2**17  # batch x width, below which two threads wait for each other longer than they work (measured on two cores)
+
+
+def _is_small(config: Config) -> bool:
+    return config.protocol.batch * config.protocol.width < SMALL
 
 
 def slots_for(runs: int, workers: int | None, threads: int | None, device: str) -> list[Slot]:

@@ -421,3 +421,20 @@ def test_check_prints_every_rule_and_fails_on_a_broken_sampler(command: Callable
     assert broken.code == 1
     assert "BROKEN  generator" in broken.out
     assert "mend the sampler" in broken.err
+
+
+@pytest.mark.parametrize(("asked", "variable", "used"), [((), None, 1), ((), "2", 2), (("--threads", "2"), None, 2)])
+def test_an_only_small_run_takes_one_thread(command: Callable, store: Path, monkeypatch, asked, variable, used) -> None:
+    """Two would wait for each other. Who asks for more gets more."""
+    monkeypatch.setattr("nsbench.machine.cores", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    try:
+        assert command("run", *TINY, "--device", "cpu", *asked).code == 0
+    finally:
+        torch.set_num_threads(before)
+    (folder,) = store.iterdir()
+    assert json.loads((folder / "result.json").read_text())["env"]["threads"] == used
