@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "results", "run", "table"]
 
 # Threads that wait for each other at the end of a kernel sleep instead of spinning. That costs a fifth of the speed on a
-# quiet machine; with another process on one of the cores, spinning makes a run 3 to 24 times slower. OpenMP reads this when
-# torch is loaded: whoever imports torch before nsbench sets it earlier.
+# quiet machine, and more in small runs, which therefore take one thread. With another process on one of the cores, spinning
+# makes a run 3 to 24 times slower. OpenMP reads this when torch is loaded: who imports torch before nsbench sets it earlier.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # In a checkout the packages below nsbench lie beside this folder (pyproject.toml, package-dir). When Python finds

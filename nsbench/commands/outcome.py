@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nsbench.campaign.plan import dataset_of, folder_of
@@ -15,8 +15,11 @@ from nsbench.runs.runner import reference_of
 SHOWN = ("mrr", "hits@1", "hits@3", "hits@10")
 
 
-def outcome(config: Config, store: Path, asked: Mapping[str, object]) -> Iterator[str]:
-    """Lines of text. `asked`: what the user named of protocol, features, split and runs, for commands that he may type."""
+def outcome(config: Config, store: Path, asked: Mapping[str, object], settings: Sequence[str] = ()) -> Iterator[str]:
+    """Lines of text. `asked`: what the user named of protocol, features, split and runs, for commands that he may type.
+
+    Of his `settings` (--set), the baseline shares all that are not of the sampler or an auxiliary loss.
+    """
     dataset, folder = dataset_of(config), folder_of(config, store)
     result = Result(folder.path, folder.result())
     figures = "  ".join(f"{name.upper()} {100 * result.test[name]:5.2f}" for name in SHOWN)
@@ -31,5 +34,6 @@ def outcome(config: Config, store: Path, asked: Mapping[str, object]) -> Iterato
         yield "not converged: the best validation lies in the last tenth of the steps"
     if config.sampler != "uniform" and not reference_of(config, dataset, store).complete:
         options = "".join(f" --{name} {value}" for name, value in asked.items() if value not in (None, "auto"))
+        options += "".join(f" --set {text}" for text in settings if not text.startswith(("sampler.", "aux.")))
         cell_of = f"--sampler uniform --kge {config.kge} --dataset {config.dataset} --fusion {config.fusion}"
         yield f"the baseline that is fair to it: nsbench run {cell_of}{options}"

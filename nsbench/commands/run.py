@@ -110,7 +110,7 @@ def run(
     run_missing(configs, store, options, workers=workers, threads=threads, patient=len(configs) > 1, reasons=reasons)
     if len(configs) == 1:
         given = {"protocol": protocol, "features": shared["features"], "split": shared["split"], "runs": runs}
-        for line in outcome(configs[0], store, given):
+        for line in outcome(configs[0], store, given, shared["settings"]):
             click.echo(line)
     for config in configs:
         folder = campaign.folder_of(config, store)

@@ -27,6 +27,8 @@ def test_the_baseline_is_named_until_it_is_there(tmp_path):
     assert folder.name in test
     cell = "--sampler uniform --kge transe --dataset planted:small --fusion adamf"
     assert baseline.endswith(f": nsbench run {cell} --protocol quick --runs here")
+    *_, baseline = outcome(config, tmp_path, NOTHING, ["sampler.tau=2", "protocol.steps=9", "aux.mat=1"])
+    assert baseline.endswith(f" {cell} --set protocol.steps=9")
     finished(tmp_path, configure("uniform", "transe", "planted:small", protocol="quick", fusion="adamf"))
     assert len(list(outcome(config, tmp_path, NOTHING))) == 1
 
