@@ -2,13 +2,13 @@
 
 L = sum over facts of [ c+ (1 - f)^2 - c- f^2 ]  +  c- sum over all (h, r, t) of f^2,    f = score(h, r, t).
 
-The second sum has N R N terms and a closed form: for DistMult, with Gram matrices X = E^T E and Z = R^T R, it is the sum
-over i, j of (X o Z o X)_ij, which costs (N + R) d^2 multiplications (docs/notes/classic_samplers.md section 8). A batch of
-B positives carries its share B / n of it, so that one pass over the n facts adds up to L. Each step's sum is
-divided by B: Adam does not see the factor, and the regulariser weighs as much as beside the mean losses of the samplers.
+The second sum has N R N terms and, for some models, a closed form of Gram matrices that costs some (N + R) d^2
+multiplications (`KGE.sum_of_squares`; docs/notes/classic_samplers.md section 8). A batch of B positives carries its share
+B / n of it, so that one pass over the n facts adds up to L. Each step's sum is divided by B: Adam does not see the factor,
+and the regulariser weighs as much as beside the mean losses of the samplers.
 
-Only DistMult. NS-KGE's TransE needs squared L2 distances of unit vectors, which nsbench's TransE has not: the evaluated
-model would not be the trained one. Models without the closed form are refused by Need.GRAM when the configuration is read.
+Bilinear models only (Need.GRAM). NS-KGE's TransE needs squared L2 distances of unit vectors, which nsbench's TransE has
+not: the evaluated model would not be the trained one.
 
 The authors' c- lies between 1e-6 and 1e-1 (variant `paper`: 1e-4). How many unknown triples stand against one fact
 depends on the data, so `recommended` gives c- as a multiple of n / (N R N), at which the two sums carry equal weight.
@@ -24,13 +24,12 @@ import torch
 from torch import Tensor
 
 from nsbench.contracts import Need, Objective, Positives, Scoring, Setting, View
-from nsbench.errors import Misuse
-from nsbench.registry import MODELS, SAMPLERS, option
+from nsbench.registry import SAMPLERS, option
 
 
 @SAMPLERS.register("ns_kge")
 class NSKGE(Objective):
-    requires = frozenset({Need.GRAM})
+    requires = frozenset({Need.GRAM, Need.SQUARE})
 
     @dataclass(frozen=True)
     class Options:
@@ -56,17 +55,9 @@ class NSKGE(Objective):
 
     def loss(self, positives: Positives, scoring: Scoring, view: View) -> Tensor:
         """Per positive: its own terms, and one n-th of the sum over all triples."""
-        if not isinstance(scoring.kge, MODELS.get("distmult")):
-            raise Misuse("ns_kge knows the closed form of DistMult alone; use --kge distmult")
         tail = torch.zeros_like(positives.h, dtype=torch.bool)
         f = scoring.ids(positives.h, positives.r, tail, positives.t.unsqueeze(1)).squeeze(1)  # [B]
         known = (self.c_positive * (1 - f).square() - self.c_negative * f.square()) / self.copies[positives.rows]
         first, *others = scoring.tables.values()
         entity = sum(others, first)  # a score adds up over pairs of views, and a bilinear one is the score of their sums
-        return known.mean() + self.c_negative / len(view.graph) * sum_of_squares(entity, scoring.relation)
-
-
-def sum_of_squares(entity: Tensor, relation: Tensor) -> Tensor:
-    """Sum of f^2 over all (h, r, t), f = sum_i h_i r_i t_i, for entity [N, d] and relation [R, d]."""
-    gram = entity.T @ entity
-    return (gram.square() * (relation.T @ relation)).sum()
+        return known.mean() + self.c_negative / len(view.graph) * scoring.kge.sum_of_squares(entity, scoring.relation)

@@ -29,3 +29,8 @@ class DistMult(KGE):
     def query(self, e: Tensor, r: Tensor, side: Tensor) -> Tensor:
         """e * r [..., d], whichever side is replaced."""
         return e * r
+
+    def sum_of_squares(self, entity: Tensor, relation: Tensor) -> Tensor:
+        """sum_ij (X o Z o X)_ij with the Gram matrices X = E^T E and Z = R^T R."""
+        gram = entity.T @ entity
+        return (gram.square() * (relation.T @ relation)).sum()

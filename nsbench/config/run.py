@@ -322,11 +322,10 @@ def check_features(config: Config, dataset: Dataset) -> None:
 
 def _check_needs(config: Config, dataset: Dataset | None = None) -> None:
     """Refuse pairs that cannot work. Features are checked once the dataset is there."""
-    provided = {Need.LIVE} | MODELS.get(config.kge).provides | FUSIONS.get(config.fusion).provides
+    provided = {Need.LIVE} | MODELS.get(config.kge).provided(config.kge_options)
+    provided |= FUSIONS.get(config.fusion).provided(config.fusion_options)
     if config.protocol.sides != "alternate":
         provided.add(Need.SIDE)
-    if Need.VIEWS not in FUSIONS.get(config.fusion).provides:
-        provided.add(Need.ONE_VIEW)
     if dataset is None or dataset.features:
         provided.add(Need.FEATURES)
     components = [("sampler", config.sampler, SAMPLERS.get(config.sampler).needs(config.sampler_options))]
@@ -339,12 +338,14 @@ def _check_needs(config: Config, dataset: Dataset | None = None) -> None:
 
 _WHY = {
     Need.QUERY: "needs a model with a query vector, which '{kge}' has not; try --kge transe, distmult or rotate",
-    Need.VIEWS: "needs two views of an entity; choose a fusion that has them with --fusion (nsbench list)",
+    Need.VIEWS: "needs two views of an entity, scored in all four pairs alike; use --fusion two_view (nsbench list)",
     Need.ONE_VIEW: "needs one vector per entity, and '{fusion}' has several views; use --fusion none or adamf",
+    Need.SQUARE: "needs a score of all pairs of views alike, which '{fusion}' has not; use --fusion none or adamf",
     Need.FEATURES: "needs features and '{dataset}' has none; see --features and nsbench data import-features",
     Need.SIDE: "chooses the side itself, which protocol '{p}' fixes by alternating; use --set protocol.sides=per_row",
     Need.SLOTS: "needs a fusion with a slot per modality, which '{fusion}' is not; use --fusion adamf",
-    Need.GRAM: "needs a model whose squared scores sum in closed form, which '{kge}' is not; try --kge distmult",
+    Need.GRAM: "needs a model whose squared scores sum in closed form, which '{kge}' is not; try --kge distmult or complex",
+    Need.ALONE: "makes entities without neighbours, which '{kge}' scores by their neighbours; use --set kge.context=none",
 }
 
 

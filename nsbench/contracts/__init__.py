@@ -17,6 +17,7 @@ from nsbench.contracts.graph import TrainGraph as TrainGraph
 from nsbench.contracts.graph import find as find
 from nsbench.contracts.model import KGE as KGE
 from nsbench.contracts.model import Fusion as Fusion
+from nsbench.contracts.model import Pair as Pair
 from nsbench.contracts.model import Similarity as Similarity
 from nsbench.contracts.model import uniform as uniform
 from nsbench.contracts.sampler import Auxiliary as Auxiliary

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,11 @@ class Similarity:
         """q and c [..., D], broadcast against each other -> [...]."""
         raise NotImplementedError
 
-    def gathered(self, q: Tensor, table: Tensor, ids: Tensor) -> Tensor:
-        """q [B, D] against rows of table [N, D] named by ids [B, K] -> [B, K]; never builds [B, K, D] on a CPU."""
+    def gathered(self, q: Tensor, table: Tensor, ids: Tensor, scale: Tensor | None = None) -> Tensor:
+        """q [B, D] against rows of table [N, D] (times scale [B, D]) named by ids [B, K] -> [B, K].
+
+        Never builds [B, K, D] on a CPU.
+        """
         raise NotImplementedError
 
     def all_pairs(self, q: Tensor, table: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -37,6 +40,7 @@ class KGE(nn.Module):
     version: int = 1
     provides: frozenset[Need] = frozenset({Need.QUERY})
     translates: bool = False  # the query of a replaced tail is e + r, that of a replaced head e - r
+    roles: bool = False  # an entity is encoded once as head and once as tail; `encode` returns [2N, W], the heads first
     similarity: Similarity
 
     def __init__(
@@ -50,6 +54,11 @@ class KGE(nn.Module):
         bound = (margin + 2.0) / width  # the RotatE code base's range, for every model (docs/notes/mmrns.md 6.4)
         self.entity = nn.Parameter(uniform(num_entities, self.entity_width(width), bound, rng))
         self.relation = nn.Parameter(uniform(num_relations, self.relation_width(width), bound, rng))
+
+    @classmethod
+    def provided(cls, options: Any) -> frozenset[Need]:
+        """What a model with these options provides."""
+        return cls.provides | {Need.ALONE}
 
     @staticmethod
     def entity_width(width: int) -> int:
@@ -68,9 +77,24 @@ class KGE(nn.Module):
         """A relation-dependent factor [..., D] on candidates (PairRE), or None: candidates are compared as they are."""
         return None
 
-    def encode(self, table: Tensor, graph: TrainGraph) -> Tensor:
-        """The entity table [N, D] that is scored, computed once per step (GC-OTE's neighbour context)."""
-        return table
+    def prepared(self, relation: Tensor) -> Tensor:
+        """The relation table [R, Dr] as `query` and `scale` take it, computed once per step (GC-OTE's orthogonal maps)."""
+        return relation
+
+    def scored(self, x: Tensor) -> Tensor:
+        """Entity vectors [..., D] as the similarity takes them, [..., W]; of generated ones too (PairRE's unit length)."""
+        return x
+
+    def encode(self, table: Tensor, relation: Tensor, graph: TrainGraph, absent: Tensor | None) -> Tensor:
+        """The entity table that is scored, [N, W] ([2N, W] with `roles`), computed once per step.
+
+        relation [R, Dr] is prepared; absent int64 [B]: training rows whose facts must not be seen, for they are predicted.
+        """
+        return self.scored(table)
+
+    def sum_of_squares(self, entity: Tensor, relation: Tensor) -> Tensor:
+        """Sum of the squared scores of all (h, r, t), of models that provide Need.GRAM; entity [N, D], relation [R, Dr]."""
+        raise NotImplementedError
 
     def export(self) -> dict[str, Tensor]:
         """`entity` and `relation` as `--save-model` writes them."""
@@ -88,6 +112,15 @@ def uniform(rows: int, columns: int, bound: float, rng: torch.Generator) -> Tens
     return (torch.rand(rows, columns, generator=rng) * 2 - 1) * bound
 
 
+class Pair(NamedTuple):
+    """A term of the score: the kept end in one view, the candidate in one."""
+
+    kept: str
+    candidate: str
+    weight: float | Tensor = 1.0  # a tensor [R]: by relation
+    plain: bool = False  # the dot product of two constant views [N, F], without a relation; generated vectors have 0
+
+
 class Fusion(nn.Module):
     """Turns entity ids into vectors. A factor of the experiment, independent of the sampler."""
 
@@ -98,6 +131,12 @@ class Fusion(nn.Module):
     def __init__(self, setting: Setting, options: Any) -> None:
         super().__init__()
         self.options = options
+        self.slot_count = setting.slots  # S
+
+    @classmethod
+    def provided(cls, options: Any) -> frozenset[Need]:
+        """What a fusion with these options provides; here for one view, or two where it says VIEWS, in all their pairs."""
+        return cls.provides | {Need.SQUARE} | (set() if Need.VIEWS in cls.provides else {Need.ONE_VIEW})
 
     def param_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """What the model's Adam takes of it, and at which rates; the protocol's `learning_rate` is that of the tables."""
@@ -105,8 +144,12 @@ class Fusion(nn.Module):
         return [{"params": parameters, "lr": learning_rate}] if parameters else []
 
     def views(self, entity: Tensor) -> dict[str, Tensor]:
-        """view -> table [N, D], computed once per step; more than one: the score sums over all pairs of views."""
+        """view -> table [N, D], computed once per step."""
         raise NotImplementedError
+
+    def pairs(self, views: Sequence[str]) -> list[Pair]:
+        """The terms that the score sums, of the views that `views` made; all pairs of them."""
+        return [Pair(kept, candidate) for kept in views for candidate in views]
 
     def slots(self, entity: Tensor, ids: Tensor) -> Tensor:
         """[..., S, D] for ids [...]."""

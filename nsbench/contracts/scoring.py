@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nsbench.contracts.batch import Negatives, Positives
 from nsbench.contracts.graph import TrainGraph
-from nsbench.contracts.model import KGE, Fusion
+from nsbench.contracts.model import KGE, Fusion, Pair
+from nsbench.kernels import operators as kernels
 from nsbench.kernels.operators import rows, rows_and_table
 
 
@@ -20,13 +22,20 @@ class Scoring:
     live=False takes every table out of the graph: nothing scored through it can reach the model's gradients.
     """
 
-    def __init__(self, kge: KGE, fusion: Fusion, graph: TrainGraph, live: bool = True) -> None:
+    def __init__(self, kge: KGE, fusion: Fusion, graph: TrainGraph, live: bool = True, absent: Tensor | None = None) -> None:
+        """absent: the training rows [B] that are being predicted, which no encoder may see; None outside of training."""
         self.kge = kge
         self.fusion = fusion
         with torch.set_grad_enabled(live and torch.is_grad_enabled()):
-            self.tables = {name: kge.encode(table, graph) for name, table in fusion.views(kge.entity).items()}
+            views = fusion.views(kge.entity)
+            self.pairs = fusion.pairs(list(views))
+            self.relation: Tensor = kge.prepared(kge.relation)
+            plain = {view for pair in self.pairs if pair.plain for view in (pair.kept, pair.candidate)}
+            self.tables = {
+                name: table if name in plain else kge.encode(table, self.relation, graph, absent)
+                for name, table in views.items()
+            }
         self.entity: Tensor = kge.entity
-        self.relation: Tensor = kge.relation
         self.live = live
         if not live:
             self._detach()
@@ -65,36 +74,68 @@ class Scoring:
     def view_pairs(
         self, anchor: Tensor, relation: Tensor, side: Tensor, ids: Mapping[str, Tensor]
     ) -> dict[tuple[str, str], Tensor]:
-        """[B, M] for each pair (view of the kept end, view of the candidate)."""
+        """[B, M] for each pair (view of the kept end, view of the candidate), weighted: their sum is the score."""
+        return self._of_pairs(self.pairs, anchor, relation, side, ids)
+
+    def _of_pairs(
+        self, pairs: Sequence[Pair], anchor: Tensor, relation: Tensor, side: Tensor, ids: Mapping[str, Tensor]
+    ) -> dict[tuple[str, str], Tensor]:
         r = self.relations(relation)
         scale = self.kge.scale(r, side)
-        pairs = {}
-        for kept, table in self.tables.items():
-            e, itself = rows_and_table(table, anchor)
-            q = self.kge.query(e, r, side)
-            for view, other in self.tables.items():
-                if scale is None:
-                    candidates = itself if view == kept else other
-                    pairs[kept, view] = self.kge.similarity.gathered(q, candidates, ids[view])
-                else:
-                    c = rows(other, ids[view]) * scale.unsqueeze(1)
-                    pairs[kept, view] = self.kge.similarity.pairwise(q.unsqueeze(1), c)
-        return pairs
+        queries, scores = {}, {}
+        for pair in pairs:
+            other = self.tables[pair.candidate]
+            if pair.plain:
+                score = kernels.gathered(PLAIN, rows(self.tables[pair.kept], anchor), other, ids[pair.candidate])
+            else:
+                if pair.kept not in queries:
+                    e, itself = rows_and_table(self.tables[pair.kept], self._standing(anchor, side))
+                    queries[pair.kept] = self.kge.query(e, r, side), itself
+                q, itself = queries[pair.kept]
+                candidates = itself if pair.candidate == pair.kept else other
+                scaled = () if scale is None else (scale,)
+                score = self.kge.similarity.gathered(
+                    q, candidates, self._standing(ids[pair.candidate], ~side.unsqueeze(1)), *scaled
+                )
+            scores[pair.kept, pair.candidate] = _weighted(score, pair, relation)
+        return scores
 
     def all(self, anchor: Tensor, relation: Tensor, side: Tensor) -> Tensor:
         """Scores [Q, N] of every entity for queries (anchor, relation, side), each [Q]."""
         r = self.relations(relation)
         scale = self.kge.scale(r, side)
-        pairs = {}
-        for kept, table in self.tables.items():
-            q = self.kge.query(rows(table, anchor), r, side)
-            for view, candidates in self.tables.items():
-                pairs[kept, view] = self.kge.similarity.all_pairs(q, candidates, scale)
-        return sum_of(pairs)
+        queries: dict[str, Tensor] = {}
+        total: Tensor | None = None
+        for pair in self.pairs:
+            if pair.plain:
+                score = rows(self.tables[pair.kept], anchor) @ self.tables[pair.candidate].T
+            else:
+                if pair.kept not in queries:
+                    e = rows(self.tables[pair.kept], self._standing(anchor, side))
+                    queries[pair.kept] = self.kge.query(e, r, side)
+                score = self._against_all(queries[pair.kept], self.tables[pair.candidate], scale, side)
+            score = _weighted(score, pair, relation)
+            total = score if total is None else total.add_(score) if not total.requires_grad else total + score
+        assert total is not None
+        return total
+
+    def _against_all(self, q: Tensor, table: Tensor, scale: Tensor | None, side: Tensor) -> Tensor:
+        """[Q, N]; with roles, heads are compared where side is True and tails elsewhere."""
+        if not self.kge.roles:
+            return self.kge.similarity.all_pairs(q, table, scale)
+        heads, tails = table.chunk(2)
+        if side.device.type == "cpu" and bool((side == side[0]).all()):  # a GPU would wait for the answer
+            return self.kge.similarity.all_pairs(q, heads if side[0] else tails, scale)
+        both = (self.kge.similarity.all_pairs(q, half, scale) for half in (heads, tails))
+        return torch.where(side.unsqueeze(1), *both)
+
+    def _standing(self, ids: Tensor, as_tail: Tensor) -> Tensor:
+        """Rows of the encoded tables for entities ids, by the end at which they stand; shapes broadcast."""
+        return ids + as_tail * len(self.entity) if self.kge.roles else ids
 
     def vectors(self, ids: Tensor) -> Tensor:
         """[..., D], of the first view."""
-        return rows(next(iter(self.tables.values())), ids)
+        return rows(next(iter(self.tables.values())), ids)[..., : self.entity.shape[1]]
 
     def relations(self, ids: Tensor) -> Tensor:
         """[..., Dr]."""
@@ -112,34 +153,62 @@ class Scoring:
             return sum_of(self.view_pairs(anchor, positives.r, side, block.view_ids))
         if block.ids is not None and block.delta is None:
             return self.ids(anchor, positives.r, side, block.ids)
-        if len(self.tables) > 1:
+        scored = [pair for pair in self.pairs if not pair.plain]
+        if len(scored) > 1:
             raise ValueError("vectors and delta are defined for fusions with one view of an entity")
+        pair = scored[0]
+        encoded = rows(self.tables[pair.kept], self._standing(anchor, side))  # [B, W]
         if block.ids is not None and block.delta is not None:
-            candidates = self.vectors(block.ids) + block.delta
-            return self._against(self.vectors(anchor).unsqueeze(1), positives, side, candidates)
+            table = self.tables[pair.candidate]
+            candidates = rows(table, self._standing(block.ids, ~side.unsqueeze(1)))
+            candidates = candidates + F.pad(block.delta, (0, candidates.shape[-1] - block.delta.shape[-1]))
+            score = _weighted(self._against(encoded.unsqueeze(1), positives, side, candidates), pair, positives.r)
+            plain = [pair for pair in self.pairs if pair.plain]
+            others = self._of_pairs(plain, anchor, positives.r, side, dict.fromkeys(self.tables, block.ids))
+            return sum_of({(pair.kept, pair.candidate): score, **others})
         made = block.generated
         assert made is not None
         candidates, kept = made.vectors, made.anchors
         if made.slot_mask is not None:
             mask = made.slot_mask.unsqueeze(1)  # [B, 1, S]
             if made.joint == "score":
-                kept = self.vectors(anchor)[:, None, None] if kept is None else kept  # as the model itself scores that end
-                per_slot = self._against(kept, positives, side, candidates)  # [B, K, S]
+                kept = encoded[:, None, None] if kept is None else self.kge.scored(kept)  # as the model scores that end
+                per_slot = self._against(kept, positives, side, self.kge.scored(candidates))  # [B, K, S]
                 present = mask.to(per_slot.dtype)
-                return (per_slot * present).sum(2) / present.sum(2)
+                return _weighted((per_slot * present).sum(2) / present.sum(2), pair, positives.r)
             mask = mask.expand(candidates.shape[:3])
             candidates = self.fusion.fuse(candidates, mask)
             kept = None if kept is None else self.fusion.fuse(kept, mask)
-        kept = self.vectors(anchor).unsqueeze(1) if kept is None else kept
-        return self._against(kept, positives, side, candidates)
+        kept = encoded.unsqueeze(1) if kept is None else self.kge.scored(kept)
+        return _weighted(self._against(kept, positives, side, self.kge.scored(candidates)), pair, positives.r)
 
     def _against(self, kept: Tensor, positives: Positives, side: Tensor, candidates: Tensor) -> Tensor:
-        """Similarity [B, K] or [B, K, S] of candidates [B, K, (S,) D] to the queries of kept [B, K or 1, (S,) D]."""
+        """Similarity [B, K] or [B, K, S] of candidates [B, K, (S,) W] to the queries of kept [B, K or 1, (S,) W]."""
         lead = [len(side)] + [1] * (kept.dim() - 2)
         r = self.relations(positives.r).view(*lead, -1)
         q = self.kge.query(kept, r, side.view(lead))
         scale = self.kge.scale(r, side.view(lead))
         return self.kge.similarity.pairwise(q, candidates if scale is None else candidates * scale)
+
+
+class _Plain:
+    """The similarity of plain pairs: the dot product."""
+
+    kind: str | None = "dot"
+    margin: float | None = None
+
+    def pairwise(self, q: Tensor, c: Tensor) -> Tensor:
+        return (q * c).sum(-1)
+
+
+PLAIN = _Plain()
+
+
+def _weighted(score: Tensor, pair: Pair, relation: Tensor) -> Tensor:
+    """score [B, M] of a pair times its weight, which may depend on relation [B]."""
+    if isinstance(pair.weight, Tensor):
+        return score * pair.weight[relation].unsqueeze(1)
+    return score if pair.weight == 1 else score * pair.weight
 
 
 def sum_of(pairs: Mapping[tuple[str, str], Tensor]) -> Tensor:

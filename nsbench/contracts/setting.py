@@ -15,12 +15,14 @@ class Need(StrEnum):
     """What a component requires of the rest; checked while the configuration is parsed."""
 
     QUERY = "query"  # the model's query vector (DHNS's condition)
-    VIEWS = "views"  # a fusion with more than one view of an entity (MANS)
+    VIEWS = "views"  # a fusion with two views, structure and a modality, scored in all four pairs alike (MANS)
     ONE_VIEW = "one_view"  # a fusion with one vector per entity, which generated vectors can take the place of
-    SLOTS = "slots"  # a fusion with a slot per modality (MAT)
+    SQUARE = "square"  # a fusion scored in all pairs of its views alike: a bilinear score is that of their sum
+    SLOTS = "slots"  # a fusion that fuses a slot per modality (MAT)
     FEATURES = "features"  # at least one feature modality
     SIDE = "side"  # the sampler's point is to choose the side: refused where the protocol fixes it
     GRAM = "gram"  # a model whose squared scores sum in closed form (NS-KGE)
+    ALONE = "alone"  # a model that scores an entity by its own vector, whatever its neighbours (MAT's fakes have none)
     LIVE = "live"  # gradients through the view into the model (MMRNS without detach)
 
 
@@ -40,11 +42,10 @@ class Setting:
     relation_width: int
     features: Mapping[str, Tensor]  # on the device
     present: Mapping[str, Tensor]
+    slots: int = 0  # S, `Fusion.slot_count`; 0 while the fusion is made: the structural slot and one per modality
 
-    @property
-    def slots(self) -> int:
-        """S: the structural slot and one per modality."""
-        return 1 + len(self.features)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slots", self.slots or 1 + len(self.features))
 
 
 def missing_needs(requires: Iterable[Need], provided: Iterable[Need]) -> list[Need]:

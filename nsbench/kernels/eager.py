@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -18,25 +19,28 @@ class Formula(Protocol):
     def pairwise(self, q: Tensor, c: Tensor) -> Tensor: ...
 
 
-def gathered(similarity: Formula, q: Tensor, table: Tensor, ids: Tensor) -> Tensor:
-    """[B, K] for q [B, D], table [N, D], ids [B, K]."""
+def gathered(similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, scale: Tensor | None) -> Tensor:
+    """[B, K] for q and scale [B, D], table [N, D], ids [B, K]."""
     step = _piece(q, ids.shape[1])
-    pairs = zip(q.split(step), ids.split(step))
-    return torch.cat([similarity.pairwise(left.unsqueeze(1), _take(table, some)) for left, some in pairs])
+    pieces = zip(q.split(step), _split(scale, step, q), ids.split(step))
+    return torch.cat([_against(similarity, left, _take(table, some), factor) for left, factor, some in pieces])
 
 
-def gradients(similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients [B, D] and [N, D] of `gathered` for grad [B, K]."""
+def gradients(
+    similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, scale: Tensor | None, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of `gathered` for grad [B, K], for q, table and scale."""
     step = _piece(q, ids.shape[1])
-    dtable, dq = torch.zeros_like(table), []
-    for left, some, weight in zip(q.split(step), ids.split(step), grad.split(step)):
+    dtable, found = torch.zeros_like(table), []
+    for left, factor, some, weight in zip(q.split(step), _split(scale, step, q), ids.split(step), grad.split(step)):
         with torch.enable_grad():
-            left, c = left.detach().requires_grad_(), _take(table, some).detach().requires_grad_()
-            score = similarity.pairwise(left.unsqueeze(1), c)
-        to_left, to_c = torch.autograd.grad(score, (left, c), weight)
-        dq.append(to_left)
+            inputs = [x.detach().requires_grad_() for x in (_take(table, some), left, factor) if x is not None]
+            score = _against(similarity, inputs[1], inputs[0], *inputs[2:])
+        to_c, *others = torch.autograd.grad(score, inputs, weight)
+        found.append(others)
         dtable.index_add_(0, some.reshape(-1), to_c.flatten(0, 1))
-    return torch.cat(dq), dtable
+    dq, *dscale = (torch.cat(parts) for parts in zip(*found))
+    return dq, dtable, dscale[0] if dscale else None
 
 
 def all_pairs(similarity: Formula, q: Tensor, table: Tensor, scale: Tensor | None, learns: bool) -> Tensor:
@@ -47,14 +51,10 @@ def all_pairs(similarity: Formula, q: Tensor, table: Tensor, scale: Tensor | Non
         # On a GPU the gradient of cdist would build [Q, N, D].
         p = 1.0 if similarity.kind == "l1" else 2.0
         return (similarity.margin or 0.0) - torch.cdist(q, table, p=p, compute_mode="donot_use_mm_for_euclid_dist")
-
-    def score(left: Tensor, c: Tensor, factor: Tensor | None) -> Tensor:
-        return similarity.pairwise(left.unsqueeze(1), c if factor is None else c * factor.unsqueeze(1))
-
     pieces = table.split(_piece(table, len(q)))
     if learns:
-        return torch.cat([checkpoint(score, q, c, scale, use_reentrant=False) for c in pieces], dim=1)
-    return torch.cat([score(q, c, scale) for c in pieces], dim=1)
+        return torch.cat([checkpoint(_against, similarity, q, c, scale, use_reentrant=False) for c in pieces], dim=1)
+    return torch.cat([_against(similarity, q, c, scale) for c in pieces], dim=1)
 
 
 def rank_counts(scores: Tensor, row: Tensor, answer: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -70,6 +70,15 @@ def rank_counts(scores: Tensor, row: Tensor, answer: Tensor) -> tuple[Tensor, Te
     if not torch.stack(finite).all():
         return None
     return torch.cat(greater), torch.cat(equal)
+
+
+def _against(similarity: Formula, q: Tensor, c: Tensor, scale: Tensor | None = None) -> Tensor:
+    """[B, K] of q [B, D] against c [B, K, D] or [K, D], times scale [B, D]."""
+    return similarity.pairwise(q.unsqueeze(1), c if scale is None else c * scale.unsqueeze(1))
+
+
+def _split(scale: Tensor | None, step: int, like: Tensor) -> Sequence[Tensor | None]:
+    return [None] * -(-len(like) // step) if scale is None else scale.split(step)
 
 
 def _take(table: Tensor, ids: Tensor) -> Tensor:

@@ -29,7 +29,16 @@ from nsbench.machine import cpu_facts
 
 Choice = Literal["auto", "native", "eager"]
 
-KINDS = ("dot", "l1", "l2", "moduli")  # the order of `Kind` in kernels.cpp
+KINDS = (
+    "dot",
+    "l1",
+    "l2",
+    "moduli",
+    "rank_one_l1",
+    "rank_one_l2",
+    "blocks",
+    "contexts",
+)  # the order of `Kind` in kernels.cpp
 SOURCE = Path(__file__).with_name("kernels.cpp")
 # Sums may be reordered into vector lanes; NaN and infinity keep their meaning (never -ffinite-math-only).
 FLAGS = (
@@ -118,9 +127,9 @@ def _cpu() -> str:
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, size, real, code = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
-    library.gathered.argtypes = [code, *[pointer] * 4, *[size] * 4, real, code]
-    library.gathered_backward.argtypes = [code, *[pointer] * 6, *[size] * 4, code]
-    library.all_pairs.argtypes = [code, *[pointer] * 4, *[size] * 3, real, code]
+    library.gathered.argtypes = [code, size, *[pointer] * 5, *[size] * 4, real, code]
+    library.gathered_backward.argtypes = [code, size, *[pointer] * 8, *[size] * 4, code]
+    library.all_pairs.argtypes = [code, size, *[pointer] * 4, *[size] * 3, real, code]
     library.rank_counts.argtypes = [*[pointer] * 5, *[size] * 3, code]
     library.add_rows.argtypes = [*[pointer] * 3, *[size] * 2, code]
     library.hidden_layer.argtypes = [*[pointer] * 10, *[size] * 3, real]
@@ -129,11 +138,13 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     return library
 
 
-def gathered(library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Tensor, ids: Tensor) -> Tensor:
-    """[B, K] for contiguous q [B, D], table [N, D], ids [B, K]."""
+def gathered(
+    library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, scale: Tensor | None
+) -> Tensor:
+    """[B, K] for contiguous q and scale [B, D], table [N, D], ids [B, K]."""
     out = q.new_empty(ids.shape)
     sizes = (*ids.shape, *table.shape, similarity.margin or 0.0, torch.get_num_threads())
-    if library.gathered(_code(similarity), *map(_at, (q, table, ids, out)), *sizes):
+    if library.gathered(*_form(similarity), *map(_at, (q, scale, table, ids, out)), *sizes):
         raise IndexError(f"an id lies outside of the table's {len(table)} rows")
     return out
 
@@ -144,14 +155,16 @@ def gradients(
     q: Tensor,
     table: Tensor,
     ids: Tensor,
+    scale: Tensor | None,
     grad: Tensor,
     wanted: Sequence[bool],
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients [B, D] and [N, D] of `gathered` for grad [B, K], each where it is wanted."""
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of `gathered` for grad [B, K], for q, table and scale; wanted: of q or the scale, and of the table."""
     dq, dtable = (torch.empty_like(x) if wants else None for x, wants in zip((q, table), wanted))
-    tensors = (q, table, ids, grad.contiguous(), dq, dtable)
-    library.gathered_backward(_code(similarity), *map(_at, tensors), *ids.shape, *table.shape, torch.get_num_threads())
-    return dq, dtable
+    dscale = None if scale is None or dq is None else torch.empty_like(scale)
+    tensors = (q, scale, table, ids, grad.contiguous(), dq, dscale, dtable)
+    library.gathered_backward(*_form(similarity), *map(_at, tensors), *ids.shape, *table.shape, torch.get_num_threads())
+    return dq, dtable, dscale
 
 
 def all_pairs(library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Tensor, scale: Tensor | None) -> Tensor:
@@ -159,7 +172,7 @@ def all_pairs(library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Tenso
     q, table, scale = q.contiguous(), table.contiguous(), None if scale is None else scale.contiguous()
     out = q.new_empty(len(q), len(table))
     sizes = (len(q), *table.shape, similarity.margin or 0.0, torch.get_num_threads())
-    library.all_pairs(_code(similarity), *map(_at, (q, table, scale, out)), *sizes)
+    library.all_pairs(*_form(similarity), *map(_at, (q, scale, table, out)), *sizes)
     return out
 
 
@@ -187,9 +200,9 @@ def hidden_layer(library: ctypes.CDLL, hidden: Tensor, parts: Sequence[Tensor], 
     return factor
 
 
-def _code(similarity: Formula) -> int:
+def _form(similarity: Formula) -> tuple[int, int]:
     assert similarity.kind is not None
-    return KINDS.index(similarity.kind)
+    return KINDS.index(similarity.kind), getattr(similarity, "size", 0)
 
 
 def _at(x: Tensor | None) -> int | None:

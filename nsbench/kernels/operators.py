@@ -23,15 +23,16 @@ from nsbench.kernels.native import name as name
 from nsbench.kernels.native import use as use
 
 
-def gathered(similarity: Formula, q: Tensor, table: Tensor, ids: Tensor) -> Tensor:
-    """Scores [B, K] of q [B, D] against the rows of table [N, D] named by ids [B, K]; never builds [B, K, D] on a CPU.
+def gathered(similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Scores [B, K] of q [B, D] against the rows of table [N, D] (times scale [B, D]) named by ids [B, K].
 
-    Differentiable (once) in q and table. On a CPU the gradients are the same for any number of threads.
+    Never builds [B, K, D] on a CPU. Differentiable (once) in q, table and scale. On a CPU the gradients are the same for any
+    number of threads.
     """
     if q.dim() != 2 or ids.dim() != 2 or len(q) != len(ids):
         raise ValueError(f"q must be [B, D] and ids [B, K], not {list(q.shape)} and {list(ids.shape)}")
-    _check(similarity, q, table, ids)
-    return _Gathered.apply(q, table, ids, similarity)
+    _check(similarity, q, table, scale, ids)
+    return _Gathered.apply(q, table, ids, similarity, scale)
 
 
 def rows(table: Tensor, ids: Tensor) -> Tensor:
@@ -53,9 +54,7 @@ def all_pairs(similarity: Formula, q: Tensor, table: Tensor, scale: Tensor | Non
 
     Where a gradient is wanted it takes the eager path, which computes every piece again on the way back.
     """
-    _check(similarity, q, table)
-    if scale is not None and scale.shape != q.shape:
-        raise ValueError(f"scale must have the shape of q, {list(q.shape)}, not {list(scale.shape)}")
+    _check(similarity, q, table, scale)
     inputs = [q, table] if scale is None else [q, table, scale]
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     library = None if learns or similarity.kind is None else library_for(*inputs)
@@ -106,23 +105,26 @@ def hidden_layer(
 
 class _Gathered(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, table: Tensor, ids: Tensor, similarity: Formula) -> Tensor:
-        library = None if similarity.kind is None else library_for(q, table)
+    def forward(ctx: Any, q: Tensor, table: Tensor, ids: Tensor, similarity: Formula, scale: Tensor | None) -> Tensor:
+        library = None if similarity.kind is None else library_for(*(q, table), *(() if scale is None else (scale,)))
         q, table, ids = q.contiguous(), table.contiguous(), ids.contiguous()
-        ctx.save_for_backward(q, table, ids)
+        scale = None if scale is None else scale.contiguous()
+        ctx.save_for_backward(q, table, ids, scale)
         ctx.similarity, ctx.library = similarity, library
         if library is None:
-            return eager.gathered(similarity, q, table, ids)
-        return native.gathered(library, similarity, q, table, ids)
+            return eager.gathered(similarity, q, table, ids, scale)
+        return native.gathered(library, similarity, q, table, ids, scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, table, ids = ctx.saved_tensors
+        q, table, ids, scale = ctx.saved_tensors
         if ctx.library is None:
-            return *eager.gradients(ctx.similarity, q, table, ids, grad), None, None
-        wanted = ctx.needs_input_grad[:2]
-        return *native.gradients(ctx.library, ctx.similarity, q, table, ids, grad, wanted), None, None
+            dq, dtable, dscale = eager.gradients(ctx.similarity, q, table, ids, scale, grad)
+        else:
+            wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[4], ctx.needs_input_grad[1]
+            dq, dtable, dscale = native.gradients(ctx.library, ctx.similarity, q, table, ids, scale, grad, wanted)
+        return dq, dtable, None, None, dscale
 
 
 class _Rows(torch.autograd.Function):
@@ -164,11 +166,17 @@ def _add_rows(out: Tensor, ids: Tensor, rows: Tensor) -> Tensor:
     return out
 
 
-def _check(similarity: Formula, q: Tensor, table: Tensor, ids: Tensor | None = None) -> None:
+def _check(similarity: Formula, q: Tensor, table: Tensor, scale: Tensor | None = None, ids: Tensor | None = None) -> None:
     """The kernels read raw memory: shapes and types that do not fit must never reach them."""
     if q.dim() != 2 or table.dim() != 2 or q.shape[1] != table.shape[1]:
         raise ValueError(f"q must be [B, D] and the table [N, D], not {list(q.shape)} and {list(table.shape)}")
-    if similarity.kind == "moduli" and q.shape[1] % 2:
-        raise ValueError(f"complex vectors are stored as two halves; a width of {q.shape[1]} is odd")
+    if scale is not None and scale.shape != q.shape:
+        raise ValueError(f"scale must have the shape of q, {list(q.shape)}, not {list(scale.shape)}")
+    if scale is not None and similarity.kind in native.KINDS[4:]:
+        raise ValueError(f"similarity {similarity.kind} takes no scale")
+    parts = {"moduli": 2, "rank_one_l1": 2, "rank_one_l2": 2, "blocks": 1, "contexts": 2}.get(similarity.kind or "", 1)
+    parts *= getattr(similarity, "size", 1)
+    if q.shape[1] % parts:
+        raise ValueError(f"the width of vectors of {similarity.kind} must be a multiple of {parts}, not {q.shape[1]}")
     if ids is not None and ids.dtype != torch.int64:
         raise ValueError(f"ids must be int64, not {ids.dtype}")

@@ -64,13 +64,14 @@ class Trainer:
             graph=self.graph,
             negatives=protocol.negatives,
             margin=protocol.margin,
-            entity_width=model.entity_width(protocol.width),
-            relation_width=model.relation_width(protocol.width),
+            entity_width=self.kge.entity.shape[1],
+            relation_width=self.kge.relation.shape[1],
             features={name: x.to(self.device) for name, x in dataset.features.items()},
             present={name: x.to(self.device) for name, x in dataset.present.items()},
         )
         with global_seed(config.seed, "modules"):  # torch.nn layers draw their initial values from the global generator
             self.fusion = FUSIONS.get(config.fusion)(self.setting, config.fusion_options).to(self.device)
+            self.setting = dataclasses.replace(self.setting, slots=self.fusion.slot_count)
             self.auxiliaries = nn.ModuleDict(
                 {name: AUXILIARIES.get(name)(self.setting, config.aux_options[name]) for name in config.aux}
             ).to(self.device)
@@ -134,10 +135,10 @@ class Trainer:
 
     def step(self) -> None:
         """One batch: sample, loss, backward and optimiser steps as the sampler's `coupled` and `phase` say."""
-        scoring = Scoring(self.kge, self.fusion, self.graph)
         self._set_learning_rate()
         with self._noted():
             positives = self._next_positives()
+            scoring = Scoring(self.kge, self.fusion, self.graph, absent=positives.rows)
             if isinstance(self.sampler, Objective):
                 loss = self.sampler.loss(positives, scoring, self._view(scoring, live=True))
                 self._model_step(loss, positives, scoring)
@@ -148,7 +149,7 @@ class Trainer:
     def draw(self, positives: Positives, rng: torch.Generator) -> list[Negatives]:
         """What the sampler answers to a batch outside the training stream; the caller puts the sampler's state back."""
         assert isinstance(self.sampler, Sampler)
-        scoring = Scoring(self.kge, self.fusion, self.graph, self.live)
+        scoring = Scoring(self.kge, self.fusion, self.graph, self.live, positives.rows)
         view = dataclasses.replace(self.view, step=self.step_count, epoch=self.epoch, scoring=scoring, rng=rng)
         with self._noted():
             return self._checked(self.sampler.sample(positives, view), positives)

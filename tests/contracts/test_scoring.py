@@ -150,8 +150,9 @@ def test_encode_is_what_gets_scored():
     from nsbench.kge.models.distmult import DistMult
 
     class Doubled(DistMult):
-        def encode(self, table, graph):
+        def encode(self, table, relation, graph, absent):
             assert isinstance(graph, TrainGraph)
+            assert absent is None
             return 2 * table
 
     with registered(MODELS, "doubled", Doubled):

@@ -45,7 +45,32 @@ def rotate_scaled(h, r, t):
     return rotate(h, r / ((MARGIN + 2) / WIDTH / math.pi), t)
 
 
+def complex_(h, r, t):
+    h, r, t = (x[:WIDTH] + 1j * x[WIDTH:] for x in (h, r, t))
+    return (h * r * t.conj()).sum().real
+
+
+def transd(h, r, t):
+    (h, v), (t, u), (r, w) = (np.split(x, 2) for x in (h, t, r))
+    return MARGIN - np.abs(h + v @ h * w + r - t - u @ t * w).sum()
+
+
+def transd_unit(h, r, t):
+    (h, v), (t, u), (r, w) = (np.split(x, 2) for x in (h, t, r))
+    h, r, t = (x / np.sqrt(x @ x) for x in (h + v @ h * w, r, t + u @ t * w))
+    return MARGIN - math.sqrt(((h + r - t) ** 2).sum())
+
+
+def pairre(h, r, t):
+    of_head, of_tail = np.split(r, 2)
+    return MARGIN - np.abs(h / np.sqrt(h @ h) * of_head - t / np.sqrt(t @ t) * of_tail).sum()
+
+
 CASES = [
+    pytest.param("complex", {}, complex_, id="complex"),
+    pytest.param("transd", {}, transd, id="transd"),
+    pytest.param("transd", {"norm": 2, "unit": True}, transd_unit, id="transd-unit-l2"),
+    pytest.param("pairre", {}, pairre, id="pairre"),
     pytest.param("transe", {}, transe_l1, id="transe"),
     pytest.param("transe", {"norm": 2}, transe_l2, id="transe-l2"),
     pytest.param("distmult", {}, distmult, id="distmult"),
@@ -61,9 +86,9 @@ def test_scores_are_the_textbook_formula_on_both_sides(name, options, formula):
     kept, r = torch.arange(N), torch.arange(N) % R
     side = torch.arange(N) % 2 == 0
     with torch.no_grad():
-        q = model.query(entity[kept], relation[r], side)
-        every = model.similarity.all_pairs(q, entity)
-        some = model.similarity.gathered(q, entity, torch.arange(N).expand(N, -1).contiguous())
+        q, scale, table = model.query(entity[kept], relation[r], side), model.scale(relation[r], side), model.scored(entity)
+        every = model.similarity.all_pairs(q, table, scale)
+        some = model.similarity.gathered(q, table, torch.arange(N).expand(N, -1).contiguous(), scale)
     e, w = entity.double().numpy(), relation.double().numpy()
     for i in range(N):
         for c in range(N):

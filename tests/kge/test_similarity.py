@@ -10,10 +10,11 @@ from torch import Tensor
 
 from nsbench.kernels import native
 from nsbench.kernels import operators as kernels
-from nsbench.kge.similarity import L1, L2, Dot, Moduli
+from nsbench.kge.similarity import L1, L2, Blocks, Dot, Moduli, RankOne
 
-SIMILARITIES = [Dot(), L1(0.5), L2(0.5), Moduli(0.5)]
-BY_KIND = [pytest.param(similarity, id=str(similarity.kind)) for similarity in SIMILARITIES]
+SCALED = [Dot(), L1(0.5), L2(0.5), Moduli(0.5)]
+OTHERS = [RankOne(0.5, 1), RankOne(0.5, 2), RankOne(0.5, 2, unit=True), Blocks(0.5, 2), Blocks(0.5, 1, contexts=True)]
+BY_KIND = [pytest.param(similarity, id=str(similarity.kind)) for similarity in (*SCALED, *OTHERS)]
 small = st.integers(1, 9)
 
 
@@ -26,15 +27,35 @@ def choice(request, monkeypatch):
 def expected(similarity, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """The score in float64, and the size of what is summed: rounding is relative to that, not to a difference of two."""
     q, c = q.double(), c.double()
+    half = q.shape[-1] // 2
     if similarity.kind == "dot":
         return (q * c).sum(-1), (q * c).abs().sum(-1)
-    x = (q - c).abs()
-    if similarity.kind == "moduli":
-        half = x.shape[-1] // 2
-        distance = (x[..., :half] ** 2 + x[..., half:] ** 2).sqrt().sum(-1)
+    if isinstance(similarity, RankOne):
+        along = (c[..., :half] * c[..., half:]).sum(-1, keepdim=True)
+        projected = c[..., :half] + along * q[..., half:]
+        if similarity.unit:
+            projected = projected / (projected**2).sum(-1, keepdim=True).sqrt()
+        x = (q[..., :half] - projected).abs()
+        distance = x.sum(-1) if similarity.p == 1 else (x**2).sum(-1).sqrt()
+        return similarity.margin - distance, similarity.margin + distance + x.sum(-1) + projected.abs().sum(-1)
+    if similarity.kind == "contexts":
+        (x, y), (a, b) = (q[..., :half], q[..., half:]), (c[..., :half], c[..., half:])
+        distance = lengths(x - a, similarity.size) / 2 + lengths(y - a, similarity.size) / 4
+        distance = distance + lengths(x - b, similarity.size) / 4
+    elif similarity.kind == "blocks":
+        distance = lengths(q - c, similarity.size)
+    elif similarity.kind == "moduli":
+        distance = lengths(q - c, 2)
     else:
+        x = (q - c).abs()
         distance = x.sum(-1) if similarity.kind == "l1" else (x**2).sum(-1).sqrt()
     return similarity.margin - distance, similarity.margin + distance
+
+
+def lengths(x: Tensor, size: int) -> Tensor:
+    """Number j of block g stands at j G + g."""
+    blocks = x.shape[-1] // size
+    return sum((x[..., g::blocks] ** 2).sum(-1).sqrt() for g in range(blocks))
 
 
 def close(found: Tensor, wanted: tuple[Tensor, Tensor]) -> bool:
@@ -53,8 +74,47 @@ def test_the_three_forms_are_the_formula(similarity, b, k, n, half, seed):
     assert close(similarity.pairwise(q.unsqueeze(1), table[ids]), gathered)
     assert close(similarity.gathered(q, table, ids), gathered)
     assert close(similarity.all_pairs(q, table), expected(similarity, q.unsqueeze(1), table))
-    scaled = expected(similarity, q.unsqueeze(1), table.double() * scale.double().unsqueeze(1))
-    assert close(similarity.all_pairs(q, table, scale), scaled)
+    if similarity in SCALED:
+        scaled = expected(similarity, q.unsqueeze(1), table.double() * scale.double().unsqueeze(1))
+        assert close(similarity.all_pairs(q, table, scale), scaled)
+        assert close(similarity.gathered(q, table, ids, scale), (scaled[0].gather(1, ids), scaled[1].gather(1, ids)))
+
+
+@pytest.mark.parametrize("contexts", [False, True])
+@pytest.mark.parametrize(("size", "blocks"), [(1, 5), (3, 1), (3, 17), (4, 16), (4, 50), (20, 10)])
+def test_blocks_of_any_size(size, blocks, contexts):
+    similarity, width = Blocks(3, size, contexts), size * blocks * (1 + contexts)
+    rng = torch.Generator().manual_seed(size)
+    inputs = [torch.randn(n, width, generator=rng).requires_grad_() for n in (9, 140)]
+    exact, ids = [x.detach().double().requires_grad_() for x in inputs], torch.randint(140, (9, 7), generator=rng)
+    assert close(similarity.all_pairs(*inputs), expected(similarity, inputs[0].unsqueeze(1), inputs[1]))
+    score, formula = similarity.gathered(*inputs, ids), expected(similarity, exact[0].unsqueeze(1), exact[1][ids])
+    assert close(score, formula)
+    for found, wanted in zip(gradients(score, inputs), gradients(formula[0], exact), strict=True):
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=2e-5)
+
+
+def test_two_parts_a_block_are_moduli_and_one_is_l1(choice):
+    q, table = torch.randn(6, 20), torch.randn(50, 20)
+    exact = {"rtol": 0, "atol": 0} if choice == "eager" else {}
+    torch.testing.assert_close(Blocks(2, 2).all_pairs(q, table), Moduli(2).all_pairs(q, table), **exact)
+    torch.testing.assert_close(Blocks(2, 1).all_pairs(q, table), L1(2).all_pairs(q, table))
+
+
+@pytest.mark.parametrize("similarity", BY_KIND[: len(SCALED)])
+@pytest.mark.parametrize("which", [(0,), (1,), (2,), (0, 1, 2)])
+def test_gradients_of_a_scale(similarity, which):
+    rng = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(shape, generator=rng) for shape in ((12, 38), (9, 38), (12, 38))]
+    ids = torch.randint(9, (12, 5), generator=rng)
+    exact = [x.double().requires_grad_() for x in inputs]
+    for i in which:
+        inputs[i].requires_grad_()
+    score = similarity.gathered(inputs[0], inputs[1], ids, inputs[2])
+    formula = expected(similarity, exact[0].unsqueeze(1), exact[1][ids] * exact[2].unsqueeze(1))[0]
+    wanted = gradients(formula, exact)
+    for i, found in zip(which, gradients(score, [inputs[i] for i in which]), strict=True):
+        torch.testing.assert_close(found.double(), wanted[i], rtol=1e-4, atol=2e-5)
 
 
 def gradients(score: Tensor, inputs: list[Tensor], seed: int = 0) -> tuple[Tensor, ...]:
@@ -91,7 +151,7 @@ def test_gradients_of_all_pairs(similarity):
     rng = torch.Generator().manual_seed(3)
     inputs = [torch.randn(shape, generator=rng).requires_grad_() for shape in ((6, 10), (33, 10), (6, 10))]
     exact = [x.detach().double().requires_grad_() for x in inputs]
-    for used in (2, 3):  # without and with a scale
+    for used in (2, 3) if similarity in SCALED else (2,):  # without and with a scale
         ours = gradients(similarity.all_pairs(*inputs[:used]), inputs[:used])
         c = exact[1] if used == 2 else exact[1] * exact[2].unsqueeze(1)
         formula = similarity.pairwise(exact[0].unsqueeze(1), c)
@@ -99,7 +159,7 @@ def test_gradients_of_all_pairs(similarity):
             torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("similarity", BY_KIND[1:])
+@pytest.mark.parametrize("similarity", [L1(0.5), L2(0.5), Moduli(0.5), Blocks(0.5, 2)], ids=lambda x: x.kind)
 def test_at_distance_zero_the_score_is_the_margin_and_the_gradient_zero(similarity):
     table = torch.randn(4, 12).requires_grad_()
     q = table.detach()[[2]].clone().requires_grad_()

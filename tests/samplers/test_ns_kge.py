@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from nsbench.config.run import configure
-from nsbench.contracts.scoring import Scoring
+from nsbench.contracts import Need, Scoring
 from nsbench.errors import Misuse
 from nsbench.kge.models.distmult import DistMult
-from nsbench.registry import MODELS
-from nsbench.samplers.ns_kge import sum_of_squares
+from nsbench.registry import FUSIONS
 from nsbench.testing.rules import registered
 
 E, R, D = 12, 5, 7
@@ -58,7 +57,7 @@ def test_sum_of_squares_is_the_enumerated_one():
     entity = torch.randn(E, D, generator=rng, dtype=torch.float64, requires_grad=True)
     relation = torch.randn(R, D, generator=rng, dtype=torch.float64, requires_grad=True)
     expected = sum(score(entity, relation, *x) ** 2 for x in itertools.product(range(E), range(R), range(E)))
-    assert_same(sum_of_squares(entity, relation), expected, [entity, relation])
+    assert_same(DistMult.sum_of_squares(None, entity, relation), expected, [entity, relation])  # needs no state
 
 
 def test_one_pass_adds_up_to_the_papers_objective(objective):
@@ -77,14 +76,14 @@ def test_a_triple_that_train_lists_twice_counts_once(objective):
 def test_several_views_of_an_entity_score_in_all_pairs(objective):
     """A score is the sum over pairs of views; so is the score of which every square is summed."""
 
-    class Two:
+    class Two(FUSIONS.get("none")):
         def views(self, entity):
             return {"plain": entity, "bent": 0.5 * entity + 0.1}
 
     trainer = objective("sampler.c_negative=0.02")
     both = 1.5 * trainer.kge.entity + 0.1
     expected = enumerated(both, trainer.kge.relation, 1.0, 0.02)
-    assert_same(8 * loss_of(trainer, range(8), Two()), expected, list(trainer.kge.parameters()))
+    assert_same(8 * loss_of(trainer, range(8), Two(trainer.setting, None)), expected, list(trainer.kge.parameters()))
 
 
 def test_without_weight_on_the_unknown_only_the_facts_count(objective):
@@ -119,15 +118,14 @@ def test_models_without_the_closed_form_are_refused_before_any_work(kge):
         configure("ns_kge", kge, "mkg_y")
 
 
-def test_a_foreign_model_with_another_closed_form_is_refused(trainer_on):
-    class Other(MODELS.get("transe")):
-        provides = DistMult.provides
+def test_a_score_that_is_not_one_of_sums_of_views_is_refused():
+    class Part(FUSIONS.get("none")):
+        @classmethod
+        def provided(cls, options):
+            return super().provided(options) - {Need.SQUARE}
 
-    with registered(MODELS, "other", Other):
-        trainer = trainer_on("ns_kge", TRIPLES, E, R, 4)
-        trainer.kge = Other(E, R, 4, 1.0, Other.Options(), torch.Generator())
-        with pytest.raises(Misuse, match="DistMult alone"):
-            loss_of(trainer, range(8))
+    with registered(FUSIONS, "part", Part), pytest.raises(Misuse, match="all pairs of views alike, which 'part' has not"):
+        configure("ns_kge", "distmult", "mkg_y", fusion="part")
 
 
 def test_the_balance_of_ns_kge_counts_a_fact_once(trainer_on):
