@@ -34,7 +34,7 @@ NOISE, HIDDEN = 64, 512
 @AUXILIARIES.register("mat")
 class MAT(Auxiliary):
     version = 1
-    requires = frozenset({Need.LIVE, Need.FEATURES, Need.SLOTS})
+    requires = frozenset({Need.LIVE, Need.FEATURES, Need.SLOTS, Need.ALONE})
 
     @dataclass(frozen=True)
     class Options:
@@ -109,4 +109,5 @@ class MAT(Auxiliary):
         noise = torch.randn(shape, generator=rng, device=structure.device)
         features = [g(torch.cat([z, structure], dim=-1)) for g, z in zip(self.generators, noise)]
         slots = torch.stack([structure, *features], dim=-2)
-        return scoring.fusion.fuse(slots, torch.ones(slots.shape[:-1], dtype=torch.bool, device=slots.device))
+        fused = scoring.fusion.fuse(slots, torch.ones(slots.shape[:-1], dtype=torch.bool, device=slots.device))
+        return scoring.kge.scored(fused)

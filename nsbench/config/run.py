@@ -322,6 +322,7 @@ def check_features(config: Config, dataset: Dataset) -> None:
 
 def _check_needs(config: Config, dataset: Dataset | None = None) -> None:
     """Refuse pairs that cannot work. Features are checked once the dataset is there."""
+    MODELS.get(config.kge).check(config.kge_options, config.protocol.width)
     provided = {Need.LIVE} | MODELS.get(config.kge).provided(config.kge_options)
     provided |= FUSIONS.get(config.fusion).provided(config.fusion_options)
     if config.protocol.sides != "alternate":

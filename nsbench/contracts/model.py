@@ -56,6 +56,10 @@ class KGE(nn.Module):
         self.relation = nn.Parameter(uniform(num_relations, self.relation_width(width), bound, rng))
 
     @classmethod
+    def check(cls, options: Any, width: int) -> None:
+        """Misuse for options that do not go with each other or with the width; asked while a configuration is read."""
+
+    @classmethod
     def provided(cls, options: Any) -> frozenset[Need]:
         """What a model with these options provides."""
         return cls.provides | {Need.ALONE}

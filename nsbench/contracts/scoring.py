@@ -124,7 +124,9 @@ class Scoring:
         if not self.kge.roles:
             return self.kge.similarity.all_pairs(q, table, scale)
         heads, tails = table.chunk(2)
-        if side.device.type == "cpu" and bool((side == side[0]).all()):  # a GPU would wait for the answer
+        if (
+            not torch.is_grad_enabled() and side.device.type == "cpu" and bool((side == side[0]).all())
+        ):  # no step of training
             return self.kge.similarity.all_pairs(q, heads if side[0] else tails, scale)
         both = (self.kge.similarity.all_pairs(q, half, scale) for half in (heads, tails))
         return torch.where(side.unsqueeze(1), *both)
