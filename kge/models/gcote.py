@@ -1,4 +1,4 @@
-"""GC-OTE (Tang et al., ACL 2020): relations are orthogonal maps of blocks, and entities are compared with their neighbours too.
+"""GC-OTE (Tang et al., ACL 2020): relations are orthogonal maps of blocks; entities are compared with their neighbours too.
 
 Vectors of d numbers consist of G = d / b blocks, number j of block g at place j G + g; a relation has a b x b matrix for
 each block, made orthogonal by Gram-Schmidt of its rows. With B(x) the sum of the blocks' lengths and x M the product block
@@ -10,11 +10,11 @@ by block:
     out(h) = (h + sum over facts (h, r', t') of t' M_r'^T) / (1 + their number)
 
 M keeps lengths, so B(t M^T - h) = B(h M - t), and all four are one distance of vectors twice as wide: [h | out(h)] for an
-entity as head, [t | in(t)] as tail. `attention` weighs the sum by a softmax of <entity, message> / sqrt(d), the entity itself
-among the messages. Facts that a step predicts have no part in it. b = 2 is RotatE's distance, b = 1 L1.
+entity as head, [t | in(t)] as tail. `attention` weighs the sum by a softmax of <entity, message> / sqrt(d), the entity
+itself among the messages. Facts that a step predicts have no part in it. b = 2 is RotatE's distance, b = 1 L1.
 
-Departures: no scale per coordinate, whose inverse the paper and its code do not have; matrices start as normal numbers, which
-makes random rotations of them (the code: uniform in [0, 1), whose first rows all point alike); no dummy neighbour.
+Departures: no scale per coordinate, whose inverse the paper and its code do not have; matrices start as normal numbers,
+which makes random rotations of them (the code: uniform in [0, 1), whose first rows all point alike); no dummy neighbour.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class GCOTE(KGE):
         return summed / total.unsqueeze(1)
 
     def query(self, e: Tensor, r: Tensor, side: Tensor) -> Tensor:
-        """e M for a replaced tail, e M^T for a replaced head, of each d numbers in e [..., d or 2d]; r [..., d b] prepared."""
+        """e M for a replaced tail, e M^T for a replaced head, of each d numbers in e [..., d or 2d]; r [..., d b]."""
         matrix, flag = self._matrices(r), side.view(*side.shape, *[1] * (e.dim() + 2 - side.dim()))
         matrix = torch.where(flag, matrix.transpose(-3, -2), matrix)
         parts = e.unflatten(-1, (-1, self.options.size, self.width // self.options.size))

@@ -179,7 +179,7 @@ def test_messages_are_the_queries_of_the_model():
 
 
 def test_a_width_that_blocks_do_not_divide_and_fakes_without_neighbours_are_refused():
-    with pytest.raises(Misuse, match="kge.size 3 does not divide protocol.width 32"):
+    with pytest.raises(Misuse, match="size 3 does not divide protocol"):
         configure("uniform", "gcote", "mkg_y", protocol="quick", settings=["kge.size=3"])
     refused = {"protocol": "quick", "fusion": "adamf", "settings": ["aux.mat=1"]}
     with pytest.raises(Misuse, match="makes entities without neighbours"):
