@@ -77,6 +77,10 @@ class MANS(Sampler):
         for name, features in setting.features.items() if options.distinct else ():
             alike = alike_classes(features, setting.present[name])
             self.register_buffer(f"alike_{name}", alike, persistent=False)
+        if options.distinct and setting.features:
+            self.register_buffer(
+                "alike_joint", joint_classes([getattr(self, f"alike_{m}") for m in setting.features]), False
+            )
         self.register_buffer("visual", torch.zeros((), dtype=torch.int64))
         self.register_buffer("drawn", torch.zeros((), dtype=torch.int64))
         self.visual: Tensor
@@ -145,6 +149,12 @@ def alike_classes(features: Tensor, present: Tensor) -> Tensor:
     """int32 [N]: entities with the same pooled feature vector have the same number; -1 without the feature."""
     classes = pooled(features, present).unique(dim=0, return_inverse=True)[1]
     return classes.masked_fill(~present, -1).int()
+
+
+def joint_classes(alike: list[Tensor]) -> Tensor:
+    """int32 [N] of several `alike_classes`: alike where all are, -1 where an entity has none."""
+    classes = torch.stack(alike, dim=1)
+    return classes.unique(dim=0, return_inverse=True)[1].masked_fill((classes < 0).all(1), -1).int()
 
 
 def whole(rounding: Callable[[float], int], share: float, number: int) -> int:

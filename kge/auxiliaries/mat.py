@@ -50,7 +50,7 @@ class MAT(Auxiliary):
         width = setting.entity_width
         self.generators = nn.ModuleList(
             nn.Sequential(nn.Linear(NOISE + width, HIDDEN), nn.LeakyReLU(0.01), nn.Linear(HIDDEN, width))
-            for _ in setting.features
+            for _ in range(setting.slots - 1)
         )
         self.generators.requires_grad_(False)  # but for the time of their own step
         self.adam = Adam([{"params": self.generators.parameters(), "lr": options.learning_rate}])

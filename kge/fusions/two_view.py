@@ -15,62 +15,25 @@ say what they do. A dataset without modalities leaves the structural view alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from nsbench.contracts import Fusion, Need, Setting, pooled
-from nsbench.errors import Misuse, suggest
-from nsbench.kge.fusions.projection import Projection
+from nsbench.contracts import Need, Setting, pooled
+from nsbench.kge.fusions import maps
+from nsbench.kge.fusions.pairs import Pairs
 from nsbench.registry import FUSIONS, option
 
 
 @FUSIONS.register("two_view")
-class TwoView(Fusion):
+class TwoView(Pairs):
     version = 2
-    provides = frozenset({Need.VIEWS})
+    provides = frozenset({Need.VIEWS, Need.PARTS})
 
     @dataclass(frozen=True)
     class Options:
         modality: str = option("auto", "modality of the second view; auto: an image (official:visual) or the first by name")
 
-    def __init__(self, setting: Setting, options: Options) -> None:
-        super().__init__(setting, options)
-        self.modality = chosen(options.modality, sorted(setting.features))
-        if self.modality is None:
-            return
-        present = setting.present[self.modality]
-        phi = pooled(setting.features[self.modality], present)
-        self.register_buffer("phi", phi, persistent=False)  # [N, F]; the dataset has it: not part of the state
-        self.register_buffer("present", present.unsqueeze(1), persistent=False)  # [N, 1]
-        self.phi: Tensor
-        self.present: Tensor
-        self.project = Projection(phi, present, setting.entity_width)
+    def named(self, setting: Setting) -> str | None:
+        return maps.chosen(self.options.modality, sorted(setting.features))
 
-    def param_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        return [] if self.modality is None else [self.project.param_group(learning_rate)]
-
-    def views(self, entity: Tensor) -> dict[str, Tensor]:
-        """`structure` and the modality's name -> [N, D] each."""
-        if self.modality is None:
-            return {"structure": entity}
-        return {"structure": entity, self.modality: torch.where(self.present, self.project(self.phi), entity)}
-
-    def slots(self, entity: Tensor, ids: Tensor) -> Tensor:
-        """Refused: two views are never one vector, and samplers that make vectors need that."""
-        raise Misuse("fusion 'two_view' has views of an entity and no slots; use --fusion adamf")
-
-    def slot_mask(self, ids: Tensor) -> Tensor:
-        """Refused, as `slots`."""
-        return self.slots(ids, ids)
-
-
-def chosen(wanted: str, names: list[str]) -> str | None:
-    """The modality of the second view among `names`; None where there are none. Misuse for a name that is not there."""
-    if wanted == "auto":
-        return next((name for name in ("image", "official:visual", *names) if name in names), None)
-    if wanted not in names:
-        have = f"; it has {', '.join(names)}" if names else "; it has none"
-        raise Misuse(f"fusion.modality is '{wanted}', which the dataset does not have{suggest(wanted, names) or have}")
-    return wanted
+    def made(self, setting: Setting) -> maps.Linear:
+        present = setting.present[str(self.modality)]
+        return maps.Linear(pooled(setting.features[str(self.modality)], present), present, setting.entity_width)

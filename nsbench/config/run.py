@@ -330,6 +330,7 @@ def _check_needs(config: Config, dataset: Dataset | None = None) -> None:
     if dataset is None or dataset.features:
         provided.add(Need.FEATURES)
     components = [("sampler", config.sampler, SAMPLERS.get(config.sampler).needs(config.sampler_options))]
+    components.append(("fusion", config.fusion, FUSIONS.get(config.fusion).needs(config.fusion_options)))
     for name, options in config.aux_options.items():
         components.append(("auxiliary loss", name, AUXILIARIES.get(name).needs(options)))
     for kind, name, needs in components:
@@ -345,6 +346,8 @@ _WHY = {
     Need.FEATURES: "needs features and '{dataset}' has none; see --features and nsbench data import-features",
     Need.SIDE: "chooses the side itself, which protocol '{p}' fixes by alternating; use --set protocol.sides=per_row",
     Need.SLOTS: "needs a fusion with a slot per modality, which '{fusion}' is not; use --fusion adamf",
+    Need.PARTS: "needs a fusion whose entities have several slots, which '{fusion}' has not; use --fusion adamf or two_view",
+    Need.CODE: "needs a fusion that encodes features, which '{fusion}' does not; use --fusion transae",
     Need.GRAM: "needs a model whose squared scores sum in closed form, which '{kge}' is not; try --kge distmult or complex",
     Need.ALONE: "makes entities without neighbours, which '{kge}' scores by their neighbours; use --set kge.context=none",
 }

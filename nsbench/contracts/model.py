@@ -138,9 +138,15 @@ class Fusion(nn.Module):
         self.slot_count = setting.slots  # S
 
     @classmethod
+    def needs(cls, options: Any) -> frozenset[Need]:
+        """What a fusion with these options requires of the experiment."""
+        return frozenset()
+
+    @classmethod
     def provided(cls, options: Any) -> frozenset[Need]:
         """What a fusion with these options provides; here for one view, or two where it says VIEWS, in all their pairs."""
-        return cls.provides | {Need.SQUARE} | (set() if Need.VIEWS in cls.provides else {Need.ONE_VIEW})
+        provided = cls.provides | {Need.SQUARE} | ({Need.PARTS} if Need.SLOTS in cls.provides else set())
+        return provided | (set() if Need.VIEWS in cls.provides else {Need.ONE_VIEW})
 
     def param_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """What the model's Adam takes of it, and at which rates; the protocol's `learning_rate` is that of the tables."""

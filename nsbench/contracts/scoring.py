@@ -97,7 +97,7 @@ class Scoring:
                 score = self.kge.similarity.gathered(
                     q, candidates, self._standing(ids[pair.candidate], ~side.unsqueeze(1)), *scaled
                 )
-            scores[pair.kept, pair.candidate] = _weighted(score, pair, relation)
+            scores[pair.kept, pair.candidate] = weighted(score, pair, relation)
         return scores
 
     def all(self, anchor: Tensor, relation: Tensor, side: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class Scoring:
                     e = rows(self.tables[pair.kept], self._standing(anchor, side))
                     queries[pair.kept] = self.kge.query(e, r, side)
                 score = self._against_all(queries[pair.kept], self.tables[pair.candidate], scale, side)
-            score = _weighted(score, pair, relation)
+            score = weighted(score, pair, relation)
             total = score if total is None else total.add_(score) if not total.requires_grad else total + score
         assert total is not None
         return total
@@ -134,6 +134,10 @@ class Scoring:
     def _standing(self, ids: Tensor, as_tail: Tensor) -> Tensor:
         """Rows of the encoded tables for entities ids, by the end at which they stand; shapes broadcast."""
         return ids + as_tail * len(self.entity) if self.kge.roles else ids
+
+    def standing(self, view: str, ids: Tensor, as_tail: bool) -> Tensor:
+        """Rows [B, W] of a view's table for entities ids [B], as the model scores them at that end."""
+        return rows(self.tables[view], self._standing(ids, torch.full_like(ids, as_tail)))
 
     def vectors(self, ids: Tensor) -> Tensor:
         """[..., D], of the first view."""
@@ -164,7 +168,7 @@ class Scoring:
             table = self.tables[pair.candidate]
             candidates = rows(table, self._standing(block.ids, ~side.unsqueeze(1)))
             candidates = candidates + F.pad(block.delta, (0, candidates.shape[-1] - block.delta.shape[-1]))
-            score = _weighted(self._against(encoded.unsqueeze(1), positives, side, candidates), pair, positives.r)
+            score = weighted(self._against(encoded.unsqueeze(1), positives, side, candidates), pair, positives.r)
             plain = [pair for pair in self.pairs if pair.plain]
             others = self._of_pairs(plain, anchor, positives.r, side, dict.fromkeys(self.tables, block.ids))
             return sum_of({(pair.kept, pair.candidate): score, **others})
@@ -177,12 +181,12 @@ class Scoring:
                 kept = encoded[:, None, None] if kept is None else self.kge.scored(kept)  # as the model scores that end
                 per_slot = self._against(kept, positives, side, self.kge.scored(candidates))  # [B, K, S]
                 present = mask.to(per_slot.dtype)
-                return _weighted((per_slot * present).sum(2) / present.sum(2), pair, positives.r)
+                return weighted((per_slot * present).sum(2) / present.sum(2), pair, positives.r)
             mask = mask.expand(candidates.shape[:3])
             candidates = self.fusion.fuse(candidates, mask)
             kept = None if kept is None else self.fusion.fuse(kept, mask)
         kept = encoded.unsqueeze(1) if kept is None else self.kge.scored(kept)
-        return _weighted(self._against(kept, positives, side, self.kge.scored(candidates)), pair, positives.r)
+        return weighted(self._against(kept, positives, side, self.kge.scored(candidates)), pair, positives.r)
 
     def _against(self, kept: Tensor, positives: Positives, side: Tensor, candidates: Tensor) -> Tensor:
         """Similarity [B, K] or [B, K, S] of candidates [B, K, (S,) W] to the queries of kept [B, K or 1, (S,) W]."""
@@ -206,7 +210,7 @@ class _Plain:
 PLAIN = _Plain()
 
 
-def _weighted(score: Tensor, pair: Pair, relation: Tensor) -> Tensor:
+def weighted(score: Tensor, pair: Pair, relation: Tensor) -> Tensor:
     """score [B, M] of a pair times its weight, which may depend on relation [B]."""
     if isinstance(pair.weight, Tensor):
         return score * pair.weight[relation].unsqueeze(1)

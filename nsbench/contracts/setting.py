@@ -19,6 +19,8 @@ class Need(StrEnum):
     ONE_VIEW = "one_view"  # a fusion with one vector per entity, which generated vectors can take the place of
     SQUARE = "square"  # a fusion scored in all pairs of its views alike: a bilinear score is that of their sum
     SLOTS = "slots"  # a fusion that fuses a slot per modality (MAT)
+    PARTS = "parts"  # a fusion whose entities have slots, fused or not (alignment)
+    CODE = "code"  # a fusion that encodes features, so that they can be decoded (reconstruction)
     FEATURES = "features"  # at least one feature modality
     SIDE = "side"  # the sampler's point is to choose the side: refused where the protocol fixes it
     GRAM = "gram"  # a model whose squared scores sum in closed form (NS-KGE)

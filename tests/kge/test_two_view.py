@@ -10,7 +10,8 @@ import torch
 
 from nsbench.contracts import Need
 from nsbench.errors import Misuse
-from nsbench.kge.fusions.two_view import TwoView, chosen
+from nsbench.kge.fusions.maps import chosen
+from nsbench.kge.fusions.two_view import TwoView
 from nsbench.testing.rules import assert_contract, toy
 from tests.kge.fusions import made, same, steps, trainer_of, with_features
 
@@ -93,11 +94,11 @@ def test_the_second_view_is_the_first_by_name(names):
     data = with_features({name: features[name] for name in names}, dict.fromkeys(names, everyone))
     fusion = fusion_of(data)
     assert list(fusion.views(torch.zeros(toy().num_entities, 5))) == ["structure", "audio"]
-    assert fusion.phi.shape == (40, 3)
+    assert fusion.project.phi.shape == (40, 3)
 
 
 def test_it_offers_views_alone():
-    assert TwoView.provides == {Need.VIEWS}
+    assert TwoView.provided(None) == {Need.VIEWS, Need.PARTS, Need.SQUARE}
     with pytest.raises(Misuse, match="has several views; use --fusion none or adamf"):
         steps(trainer_for(sampler="dhns"), 1)
 
@@ -143,10 +144,10 @@ def test_without_modalities_it_is_no_fusion_at_all():
 
 def test_features_are_frozen_and_the_projection_learns():
     trainer = trainer_for()
-    raw, before = trainer.fusion.phi.clone(), trainer.model_state()
+    raw, before = trainer.fusion.project.phi.clone(), trainer.model_state()
     steps(trainer, 5)
     after = trainer.model_state()
-    assert torch.equal(raw, trainer.fusion.phi)
+    assert torch.equal(raw, trainer.fusion.project.phi)
     assert [name for name in before if name.startswith("fusion.")] == ["fusion.project.weight", "fusion.project.bias"]
     assert not [name for name in before if torch.equal(before[name], after[name])]
 
