@@ -60,11 +60,11 @@ class Transport(maps.Linear):
             self.plan.copy_(torch.stack(plans).mean(0).T * factor)
         self.steps += 1
 
-    def get_extra_state(self) -> int:
-        return self.steps
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.steps)
 
-    def set_extra_state(self, state: int) -> None:
-        self.steps = state
+    def set_extra_state(self, state: Tensor) -> None:
+        self.steps = int(state)
 
 
 @FUSIONS.register("otkge")
