@@ -1,4 +1,4 @@
-"""Verdicts, the repetition on triples of seen entities, doubts that are printed, and the layouts claims and ablation."""
+"""Verdicts, the repetition on parts of the triples, doubts that are printed, and the layouts claims and ablation."""
 
 from pathlib import Path
 
@@ -35,9 +35,8 @@ def shifted(seed, gain, gained=slice(None)):
     return np.stack([rank, rank], axis=2), np.full((TRIPLES, 2), 10_000, np.int32)
 
 
-def pair(run, gain, gained=slice(None), seen=None):
-    """Five seeds of dhns, better by `gain` on the triples `gained`, and five of uniform; `seen` is recorded if given."""
-    arrays = {} if seen is None else {"seen": seen}
+def pair(run, gain, gained=slice(None), **arrays):
+    """Five seeds of dhns, better by `gain` on the triples `gained`, and five of uniform, which record `arrays`."""
     for seed in range(5):
         run("uniform", seed=seed, ranks=shifted(seed, 0.0), arrays=arrays)
         run("dhns", seed=seed, ranks=shifted(50 + seed, gain, gained), arrays=arrays)
@@ -156,7 +155,35 @@ def test_how_far_the_tests_are_can_be_heard(store, run):
     assert heard == [(0, 3), (1, 3), (2, 3)]
 
 
-# Triples of seen entities
+# Parts of the triples
+
+
+def test_claims_are_repeated_without_twins(store, run):
+    twins = np.arange(TRIPLES) % 3 == 0
+    pair(run, 0.2, gained=twins, twin=twins)  # all that is gained is gained on twins
+    (cells,) = lines(comparison(store, layout="claims")).values()
+    assert (cells["verdict"].value, cells["seen_verdict"].value) == ("better", "not recorded")
+    assert (cells["untwinned_verdict"].value, cells["untwinned_verdict"].spread) == ("practically equal", "(changed)")
+    note = (
+        "dhns (transe, mkg_y) is better, but practically equal on the test triples whose pair of entities train has under no"
+    )
+    assert any(text.startswith(note) for text in comparison(store).notes)
+    again = statistics.two_way_t(*(arm[:, ~twins] for arm in arms_of(read(store).runs, "dhns", "uniform")))
+    record = cells["verdict"].record
+    assert record["untwinned_difference"] == pytest.approx(again.difference)
+    assert record["untwinned_p_holm"] == pytest.approx(again.p)
+    assert "seen_p_holm" not in record
+
+
+def test_older_runs_that_do_not_record_twins_say_so_in_one_sentence(store, run):
+    pair(run, 0.02, seen=np.arange(TRIPLES) >= 80)
+    (cells,) = lines(comparison(store, layout="claims")).values()
+    assert (cells["seen_verdict"].value, cells["untwinned_verdict"].value) == ("better", "not recorded")
+    (said,) = [note for note in comparison(store).notes if "do not record" in note]
+    assert said == (
+        "Not repeated on test triples whose pair of entities train has under no other relation: the runs of mkg_y do not "
+        "record which those are."
+    )
 
 
 def test_claims_are_repeated_on_triples_of_seen_entities(store, run):
@@ -215,7 +242,10 @@ def test_runs_that_do_not_record_seen_entities_say_so(store, run):
     pair(run, 0.02)
     (cells,) = lines(comparison(store, layout="claims")).values()
     assert cells["seen_verdict"].value == "not recorded"
-    assert any(note.startswith("Not repeated on test triples") and "mkg_y" in note for note in comparison(store).notes)
+    said = (
+        "Not repeated on test triples whose entities both occur in train: the runs of mkg_y do not record which those are."
+    )
+    assert said in comparison(store).notes
 
 
 def test_one_run_that_records_them_is_enough(store, run):

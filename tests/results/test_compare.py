@@ -203,6 +203,16 @@ def test_seen_entities(store, run):
     assert f"whose entities both occur in train the verdict stays ({percent(test.difference)}" in text
 
 
+def test_twins(store, run):
+    twin = np.arange(60) % 4 == 0
+    run("uniform", seeds=range(5), arrays={"twin": twin})
+    run("dhns", seeds=range(5), quality=2.5, arrays={"twin": twin})
+    test = statistics.two_way_t(scores(store, "dhns")[:, ~twin], scores(store, "uniform")[:, ~twin])
+    text = compare("sampler=dhns", "sampler=uniform", store)
+    assert f"train has under no other relation the verdict stays ({percent(test.difference)}" in text
+    assert "on the test triples whose entities both occur in train these runs do not record." in text
+
+
 def test_seen_entities_are_found_in_any_run_on_the_same_data(store, run):
     seen = np.arange(60) >= 10
     run("uniform", seeds=range(5))

@@ -203,6 +203,25 @@ def test_bars_by_part_of_the_test_set(learning):
             assert bar.get_alpha() == (0.35 if part == "1-1" else 1)  # of 60 queries
 
 
+def test_twins_are_a_part_where_all_runs_record_them(learning):
+    files = sorted(learning.glob("*/result.json"))
+    for i, file in enumerate(files):
+        record = json.loads(file.read_text())
+        parts = {
+            name: {**record["breakdown"]["seen"]["seen"], "mrr": mrr} for name, mrr in (("twin", 0.7), ("no twin", 0.2))
+        }
+        file.write_text(json.dumps(record | {"breakdown": record["breakdown"] | {"twin": parts}}))
+        if i == len(files) - 2:
+            plot = single(learning, "relations")
+            assert f"Not by twins: 1 of {len(files)} runs do not record them." in plot.caption
+            assert len(plot.draw(drawing.TWO_COLUMNS).axes) == 2 * len(MODELS)
+    plot = single(learning, "relations")
+    assert "Not by twins" not in plot.caption
+    axes = plot.draw(drawing.TWO_COLUMNS).axes
+    assert len(axes) == 3 * len(MODELS)
+    assert [bar.get_height() for bar in axes[2].patches] == pytest.approx([70, 20] * 3)
+
+
 def test_a_row_that_a_model_does_not_have_leaves_no_gap(learning):
     for path in learning.glob("bernoulli-rotate-*"):
         shutil.rmtree(path)

@@ -11,7 +11,7 @@ from nsbench.errors import RunFailed
 from nsbench.kernels import native
 from nsbench.kernels import operators as kernels
 from nsbench.testing.rules import toy
-from nsbench.training.evaluation import Ranking, labels
+from nsbench.training.evaluation import Ranking, labels, twins
 from nsbench.training.trainer import Trainer
 
 N, R = 6, 2
@@ -155,6 +155,15 @@ def test_categories_by_dictionaries(triples):
             return bool(sets) and sum(map(len, sets.values())) / len(sets) >= 1.5
 
         assert found[relation] == f"{'n' if many(heads) else '1'}-{'n' if many(tails) else '1'}"
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 2)] * 3), min_size=1, max_size=20), st.data())
+@settings(max_examples=100, deadline=None)
+def test_twins_by_sets(train, data):
+    """Repeats in train, and facts that are in train themselves, make no twin."""
+    triples = data.draw(st.lists(st.one_of(st.sampled_from(train), st.tuples(*[st.integers(0, 2)] * 3)), min_size=1))
+    expected = [any((h, other, t) in train for other in {0, 1, 2} - {r}) for h, r, t in triples]
+    assert twins(TrainGraph(torch.tensor(train), 3, 3), torch.tensor(triples)).tolist() == expected
 
 
 def test_labels_of_the_toy():
