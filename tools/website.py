@@ -78,7 +78,9 @@ def card(component: Any) -> str:
 
 def outside(markdown: str, change: Callable[[str], str]) -> str:
     """The text changed, but for what stands in `code` and in fences."""
-    parts = (part for piece in FENCED.split(markdown) for part in ([piece] if piece.startswith("```") else SPAN.split(piece)))
+    parts = (
+        part for piece in FENCED.split(markdown) for part in ([piece] if piece.startswith("```") else SPAN.split(piece))
+    )
     return "".join(part if part.startswith("`") else change(part) for part in parts)
 
 
