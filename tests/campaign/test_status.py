@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -147,18 +146,6 @@ def test_what_was_recorded_elsewhere_does_not_count(grid: str, store: Path) -> N
 @pytest.mark.parametrize(("seconds", "slots", "whole"), [([4, 4, 4, 4], 2, 8), ([9, 1, 1], 2, 9), ([], 3, 0), ([5], 8, 5)])
 def test_runs_together(seconds: list[float], slots: int, whole: float) -> None:
     assert together(seconds, slots) == whole
-
-
-def test_calibration_is_near_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the processor's clock, which other processes hardly disturb."""
-    monkeypatch.setattr(expected, "time", SimpleNamespace(perf_counter=time.process_time))
-    for module in (checkpoint, runner):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=time.process_time))
-    monkeypatch.setattr(expected, "SPAN", 0.2)
-    config = quick("nscaching", "protocol.steps=100", "protocol.validate_every=20")
-    guess = expected.calibrate(config, campaign.dataset_of(config), torch.device("cpu"), diagnose=False)
-    cost = campaign.carry_out(config, tmp_path, RunOptions(device="cpu", diagnose=False)).record["cost"]
-    assert cost["seconds"] / 3 < guess.seconds < cost["seconds"] * 3
 
 
 def test_calibration_knows_what_a_run_consists_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

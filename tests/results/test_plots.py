@@ -26,7 +26,7 @@ from nsbench.results.plots.curves import TRAIN_TRIPLES
 from nsbench.results.plots.plot import kinds, plots, write
 from nsbench.results.report import report
 from nsbench.results.tables import papers
-from tests.results.stats.examples import DEMSAR, DEMSAR_RANKS
+from tests.results.stats.examples import DEMSAR_RANKS
 
 SIZE, BATCH, EVERY = 1000, 250, 20
 PARTS = {"category": ("1-1", "1-n", "n-1", "n-n"), "seen": ("seen", "unseen")}
@@ -184,10 +184,6 @@ def test_a_log_axis_is_labelled_whatever_it_spans_and_its_labels_do_not_touch(fa
         assert all(left.x1 + 2 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
-def test_the_front_keeps_what_is_better_or_cheaper():
-    assert cost.front([(3, 5), (1, 1), (2, 1), (2, 4), (4, 5), (1, 0)]) == [(1, 1), (2, 4), (3, 5)]
-
-
 def test_bars_by_part_of_the_test_set(learning):
     figure = single(learning, "relations").draw(drawing.TWO_COLUMNS)
     for axes, (kge, (by, parts)) in zip(figure.axes, itertools.product(MODELS, PARTS.items()), strict=True):
@@ -342,19 +338,6 @@ def test_nemenyi_draws_its_ruler(blocks):
     start, end = axes.get_lines()[0].get_xdata()
     length = (ruler.get_xdata()[1] - ruler.get_xdata()[0]) / (end - start) * 2
     assert length == pytest.approx(2.343701 * (3 * 4 / (6 * 8)) ** 0.5, abs=1e-4)  # q.05 of Demšar's table 5, k = 3
-
-
-@pytest.mark.fact(52)
-def test_demsars_diagram_at_one_tenth():
-    """Bars over {A, C} and {B, C, D}."""
-    from nsbench.results.stats.blocks import block_ranks
-    from nsbench.results.stats.posthoc import cliques, nemenyi_p
-
-    ranks = block_ranks(DEMSAR).mean(axis=0)
-    np.testing.assert_allclose(ranks, DEMSAR_RANKS)
-    figure, _ = styled(cd.draw, ["A", "B", "C", "D"], ranks, cliques(nemenyi_p(ranks, 14), 0.1), None, drawing.ONE_COLUMN)
-    assert cliques_in(*figure.axes) == {"clique: A, C", "clique: B, C, D"}
-    assert len({line.get_ydata()[0] for line in figure.axes[0].get_lines() if line.get_gid() == "bar"}) == 2  # levels
 
 
 @pytest.mark.parametrize(("clique", "dashed"), [((0, 2), [True, True]), ((0, 1), [False])])

@@ -77,12 +77,6 @@ def test_the_same_command_twice_works_once(command: Callable, store: Path) -> No
     assert snapshot(store) == before
 
 
-def test_a_complete_run_is_not_trained_again(undisturbed: Result, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "Trainer", None)  # would fail
-    again = campaign.carry_out(planned(), undisturbed.folder.parent)
-    assert again.record == undisturbed.record
-
-
 def test_what_a_late_kill_leaves_is_removed(undisturbed: Result) -> None:
     (undisturbed.folder / "checkpoint.pt").write_bytes(b"left behind after result.json")
     campaign.carry_out(planned(), undisturbed.folder.parent)
@@ -92,13 +86,6 @@ def test_what_a_late_kill_leaves_is_removed(undisturbed: Result) -> None:
 def test_a_model_that_was_not_kept_cannot_be_had_afterwards(undisturbed: Result) -> None:
     with pytest.raises(Misuse, match="its model was not kept; delete the folder"):
         campaign.carry_out(planned(), undisturbed.folder.parent, RunOptions(save_model=True))
-
-
-def test_device_threads_and_paths_are_no_part_of_the_run(undisturbed: Result, tmp_path: Path) -> None:
-    torch.set_num_threads(2)
-    other = campaign.folder_of(planned(), tmp_path)
-    torch.set_num_threads(1)
-    assert other.path.name == undisturbed.folder.name
 
 
 # One process each
@@ -373,17 +360,6 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         yield disk
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tmpfs is Linux's")
-def test_a_disk_that_really_fills_up(undisturbed: Result, tiny_disk: Path) -> None:
-    """The checkpoint (some 200 KiB) does not fit; with more room the run is carried to its end."""
-    for _ in range(2):
-        with pytest.raises(RunFailed, match=r"(?i)cannot write \S+ \(no space left"):
-            campaign.carry_out(planned(), tiny_disk, RunOptions(checkpoint_seconds=0.0))
-        assert not list(tiny_disk.rglob("*.tmp"))
-    subprocess.run(["mount", "-o", "remount,size=8m", str(tiny_disk)], check=True)
-    assert same_ranks(campaign.carry_out(planned(), tiny_disk), undisturbed)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tmpfs is Linux's")

@@ -1,15 +1,12 @@
 """What generated negatives do to the model: notes/dhns.md section 5, properties 22 (a test per row of its table) to 31."""
 
-import dataclasses
 import math
 
 import pytest
 import torch
 
-from nsbench.contracts import Generated, Negatives
 from nsbench.contracts.scoring import Scoring
 from nsbench.samplers import dhns
-from nsbench.testing.rules import toy
 from nsbench.training.losses import block_loss
 from tests.samplers.dhns_cases import KGES, drawn, generated, make, one_triple, pulled, rows_pulled, trained
 
@@ -122,18 +119,6 @@ def test_margins_are_the_models_or_gamma0(kge, gamma, monkeypatch):
 # --- slots ---
 
 
-@pytest.mark.parametrize(("slots", "joint"), [("each", "score"), ("attended", "fuse")])
-def test_the_order_of_slots_does_not_matter(slots, joint):
-    made = make("distmult", f"sampler.slots={slots}")
-    positives, _, blocks = drawn(made)
-    block, made_of = blocks[2], blocks[2].generated
-    assert made_of.joint == joint
-    order = [2, 0, 1]
-    turned = Generated(made_of.vectors[:, :, order], made_of.slot_mask[:, order], joint=joint)
-    found = [made.scoring().block(positives, dataclasses.replace(block, generated=g))[1] for g in (made_of, turned)]
-    assert torch.allclose(*found, atol=1e-5)
-
-
 def test_joint_mean_is_over_the_slots_there_are():
     made = make("distmult", "sampler.slots=each")
     positives, _, blocks = drawn(made)
@@ -184,15 +169,3 @@ def test_a_slot_counts_where_its_source_has_it(chain):
     assert (of_h != of_t).any()
     assert torch.equal(heads.generated.slot_mask, of_h if chain == "forward" else of_t)
     assert torch.equal(tails.generated.slot_mask, of_t if chain == "forward" else of_h)
-
-
-@pytest.mark.parametrize("slots", ["each", "attended"])
-def test_without_any_feature_the_result_is_that_of_structure_alone(slots):
-    data = toy(features=True)
-    bare = dataclasses.replace(data, present={name: torch.zeros_like(x) for name, x in data.present.items()})
-    made = make("distmult", f"sampler.slots={slots}", dataset=bare)
-    positives, _, blocks = drawn(made)
-    assert blocks[2].generated.slot_mask.sum(1).eq(1).all()
-    structural = Negatives(blocks[2].side, generated=Generated(blocks[2].generated.vectors[:, :, 0]))
-    scoring = made.scoring()
-    assert torch.allclose(scoring.block(positives, blocks[2])[1], scoring.block(positives, structural)[1], atol=1e-6)

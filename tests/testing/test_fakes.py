@@ -48,38 +48,6 @@ def through_a_file(state):
     return torch.load(file, weights_only=True)
 
 
-def test_stateless_ids_follow_the_generator_alone():
-    one, other = trainer_for("stateless"), trainer_for("stateless", kge="distmult")
-    first, second = watched(one.sampler, "sample"), watched(other.sampler, "sample")
-    steps(one, 5)
-    steps(other, 5)
-    assert all(torch.equal(a.ids, b.ids) and torch.equal(a.side, b.side) for a, b in zip(first, second))
-
-
-def test_cache_row_becomes_the_best_of_itself_and_the_fresh_draws():
-    trainer = trainer_for("cache", "protocol.batch=1")
-    trainer.pretrain()
-    sampler, seen = trainer.sampler, {}
-    score_ids = trainer.view.__class__.score_ids
-
-    def spy(view, positives, side, ids):
-        scores = score_ids(view, positives, side, ids)
-        seen.update(key=positives.key(side), ids=ids, scores=scores)
-        return scores
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.view.__class__, "score_ids", spy)
-        for _ in range(5):
-            before = sampler.cache.clone()
-            trainer.step()
-            key = int(seen["key"])
-            assert torch.equal(seen["ids"][0, : sampler.size], before[key])
-            by_score = sorted(zip(seen["scores"][0].tolist(), seen["ids"][0].tolist()), reverse=True)[: sampler.size]
-            assert sorted(sampler.cache[key].tolist()) == sorted(entity for _, entity in by_score)
-            others = torch.arange(len(before)) != key
-            assert torch.equal(sampler.cache[others], before[others])
-
-
 def test_reinforce_gradient_is_that_of_reward_times_log_probability():
     trainer = trainer_for("reinforce")
     sampler, blocks = trainer.sampler, watched(trainer.sampler, "sample")
@@ -114,52 +82,11 @@ def test_reinforce_gradient_is_that_of_reward_times_log_probability():
     assert all(p.grad is None for p in trainer.kge.parameters())
 
 
-def test_reinforce_prefers_what_scores_high():
-    trainer = trainer_for("reinforce", "protocol.learning_rate=0.01")
-    trainer._model_step = lambda *args: None  # a frozen model
-    blocks = watched(trainer.sampler, "sample")
-    steps(trainer, 60)
-    assert trainer.sampler.logits.abs().max() > 0.5
-    feedback_means = [(-trainer.sampler.feedback(b, None, torch.ones_like(b.log_q))).item() for b in blocks]
-    assert feedback_means[-1] > feedback_means[0]  # log-probability of what is drawn has risen above uniform
-
-
 def straight_through_step(kge="distmult"):
     trainer = trainer_for("straight_through", "protocol.subsampling=false", kge=kge)
     with torch.no_grad():
         trainer.sampler.logits.copy_(torch.linspace(-1, 1, 40))
     return trainer
-
-
-def test_straight_through_gradient_of_the_logits():
-    """dL/dlogits = y_c (g_c - sum_c y_c g_c) / tau, with g_c = <dL/d(scored vector), e_c> (notes/mmrns.md, tests, 11)."""
-    trainer = straight_through_step()
-    sampler = trainer.sampler
-    sampler.feedback = lambda *args: None
-    blocks, caught = watched(trainer.sampler, "sample"), {}
-    pools = watched(trainer.graph, "draw")
-    block_of = trainer.view.scoring.__class__.block
-
-    def spy(scoring, positives, block):
-        block.delta.retain_grad()
-        block.tape["soft"].retain_grad()
-        caught["entity"] = scoring.entity.detach().clone()
-        assert torch.equal(scoring.vectors(block.ids) + block.delta, scoring.vectors(block.ids))  # bit for bit
-        return block_of(scoring, positives, block)
-
-    trainer.sampler_adam.step = lambda: caught.update(logits=sampler.logits.grad.clone())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.view.scoring.__class__, "block", spy)
-        trainer.step()
-    block, pool = blocks[0], pools[0]
-    towards = block.delta.grad  # [B, K, D], dL/d(scored vector)
-    y = block.tape["soft"].detach()
-    g = torch.einsum("bkd,bcd->bkc", towards, caught["entity"][pool])
-    expected = torch.zeros(40)
-    per_logit = y * (g - (y * g).sum(2, keepdim=True)) / sampler.tau
-    expected.index_add_(0, pool.flatten(), per_logit.sum(1).flatten())
-    assert caught["logits"].abs().max() > 0
-    assert torch.allclose(caught["logits"], expected, atol=1e-7)
 
 
 def test_coupled_feedback_shares_one_backward_and_all_optimisers_step():
@@ -255,28 +182,6 @@ def test_blocks_add_up_with_their_coefficients():
     positive_term = F.softplus(-(entity[h] * relation[r] * entity[t]).sum(1)).mean()
     expected = 0.5 * (positive_term + negative_term(first)) + 0.25 * 0.5 * negative_term(second)
     assert trainer.loss_sum.item() == pytest.approx(expected.item(), rel=1e-5)
-
-
-def test_views_are_scored_in_all_pairs_each_with_its_own_entity():
-    trainer = trainer_for("per_view", fusion="fake_views", kge="distmult")
-    blocks, batches, found = watched(trainer.sampler, "sample"), watched(trainer, "_next_positives"), []
-    block_of = trainer.view.scoring.__class__.block
-    tables = {name: table.clone() for name, table in trainer.scoring().tables.items()}
-    relation = trainer.kge.relation.detach().clone()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.view.scoring.__class__, "block", lambda *args: found.append(block_of(*args)) or found[-1])
-        trainer.step()
-    s_pos, s_neg = (x.detach() for x in found[0])
-    block, hrt = blocks[0], batches[0].hrt
-    for row in range(16):
-        h, r, t = hrt[row].tolist()
-        kept, answer = (t, h) if block.side[row] else (h, t)
-        pairs = [(a, b) for a in tables for b in tables]
-        expected = sum((tables[a][kept] * relation[r] * tables[b][answer]).sum() for a, b in pairs)
-        assert s_pos[row].item() == pytest.approx(expected.item(), abs=1e-5)
-        for k in range(4):
-            expected = sum((tables[a][kept] * relation[r] * tables[b][block.view_ids[b][row, k]]).sum() for a, b in pairs)
-            assert s_neg[row, k].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_alternating_phases_leave_the_other_side_bit_identical():

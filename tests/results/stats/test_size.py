@@ -51,14 +51,6 @@ def size(spread, triples=300, hub_sd=None, repetitions=REPETITIONS, clustered=Tr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spread", [SPECIFIED, MEASURED], ids=["specified", "measured"])
-def test_size_of_the_default_test(spread):
-    rate, _ = size(spread)
-    print(f"size {rate:.4f}")
-    assert 0.03 <= rate <= 0.055
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("hub_sd", "ratio"), [(0.02, 1.05), (0.04, 1.2), (0.07, 1.45)])
 def test_size_with_triples_clustered_by_hubs(hub_sd, ratio):
     """Below a ratio of 1.25 as above it: there already the plain test rejects too often.
