@@ -142,7 +142,7 @@ class Held(Uniform):
 """
 
 
-def test_ctrl_c_checkpoints_and_the_same_command_goes_on(checkout: Path, tmp_path: Path) -> None:
+def test_ctrl_c_checkpoints_and_the_same_run_goes_on(checkout: Path, tmp_path: Path) -> None:
     """A real Ctrl-C, to a real process, which is held in its tenth step until that has come."""
     store, hold, plugin = tmp_path / "stopped", tmp_path / "hold", tmp_path / "held.py"
     plugin.write_text(HELD)
@@ -175,14 +175,12 @@ def test_ctrl_c_checkpoints_and_the_same_command_goes_on(checkout: Path, tmp_pat
     assert (folder / "checkpoint.pt").exists()
     assert not (folder / "result.json").exists()
 
-    again = subprocess.run(arguments, capture_output=True, text=True, cwd=checkout, timeout=200)
-    assert again.returncode == 0, again.stderr
-    resumed = Result(folder, RunFolder(folder).result())
-    assert resumed.record["resumed_at"] == 10
+    resumed = campaign.carry_out(planned(sampler), store, RunOptions(device="cpu", diagnose=False))
+    assert (resumed.folder, resumed.record["resumed_at"]) == (folder, 10)
     assert same_ranks(resumed, campaign.carry_out(planned(sampler), tmp_path / "reference"))
 
 
-@pytest.mark.parametrize("questions", [0, 7, 29])
+@pytest.mark.parametrize("questions", [0, 29])
 def test_a_stopped_run_ends_with_the_same_ranks(undisturbed: Result, tmp_path: Path, questions: int) -> None:
     with pytest.raises(Interrupted):
         campaign.carry_out(planned(), tmp_path, stopping=StopAfter(questions))
@@ -434,19 +432,19 @@ def test_the_saved_model_has_the_recorded_ranks(tmp_path: Path, formula: Callabl
     weights = load_file(result.folder / "model.safetensors")
     e, r = weights["entity"].astype(np.float64), weights["relation"].astype(np.float64)
     dataset = campaign.dataset_of(config)
-    known = set(map(tuple, torch.cat([dataset.train, dataset.valid, dataset.test]).tolist()))
+    known = torch.cat([dataset.train, dataset.valid, dataset.test]).numpy()
     stored = result.ranks()
     everyone = np.arange(dataset.num_entities)
     equal = 0
     for row, (h, k, t) in enumerate(dataset.test.tolist()):
-        for side, (scores, answer) in enumerate(
+        same = known[known[:, 1] == k]
+        for side, (scores, answer, facts) in enumerate(
             (
-                (formula(e, r, everyone, k, t, config.protocol.margin), h),
-                (formula(e, r, h, k, everyone, config.protocol.margin), t),
+                (formula(e, r, everyone, k, t, config.protocol.margin), h, same[same[:, 2] == t, 0]),
+                (formula(e, r, h, k, everyone, config.protocol.margin), t, same[same[:, 0] == h, 2]),
             )
         ):
-            triples = [(x, k, t) if side == 0 else (h, k, x) for x in everyone.tolist()]
-            candidate = np.array([x == answer or triple not in known for x, triple in enumerate(triples)])
+            candidate = (everyone == answer) | ~np.isin(everyone, facts)
             assert stored["candidates"][row, side] == candidate.sum()
             others = candidate & (everyone != answer)
             optimistic = 1 + (scores[others] > scores[answer]).sum()
