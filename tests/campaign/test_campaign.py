@@ -1,6 +1,5 @@
 """Which runs a plan has, and runs from Python."""
 
-import inspect
 import json
 import shutil
 import weakref
@@ -15,7 +14,7 @@ from nsbench import machine
 from nsbench.campaign import plan as campaign
 from nsbench.campaign.attempt import attempt
 from nsbench.commands.run import parse_seeds
-from nsbench.errors import FailedBefore, Misuse
+from nsbench.errors import FailedBefore
 from nsbench.runs.folder import store_folder
 from nsbench.runs.result import Result
 from nsbench.runs.runner import RunOptions
@@ -117,39 +116,6 @@ def test_a_model_may_come_from_a_file_too(tmp_path: Path) -> None:
     same = nsbench.run(dataset="planted:small", protocol="quick", options=QUICK, runs=tmp_path / "runs")
     assert same.folder != result.folder
     assert np.array_equal(same.ranks()["ranks"], result.ranks()["ranks"])
-
-
-def test_a_plugin_with_options_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(
-        inspect.cleandoc('''
-        """Keeps `share` of the draws on the tail."""
-
-        from __future__ import annotations
-
-        from dataclasses import dataclass
-
-        from nsbench.contracts import Negatives, Positives, Sampler
-        from nsbench.registry import option
-        from nsbench.contracts.view import View
-
-
-        class Mine(Sampler):
-            @dataclass(frozen=True)
-            class Options:
-                share: float = option(0.5, "of the negatives that replace the tail", minimum=0)
-
-            def sample(self, positives: Positives, view: View) -> Negatives:
-                side = view.draw_side(positives, p_head=1 - self.options.share)
-                return Negatives(side=side, ids=view.graph.draw(positives.key(side), self.k, view.rng))
-    ''')
-    )
-    name = f"{tmp_path / 'mine.py'}:Mine"
-    result = nsbench.run(
-        name, dataset="planted:small", protocol="quick", options={**QUICK, "sampler.share": 0.9}, runs=tmp_path / "runs"
-    )
-    assert result.record["config"]["options"]["sampler"] == {"share": 0.9}
-    with pytest.raises(Misuse, match=r"unknown option sampler\.shar; did you mean 'share'\?"):
-        nsbench.run(name, dataset="planted:small", protocol="quick", options={"sampler.shar": 1}, runs=tmp_path / "runs")
 
 
 def test_pretraining_is_part_of_the_cost(tmp_path: Path) -> None:

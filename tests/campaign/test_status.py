@@ -15,7 +15,7 @@ import torch
 
 from nsbench.campaign import estimates as expected
 from nsbench.campaign import plan as campaign
-from nsbench.campaign import status, sweep
+from nsbench.campaign import sweep
 from nsbench.campaign.estimates import Cost, Costs, together
 from nsbench.commands.sweep import jobs_of, numbered, ranges
 from nsbench.config.run import Config, configure
@@ -72,15 +72,6 @@ def beat(folder: RunFolder) -> None:
     os.utime(folder.path / "claim")
 
 
-def test_states(standing: list[RunFolder]) -> None:
-    states = [status.state(folder) for folder in standing]
-    assert [found.kind for found in states] == ["done", "failed", "running", "begun"] + ["missing"] * 4
-    assert states[1].text.startswith("ValueError: of its own making (see ")
-    assert states[2].text == "node7:77, step 5/20, 1 min 30 s left"
-    assert states[2].left == 90.0
-    assert status.summary(states) == "1 of 8 runs are done, 1 running, 1 failed, 1 begun"
-
-
 def test_the_command_tells_them_and_the_time_left(command: Callable, grid: str, standing: list[RunFolder]) -> None:
     result = json.loads((standing[0].path / "result.json").read_text())
     result["cost"]["seconds"], result["cost"]["diagnosis_seconds"] = 600.0, 0.0
@@ -97,12 +88,6 @@ def test_the_command_tells_them_and_the_time_left(command: Callable, grid: str, 
 
     of_all = command("status")
     assert of_all.out.splitlines()[:4] == [*lines[:3], "1 of 4 runs are done, 1 running, 1 failed, 1 begun"]
-
-
-def test_status_of_nothing(command: Callable, store: Path) -> None:
-    said = command("status")
-    assert (said.code, str(store) in said.err) == (2, True)
-    assert not store.exists()
 
 
 def test_status_loads_no_torch(store: Path) -> None:

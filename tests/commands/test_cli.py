@@ -130,20 +130,6 @@ def test_a_run_ends_by_saying_that_its_generator_is_dead(command: Callable, stor
     assert "dead" not in command("run", *TINY, "--set", "protocol.sides=per_row").out
 
 
-def test_a_real_run_says_what_its_negatives_come_from(command: Callable, store: Path) -> None:
-    assert command("run", "--sampler", "dhns", "--fusion", "none", *TINY).code == 0
-    assert command("run", "--sampler", "uniform", *TINY).code == 0
-    (dhns,), (uniform,) = (list(store.glob(f"{name}-*")) for name in ("dhns", "uniform"))
-    for file, inside in (("config.json", lambda x: x), ("result.json", lambda x: x["config"])):
-        config = inside(json.loads((dhns / file).read_text()))
-        assert (config["reads"], config["called"]) == (["structure"], "w/o MMC")
-        assert not {"reads", "called"} & set(inside(json.loads((uniform / file).read_text())))
-    table = command("table").out
-    assert "dhns (w/o MMC)" in table
-    assert "reads structure" in " ".join(table.split())
-    assert re.search(r"dhns \(w/o MMC\) +structure ", command("table", "--layout", "diagnostics").out)
-
-
 def test_a_plan_runs_nothing(command: Callable, store: Path) -> None:
     arguments = ["run", "--seeds", "2", *TINY, "--plan"]
     first = command(*arguments)
@@ -211,26 +197,6 @@ def test_the_table_offers_all_layouts_and_formats(command: Callable) -> None:
     assert [list(option.type.choices) for option in options if option.name == "fmt"] == [list(writers.FORMS)]
     described = re.findall(r"^  (\w+) {2,}[A-Za-z]", command("table", "--help").out, re.MULTILINE)
     assert described == list(LAYOUTS)
-
-
-@pytest.mark.slow
-def test_the_demo_ends_in_a_table(command: Callable, tmp_path: Path, monkeypatch) -> None:
-    """Of one seed; the whole takes two minutes."""
-    from nsbench.campaign import plan as campaign
-
-    real = campaign.plan
-    asked = []
-
-    def smaller(samplers, models, datasets, seeds, *, protocol, **given):
-        asked.append((*samplers, *models, len(list(seeds))))
-        return real(samplers, models, datasets, [0], protocol=protocol, settings=["protocol.steps=4"], **given)
-
-    monkeypatch.setattr(campaign, "plan", smaller)
-    said = command("demo", "--runs", str(tmp_path / "demo"))
-    assert said.code == 0, said.err
-    assert {("uniform", "transe", 5), ("bernoulli", "distmult", 5)} <= set(asked)
-    assert re.search(r"^ *distmult +uniform ", said.out, re.MULTILINE)
-    assert said.out.splitlines()[-1].startswith("next: nsbench run ")
 
 
 def snapshot(folder: Path) -> dict[Path, int]:
@@ -368,14 +334,6 @@ def test_a_shared_triple_is_a_warning_of_one_line(command: Callable, graph: Path
     assert said.code == 0
     warned = [line for line in said.err.splitlines() if line.startswith("Warning: ")]
     assert warned == [f"Warning: 1 of 2 triples of test.tsv are in train.tsv too; see 'nsbench data audit {graph}'"]
-
-
-def test_fetching_offline_names_the_files_and_the_place(command: Callable, no_files: Path, monkeypatch) -> None:
-    monkeypatch.setenv("NSBENCH_MIRROR", "http://127.0.0.1:9")
-    said = command("data", "fetch", "mkg_y")
-    assert said.code == 1
-    assert re.match(r"Error: cannot fetch mkg_y: no network to \S+ .*; place entity2id\.txt, .* in \S+MKG-Y by", said.err)
-    assert said.err.count("\n") == 1
 
 
 def test_debug_shows_the_traceback_wherever_it_stands(command: Callable, store: Path, monkeypatch) -> None:

@@ -9,12 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 
 from nsbench.cli import cli
@@ -58,6 +56,8 @@ def drawn(store, kind, width=drawing.ONE_COLUMN, **how):
 
 def styled(draw, *given):
     """A figure, drawn as in a plot, and its renderer."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here and below, not above: it takes seconds
+
     figure = drawing.style()(draw)(*given)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -184,10 +184,12 @@ def test_a_log_axis_is_labelled_whatever_it_spans_and_its_labels_do_not_touch(fa
 
 
 def test_bars_by_part_of_the_test_set(learning):
+    from matplotlib.container import BarContainer
+
     figure = single(learning, "relations").draw(drawing.TWO_COLUMNS)
     for axes, (kge, (by, parts)) in zip(figure.axes, itertools.product(MODELS, PARTS.items()), strict=True):
         assert [text.get_text().split("\n")[0] for text in axes.get_xticklabels()] == list(parts)
-        found = [container for container in axes.containers if isinstance(container, matplotlib.container.BarContainer)]
+        found = [container for container in axes.containers if isinstance(container, BarContainer)]
         assert len(found) == 3 * len(parts)
         for container, (sampler, part) in zip(found, itertools.product(SAMPLERS, parts)):
             (bar,) = container.patches
@@ -425,6 +427,8 @@ def test_by_which_filters_the_runs_were_chosen_stands_in_the_caption(learning):
 
 
 def test_the_same_runs_give_the_same_bytes_in_files_written_whole(learning, tmp_path, monkeypatch):
+    from matplotlib import rc_context
+
     plot = single(learning, "cost")
     renamed = []
     replace = os.replace
@@ -435,7 +439,7 @@ def test_the_same_runs_give_the_same_bytes_in_files_written_whole(learning, tmp_
     ]
     assert [b for _, b in renamed] == files
     assert all(a.parent == b.parent and a.name != b.name for a, b in renamed)
-    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red"}):  # a user's own settings change nothing
+    with rc_context({"font.size": 20, "axes.facecolor": "red"}):  # a user's own settings change nothing
         again = write(single(learning, "cost"), tmp_path / "two")
     assert [path.read_bytes() for path in files] == [path.read_bytes() for path in again]
     assert sorted(tmp_path.joinpath("one").iterdir()) == sorted(files)
@@ -478,12 +482,14 @@ def test_the_unit_stands_below_each_column_of_panels_and_left_of_each_line():
 
 
 def test_rows_are_told_apart_without_colour():
+    from matplotlib.colors import to_rgb
+
     looks = [(str(look["linestyle"]), look["marker"]) for look in map(drawing.look, range(24))]
     assert len(set(looks)) == 24
     bars = [drawing.bar(i) for i in range(16)]
     assert len({(bar["facecolor"], bar["hatch"]) for bar in bars}) == 16
     for one, two in itertools.combinations(bars[:8], 2):
-        grey = [np.dot(matplotlib.colors.to_rgb(bar["facecolor"]), (0.299, 0.587, 0.114)) for bar in (one, two)]
+        grey = [np.dot(to_rgb(bar["facecolor"]), (0.299, 0.587, 0.114)) for bar in (one, two)]
         assert one["hatch"] != two["hatch"] or abs(grey[0] - grey[1]) > 0.1
 
 

@@ -190,16 +190,6 @@ def test_recommended_generates_entities_from_hard_to_easy(fusion):
         assert torch.allclose(far, distance, rtol=0.1) == (chain == "around"), (far, distance)
 
 
-@pytest.mark.slow
-def test_the_printed_denoiser_drives_the_chain_off():
-    """Predictions of one length cannot pull a long state back: vectors come out too long, and in no order."""
-    made, positives = on_planted("none", "sampler.denoiser=printed")
-    length, distance, score = by_level(made, positives)
-    assert (length > 1.3).all(), length
-    assert not (distance.diff(dim=1) > 0).all(), distance
-    assert not (score.diff(dim=1) < 0).all(), score
-
-
 # --- what is refused and told ---
 
 

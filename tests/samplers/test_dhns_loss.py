@@ -119,27 +119,6 @@ def test_margins_are_the_models_or_gamma0(kge, gamma, monkeypatch):
 # --- slots ---
 
 
-def test_joint_mean_is_over_the_slots_there_are():
-    made = make("distmult", "sampler.slots=each")
-    positives, _, blocks = drawn(made)
-    scoring, made_of = made.scoring(), blocks[2].generated
-    kept = scoring.vectors(positives.h) * made.kge.relation[positives.r]  # DistMult's query of the fused head
-    by_hand = torch.einsum("bd,blsd->bls", kept, made_of.vectors) * made_of.slot_mask.unsqueeze(1)
-    expected = by_hand.sum(2) / made_of.slot_mask.sum(1, keepdim=True)
-    assert not made_of.slot_mask.all()
-    assert torch.allclose(scoring.block(positives, blocks[2])[1], expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("slots", ["fused", "structure"])
-def test_one_vector_is_scored_against_the_fused_kept_end(slots):
-    made = make("distmult", f"sampler.slots={slots}")
-    positives, _, blocks = drawn(made)
-    scoring = made.scoring()
-    kept = scoring.vectors(positives.h) * made.kge.relation[positives.r]
-    expected = torch.einsum("bd,bld->bl", kept, blocks[2].generated.vectors)
-    assert torch.allclose(scoring.block(positives, blocks[2])[1], expected, atol=1e-5)
-
-
 @pytest.mark.parametrize("chain", ["reverse", "forward", "around", "gauss"])
 @pytest.mark.parametrize("slots", ["each", "attended"])
 def test_invalid_slots_do_not_matter(slots, chain, monkeypatch):

@@ -1,7 +1,5 @@
 """What is special to each kind of sampler, each under the unchanged trainer."""
 
-import io
-
 import fakes
 import pytest
 import torch
@@ -39,13 +37,6 @@ def parameters_of(trainer):
 
 def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
-
-
-def through_a_file(state):
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 def test_reinforce_gradient_is_that_of_reward_times_log_probability():
@@ -110,20 +101,6 @@ def test_coupled_feedback_shares_one_backward_and_all_optimisers_step():
     alone.model_adam.step = lambda: (fewer.update(entity=alone.kge.entity.grad.clone()), step())
     alone.step()
     assert (gradients["entity"] != fewer["entity"]).any(1).sum() > 16
-
-
-def test_own_optimiser_inside_sample_learns_and_survives_a_checkpoint():
-    trainer = trainer_for("generated", fusion="fake_slots")
-    assert trainer.sampler_adam is None
-    before = parameters_of(trainer)
-    steps(trainer, 4)
-    assert trainer.sampler.steps_taken == 4
-    assert not same(before, parameters_of(trainer))
-    other = trainer_for("generated", fusion="fake_slots", seed=1)
-    other.load_state_dict(through_a_file(trainer.state_dict()))
-    assert other.sampler.steps_taken == 4
-    moments = [trainer_.sampler.own.state_dict()["state"][0]["exp_avg"] for trainer_ in (trainer, other)]
-    assert torch.equal(*moments)
 
 
 @pytest.mark.parametrize("anchors", ["false", "true"])
@@ -278,20 +255,6 @@ def test_start_epoch_is_called_once_per_pass_before_its_first_whole_batch():
     steps(trainer, passes * n // 16)
     assert [epoch for epoch, _ in called_at] == list(range(passes))
     assert [step for _, step in called_at] == [-(-epoch * n // 16) for epoch in range(passes)]
-
-
-def test_extra_state_goes_through_a_checkpoint():
-    trainer = trainer_for("memory")
-    trainer.pretrain()
-    steps(trainer, 12)
-    other = trainer_for("memory")
-    other.load_state_dict(through_a_file(trainer.state_dict()))
-    assert other.sampler.counts == {"pretrained": 1, "sampled": 12}
-    assert other.sampler.epochs == [0, 1]
-    for t in (trainer, other):
-        steps(t, 6)
-    assert same(trainer.model_state(), other.model_state())
-    assert torch.equal(trainer.loss_sum, other.loss_sum)
 
 
 def test_live_needs_are_what_decides_about_gradients():

@@ -1,4 +1,7 @@
-"""Facts are those of docs/notes/statistics_and_reporting.md, section 5; scipy, statsmodels and enumeration are oracles."""
+"""Facts are those of docs/notes/statistics_and_reporting.md, section 5; scipy, statsmodels and enumeration are oracles.
+
+(statsmodels is imported where it is used: that takes seconds.)
+"""
 
 from itertools import product
 
@@ -6,12 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-import statsmodels.api as sm
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from statsmodels.formula.api import ols
-from statsmodels.stats.anova import anova_lm
 
 from nsbench.errors import Misuse
 from nsbench.results.stats import resampling, statistics
@@ -139,6 +139,9 @@ def test_size_of_the_two_way_t(seeds):
 @pytest.mark.fact(20, oracle="statsmodels")
 def test_two_way_t_of_arms_whose_seeds_begin_alike():
     """Seeds from each arm's own analysis of variance; triples and their interaction with seeds from that of a - b."""
+    from statsmodels.formula.api import ols
+    from statsmodels.stats.anova import anova_lm
+
     rng = np.random.default_rng(9)
     alike = rng.normal(0, 0.1, (6, 40))
     arms = [rng.normal(0, 0.02, (6, 1)) + rng.normal(0, 0.2, 40) + alike + rng.normal(0, 0.02, (6, 40)) for _ in range(2)]
@@ -155,6 +158,8 @@ def test_two_way_t_of_arms_whose_seeds_begin_alike():
 
 
 def test_clusters_enter_the_triples_term():
+    import statsmodels.api as sm
+
     rng = np.random.default_rng(2)
     hubs = np.repeat(np.arange(25), 8)
     a = rng.normal(0, 0.1, (5, 200)) + rng.normal(0, 0.2, 25)[hubs]
