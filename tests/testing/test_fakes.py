@@ -178,17 +178,6 @@ def test_alternating_phases_leave_the_other_side_bit_identical():
     assert phases == {"sampler", "model"}
 
 
-def test_objective_replaces_sampling_and_its_loss_is_reported():
-    trainer = trainer_for("fake_one_vs_all", kge="distmult")
-    entity, relation = trainer.kge.entity.detach().clone(), trainer.kge.relation.detach().clone()
-    h, r, t = trainer._next_positives().hrt.unbind(1)
-    trainer.step()
-    expected = F.cross_entropy((entity[h] * relation[r]) @ entity.T, t)
-    assert trainer.loss_sum.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert trainer.sampler_adam is None
-    assert not torch.equal(entity, trainer.kge.entity)
-
-
 def test_auxiliary_has_its_own_parameters_weight_and_gradient():
     plain = trainer_for("stateless", "protocol.regularizer=0")
     with_extra = trainer_for("stateless", "protocol.regularizer=0", "aux.shrinking=0.5")
@@ -227,22 +216,6 @@ def test_an_auxiliary_does_not_make_the_samplers_view_live():
 
     with registered(SAMPLERS, "keeps", Keeps):
         trainer_for("keeps", "aux.shrinking=0.5").step()
-
-
-def test_pretraining_happens_once_and_is_charged_to_the_sampler():
-    trainer = trainer_for("memory")
-    trainer.pretrain()
-    steps(trainer, 3)
-    assert trainer.sampler.counts == {"pretrained": 1, "sampled": 3}
-
-    slow = trainer_for("memory")
-    clock = slow.sampler_clock.__class__
-    with pytest.MonkeyPatch.context() as patch:
-        now = iter(range(0, 1000, 7))
-        patch.setattr("nsbench.training.clock.time.perf_counter", lambda: float(next(now)))
-        slow.pretrain()
-    assert isinstance(slow.sampler_clock, clock)
-    assert slow.sampler_clock.seconds() == 7.0
 
 
 def test_start_epoch_is_called_once_per_pass_before_its_first_whole_batch():
