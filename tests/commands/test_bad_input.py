@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -362,26 +360,3 @@ def test_cuda_without_a_device(command, store: Path) -> None:
     said = command(*PLANTED.replace("cpu", "cuda").split())
     assert (said.code, said.err) == (2, "Error: no CUDA device is available here; use --device cpu\n")
     assert not store.exists()
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a tmpfs")
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ("size=16k", "cannot write .* .(?i:no space left)"),
-        ("ro", "cannot write .* .Read-only file system"),
-    ],
-)
-def test_a_full_and_a_read_only_disk(command, tmp_path: Path, options: str, expected: str) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(disk)], capture_output=True).returncode:
-        pytest.skip("a file system can be mounted by root only")
-    try:
-        said = command(*PLANTED.split(), "--runs", str(disk), "--checkpoint-every", "0")
-        assert not list(disk.rglob("*.tmp"))
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
-    assert said.code == FAILED
-    assert re.match(f"Error: {expected}", said.err.splitlines()[-1])
-    assert "Traceback" not in said.err

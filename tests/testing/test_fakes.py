@@ -103,43 +103,6 @@ def test_coupled_feedback_shares_one_backward_and_all_optimisers_step():
     assert (gradients["entity"] != fewer["entity"]).any(1).sum() > 16
 
 
-@pytest.mark.parametrize("anchors", ["false", "true"])
-@pytest.mark.parametrize("joint", ["score", "fuse"])
-def test_generated_slots_enter_the_loss_as_the_contract_says(joint, anchors):
-    settings = (
-        f"sampler.joint={joint}",
-        f"sampler.anchors={anchors}",
-        "protocol.subsampling=false",
-        "protocol.regularizer=0",
-        "protocol.temperature=1",
-    )
-    trainer = trainer_for("generated", *settings, fusion="fake_slots")
-    blocks, batches = watched(trainer.sampler, "sample"), watched(trainer, "_next_positives")
-    scoring = trainer.scoring()
-    fused, relation = scoring.tables["fused"].clone(), scoring.relation.clone()
-    trainer.step()
-
-    block, positives, gamma = blocks[0], batches[0], trainer.protocol.margin
-    total = 0.0
-    for row in range(16):
-        h, r, t = positives.hrt[row].tolist()
-        head = bool(block.side[row])
-        kept, sign = (t, -1) if head else (h, 1)
-        present = block.generated.slot_mask[row]
-        s_pos = gamma - (fused[h] + relation[r] - fused[t]).abs().sum()
-        for k in range(4):
-            candidate = block.generated.vectors[row, k]  # [S, D]
-            anchor = block.generated.anchors[row, k] if anchors == "true" else fused[kept]
-            if joint == "score":
-                score = (gamma - (anchor + sign * relation[r] - candidate).abs().sum(1))[present].mean()
-            else:
-                anchor = anchor[present].mean(0) if anchors == "true" else fused[kept]
-                score = gamma - (anchor + sign * relation[r] - candidate[present].mean(0)).abs().sum()
-            shift, weight = block.margin_shift[row, k], block.weight[row, k]
-            total += (weight * F.softplus(score + shift) + F.softplus(-(s_pos + shift))) / 4
-    assert trainer.loss_sum.item() == pytest.approx(float(0.5 * total / 16), rel=1e-5)
-
-
 def test_blocks_add_up_with_their_coefficients():
     trainer = trainer_for("two_blocks", "protocol.subsampling=false", "protocol.regularizer=0", kge="distmult")
     drawn, batches = watched(trainer.sampler, "sample"), watched(trainer, "_next_positives")
