@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -40,16 +39,8 @@ def write(name: str, text: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_text(text) and None
 
 
-def remove(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / "graph" / name).unlink()
-
-
 def tensor(value: Any, name: str = "mine.pth") -> Callable[[Path], None]:
     return lambda folder: torch.save(value, folder / name)
-
-
-def array(value: np.ndarray) -> Callable[[Path], None]:
-    return lambda folder: np.save(folder / "mine.npy", value, allow_pickle=True)
 
 
 class Payload:
