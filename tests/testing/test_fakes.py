@@ -39,40 +39,6 @@ def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_reinforce_gradient_is_that_of_reward_times_log_probability():
-    trainer = trainer_for("reinforce")
-    sampler, blocks = trainer.sampler, watched(trainer.sampler, "sample")
-    assert [g["lr"] for g in trainer.sampler_adam.param_groups] == [pytest.approx(10 * trainer.protocol.learning_rate)]
-    with torch.no_grad():
-        sampler.logits.copy_(torch.linspace(-1, 1, 40))
-    logits = sampler.logits.detach().clone()
-    gradients, rewards, feedback = [], [], sampler.feedback
-    trainer.sampler_adam.step = lambda: gradients.append(sampler.logits.grad.clone())
-
-    def spy(negatives, s_pos, s_neg):
-        assert not s_pos.requires_grad
-        assert not s_neg.requires_grad
-        rewards.append(s_neg)
-        return feedback(negatives, s_pos, s_neg)
-
-    sampler.feedback = spy
-    pools = watched(trainer.graph, "draw")
-    trainer.step()
-    pool, ids, reward = pools[0], blocks[0].ids, rewards[0]
-    expected = torch.zeros(40)  # by hand: -A (onehot - softmax), averaged over slots
-    for row in range(len(ids)):
-        p = logits[pool[row]].softmax(0)
-        log_q = blocks[0].log_q.detach()
-        for slot in range(ids.shape[1]):
-            chosen = (pool[row] == ids[row, slot]) & torch.isclose(p.log(), log_q[row, slot])
-            first = int(chosen.nonzero()[0])  # duplicates in the pool have one logit, so their gradients add up alike
-            onehot = torch.zeros(len(p))
-            onehot[first] = 1
-            expected.index_add_(0, pool[row], -(reward[row, slot] * (onehot - p)) / ids.numel())
-    assert torch.allclose(gradients[0], expected, atol=1e-6)
-    assert all(p.grad is None for p in trainer.kge.parameters())
-
-
 def straight_through_step(kge="distmult"):
     trainer = trainer_for("straight_through", "protocol.subsampling=false", kge=kge)
     with torch.no_grad():
