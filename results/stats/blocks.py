@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # whose `stats` is loaded when it is first used: that takes a second
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import chdtrc, fdtrc
-from scipy.stats import rankdata
 
 Matrix = NDArray[np.float64]
 
@@ -52,7 +52,7 @@ def block_ranks(values: ArrayLike) -> Matrix:
     if not np.all(np.isfinite(values)):
         incomplete = np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()
         raise ValueError(f"blocks {incomplete} lack a value; leave them out for every treatment, or fill them")
-    return np.asarray(rankdata(np.round(-values, 12), axis=1), np.float64)
+    return np.asarray(scipy.stats.rankdata(np.round(-values, 12), axis=1), np.float64)
 
 
 def friedman(values: ArrayLike) -> Friedman | None:

@@ -11,9 +11,9 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
-from scipy.stats import rankdata, studentized_range
 
 from nsbench.results.stats.multiplicity import holm
 
@@ -49,7 +49,7 @@ def wilcoxon(differences: ArrayLike) -> Wilcoxon:
     d: Matrix = np.round(np.asarray(differences, np.float64), 12).astype(np.float64)
     if d.ndim != 1 or len(d) < 1 or not np.all(np.isfinite(d)):
         raise ValueError("differences must be a vector of finite numbers")
-    ranks = np.asarray(rankdata(np.abs(d)), np.float64)
+    ranks = np.asarray(scipy.stats.rankdata(np.abs(d)), np.float64)
     half = float(ranks[d == 0].sum()) / 2
     plus, minus = float(ranks[d > 0].sum()) + half, float(ranks[d < 0].sum()) + half
     if not np.any(d):
@@ -90,7 +90,7 @@ def nemenyi_p(average_ranks: ArrayLike, blocks: int) -> Matrix:
     """p [k, k] of all pairs of average ranks [k], the studentized range with infinite degrees (Nemenyi 1963)."""
     average = np.asarray(average_ranks, np.float64)
     z = (average[:, None] - average[None, :]) / _rank_error(len(average), blocks)
-    p = studentized_range.sf(np.abs(z) * 2**0.5, len(z), np.inf)
+    p = scipy.stats.studentized_range.sf(np.abs(z) * 2**0.5, len(z), np.inf)
     np.fill_diagonal(p, 1)
     return np.asarray(p)
 
@@ -102,7 +102,7 @@ def _rank_error(k: int, blocks: int) -> float:
 
 def critical_difference(k: int, blocks: int, alpha: float = 0.05) -> float:
     """Nemenyi's: average ranks further apart differ."""
-    return float(studentized_range.isf(alpha, k, np.inf)) / 2**0.5 * _rank_error(k, blocks)
+    return float(scipy.stats.studentized_range.isf(alpha, k, np.inf)) / 2**0.5 * _rank_error(k, blocks)
 
 
 def cliques(p: ArrayLike, alpha: float = 0.05) -> list[tuple[int, ...]]:

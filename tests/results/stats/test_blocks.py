@@ -3,14 +3,11 @@
 from itertools import permutations, product
 
 import numpy as np
-import pandas as pd
 import pytest
-import scipy.stats
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from statsmodels.formula.api import ols
-from statsmodels.stats.anova import anova_lm
 
 from nsbench.results.stats.blocks import (
     block_ranks,
@@ -53,6 +50,10 @@ def test_ranks_come_from_unrounded_values():
 
 @pytest.mark.fact(3, oracle="statsmodels")
 def test_iman_davenport_is_the_f_of_an_analysis_of_variance_of_ranks():
+    import pandas as pd
+    from statsmodels.formula.api import ols
+    from statsmodels.stats.anova import anova_lm
+
     for values in (DEMSAR, ZAR, SCIPY):
         n, k = values.shape
         frame = pd.DataFrame(

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-import scipy.stats
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
 

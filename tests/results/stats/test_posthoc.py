@@ -4,13 +4,10 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
-import scikit_posthocs
-import scipy.stats
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from statsmodels.stats.libqsturng import qsturng
-from statsmodels.stats.multitest import multipletests
 
 from nsbench.results.stats.blocks import block_ranks
 from nsbench.results.stats.multiplicity import holm
@@ -35,6 +32,8 @@ def unit_blocks(k):
 
 def tukey(k, alpha=0.05, df=np.inf):
     """Upper point of the studentized range over the root of 2, by statsmodels (Gleason 1999, to three digits)."""
+    from statsmodels.stats.libqsturng import qsturng
+
     return qsturng(1 - alpha, k, df) / 2**0.5
 
 
@@ -73,6 +72,8 @@ def test_nemenyi_of_demsars_example():
 
 @pytest.mark.fact(10, 12, oracle="scikit-posthocs")
 def test_nemenyi_against_scikit_posthocs():
+    import scikit_posthocs
+
     rng = np.random.default_rng(0)
     for values in (DEMSAR, rng.normal(size=(8, 5)) + np.arange(5) / 3, rng.normal(size=(30, 5))):
         average = block_ranks(values).mean(axis=0)
@@ -226,6 +227,8 @@ def test_holm_on_published_examples(raw, adjusted):
 @pytest.mark.fact(17, 18, oracle="statsmodels")
 def test_holm_against_statsmodels():
     """p that are even, small, tied, 0 and 1. (statsmodels takes 0.1 s each time.)"""
+    from statsmodels.stats.multitest import multipletests
+
     rng = np.random.default_rng(0)
     for p in (rng.uniform(size=9), rng.uniform(size=40) ** 4, rng.integers(0, 6, 12) / 5 * 0.1, np.array([0, 1, 0.02])):
         assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], abs=1e-12)

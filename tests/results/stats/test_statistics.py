@@ -3,15 +3,11 @@
 from itertools import product
 
 import numpy as np
-import pandas as pd
 import pytest
-import scipy.stats
-import statsmodels.api as sm
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from statsmodels.formula.api import ols
-from statsmodels.stats.anova import anova_lm
 
 from nsbench.errors import Misuse
 from nsbench.results.stats import resampling, statistics
@@ -150,13 +146,22 @@ def test_size_of_the_two_way_t(seeds):
     assert 0.025 < rate < 0.05 + 3 * np.sqrt(0.05 * 0.95 / repetitions)
 
 
+def anova(y):
+    """The analysis of variance of y [6 seeds, 40 triples], by statsmodels."""
+    import pandas as pd
+    from statsmodels.formula.api import ols
+    from statsmodels.stats.anova import anova_lm
+
+    frame = pd.DataFrame({"y": y.ravel(), "seed": np.repeat(np.arange(6), 40), "triple": np.tile(np.arange(40), 6)})
+    return anova_lm(ols("y ~ C(seed) + C(triple)", frame).fit())
+
+
 @pytest.mark.fact(20, oracle="statsmodels")
 def test_two_way_t_with_the_interaction_once_is_the_analysis_of_variance():
     """Balanced, of one arm: the expected mean squares' estimate MS_seed + MS_triple - MS_rest, here from statsmodels."""
     rng = np.random.default_rng(8)
     y = rng.normal(0, 0.05, (6, 1)) + rng.normal(0, 0.2, 40) + rng.normal(0, 0.1, (6, 40))
-    frame = pd.DataFrame({"y": y.ravel(), "seed": np.repeat(np.arange(6), 40), "triple": np.tile(np.arange(40), 6)})
-    table = anova_lm(ols("y ~ C(seed) + C(triple)", frame).fit())
+    table = anova(y)
     square = table["sum_sq"] / table["df"]
     expected = (square["C(seed)"] + square["C(triple)"] - square["Residual"]) / y.size
     once = two_way_t(y, np.zeros((6, 40)))
@@ -173,8 +178,7 @@ def test_two_way_t_of_arms_whose_seeds_begin_alike():
     arms = [rng.normal(0, 0.02, (6, 1)) + rng.normal(0, 0.2, 40) + alike + rng.normal(0, 0.02, (6, 40)) for _ in range(2)]
     tables = []
     for y in (*arms, arms[0] - arms[1]):
-        frame = pd.DataFrame({"y": y.ravel(), "seed": np.repeat(np.arange(6), 40), "triple": np.tile(np.arange(40), 6)})
-        table = anova_lm(ols("y ~ C(seed) + C(triple)", frame).fit())
+        table = anova(y)
         tables.append((table["sum_sq"] / table["df"] / y.size, table["df"]))
     parts = [(tables[0], "C(seed)", 1), (tables[1], "C(seed)", 1), (tables[2], "C(triple)", 1), (tables[2], "Residual", -1)]
     variance = sum(sign * share[source] for (share, _), source, sign in parts)
@@ -184,6 +188,8 @@ def test_two_way_t_of_arms_whose_seeds_begin_alike():
 
 
 def test_clusters_enter_the_triples_term():
+    import statsmodels.api as sm
+
     rng = np.random.default_rng(2)
     hubs = np.repeat(np.arange(25), 8)
     a = rng.normal(0, 0.1, (5, 200)) + rng.normal(0, 0.2, 25)[hubs]

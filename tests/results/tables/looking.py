@@ -2,8 +2,6 @@
 
 import io
 
-import pandas as pd
-
 from nsbench.results.writers import write
 
 
@@ -18,4 +16,6 @@ def labels(table):
 
 
 def records(table):
+    import pandas as pd
+
     return pd.read_csv(io.StringIO(write(table, "csv")))
