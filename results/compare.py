@@ -189,7 +189,7 @@ def _compared(name: str, a: list[Run], b: list[Run], stored: Sequence[Run]) -> C
         return replace(found, contrast=contrast_of("B", ours, theirs, hubs, seen(b[0], stored)))
     if many == 1:
         x, y = (1 / realistic(store.ranks(run).ranks) for run in (a[0], b[0]))  # [T, 2 sides]
-        p = paired.randomisation(x, y, np.random.default_rng(0), clusters=hubs).p
+        p = paired.randomisation(x, y, np.random.default_rng(0), hubs)
         return replace(found, single=(paired.paired_t(x, y, clusters=hubs), p))
     return found
 
@@ -295,7 +295,7 @@ def _overall(compared: Sequence[Compared], lacking: int) -> str:
         return f"{said}; {lacking} more have runs of one group only, so these are a choice and there is no test over blocks."
     from nsbench.results.stats.posthoc import wilcoxon
 
-    p = p_text(wilcoxon(differences).p)
+    p = p_text(wilcoxon(differences))
     return f"{said} (signed-rank p {p}; blocks that share a dataset or a model are not independent)."
 
 

@@ -125,12 +125,11 @@ def test_blocks_that_only_one_group_has_forbid_a_test_over_the_others(store, run
 def test_the_larger_p_decides_between_single_runs(store, run, monkeypatch):
     run("uniform", seed=0)
     run("dhns", seed=0, quality=2.5)
-    test = paired.Randomisation(0.1, 0.2, False, False)
-    monkeypatch.setattr(paired, "randomisation", lambda *arms, **how: test)
+    monkeypatch.setattr(paired, "randomisation", lambda *given: 0.2)
     text = compare("sampler=dhns", "sampler=uniform", store)
     assert "the two models cannot be told apart on this test set" in text
     assert re.search(r"randomisation p 0.2000, t p (< )?0.0\d+; they should agree, and the larger decides", text)
-    monkeypatch.setattr(paired, "randomisation", lambda *arms, **how: test._replace(p=0.0001))
+    monkeypatch.setattr(paired, "randomisation", lambda *given: 0.0001)
     t = paired.paired_t(*(np.ones((60, 2)) * x for x in (1, 2)))._replace(p=0.0105, inflation=1.0)
     monkeypatch.setattr(paired, "paired_t", lambda *arms, **how: t)
     assert "they should agree" in compare("sampler=dhns", "sampler=uniform", store)

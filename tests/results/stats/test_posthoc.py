@@ -12,7 +12,6 @@ from hypothesis.extra.numpy import arrays
 from nsbench.results.stats.blocks import block_ranks
 from nsbench.results.stats.multiplicity import holm
 from nsbench.results.stats.posthoc import (
-    EXACT,
     blocks_needed,
     cliques,
     critical_difference,
@@ -84,16 +83,14 @@ def test_nemenyi_against_scikit_posthocs():
 @pytest.mark.fact(11)
 def test_wilcoxon_of_demsars_table():
     """Zeros split; the values must be those printed with the example, with `voting`."""
-    found = wilcoxon(DEMSAR[:, 1] - DEMSAR[:, 0])
-    assert (found.plus, found.minus, found.statistic) == (93, 12, 12)
-    assert found.p == 64 / 2**13  # its exact value: the normal one errs by two fifths at 14 blocks
+    # Rank sums of 93 and 12. The exact value: the normal one errs by two fifths at 14 blocks.
+    assert wilcoxon(DEMSAR[:, 1] - DEMSAR[:, 0]) == 64 / 2**13
 
 
 @pytest.mark.fact(14, oracle="scipy")
 def test_wilcoxon_of_the_maize():
-    found = wilcoxon(MAIZE)
-    assert (found.statistic, found.p) == (24, pytest.approx(0.041259765625))
-    assert (found.statistic, found.p) == pytest.approx(tuple(scipy.stats.wilcoxon(MAIZE, method="exact")))
+    assert wilcoxon(MAIZE) == pytest.approx(0.041259765625)
+    assert wilcoxon(MAIZE) == pytest.approx(scipy.stats.wilcoxon(MAIZE, method="exact").pvalue)
 
 
 @pytest.mark.fact(12, 13, oracle="statsmodels")
@@ -110,7 +107,7 @@ def test_rank_sums_of_thirty_datasets():
 @pytest.mark.fact(26, oracle="closed form")
 @pytest.mark.parametrize("blocks", range(5, 12))
 def test_smallest_p_of_wilcoxon(blocks):
-    assert wilcoxon(np.arange(1.0, blocks + 1)).p == pytest.approx(2 / 2**blocks)
+    assert wilcoxon(np.arange(1.0, blocks + 1)) == pytest.approx(2 / 2**blocks)
 
 
 @pytest.mark.parametrize(("k", "all_pairs", "one_baseline"), [(3, 7, 7), (5, 9, 8), (7, 10, 8), (10, 11, 9), (12, 12, 9)])
@@ -118,7 +115,7 @@ def test_blocks_needed(k, all_pairs, one_baseline):
     """The table of section 1.3, by trying: with one block fewer the clearest possible result is not significant."""
     for comparisons, needed in ((k * (k - 1) // 2, all_pairs), (k - 1, one_baseline)):
         assert blocks_needed(comparisons) == needed
-        p = [wilcoxon(np.arange(1.0, n + 1)).p for n in (needed, needed - 1)]
+        p = [wilcoxon(np.arange(1.0, n + 1)) for n in (needed, needed - 1)]
         assert p[0] * comparisons <= 0.05 < p[1] * comparisons
 
 
@@ -128,16 +125,15 @@ def test_wilcoxon_against_enumeration_of_signs(d):
     """Ties and zeros among the differences; equal columns have p 1."""
     found = wilcoxon(d / 10)
     if not d.any():
-        assert found.p == 1
+        assert found == 1
         return
     ranks = scipy.stats.rankdata(np.abs(d))
     half = ranks[d == 0].sum() / 2
     sums = [half + ranks[d != 0] @ np.array(signs) for signs in product([0, 1], repeat=int((d != 0).sum()))]
-    middle = ranks.sum() / 2
-    far = np.mean([abs(total - middle) >= abs(found.plus - middle) - 1e-9 for total in sums])
-    assert found.p == pytest.approx(far)
-    assert found.plus + found.minus == pytest.approx(ranks.sum())
-    assert wilcoxon(-d / 10).p == pytest.approx(found.p)
+    middle, plus = ranks.sum() / 2, half + ranks[d > 0].sum()
+    far = np.mean([abs(total - middle) >= abs(plus - middle) - 1e-9 for total in sums])
+    assert found == pytest.approx(far)
+    assert wilcoxon(-d / 10) == pytest.approx(found)
 
 
 @pytest.mark.fact(28, oracle="statsmodels")
@@ -153,17 +149,17 @@ def test_pool_dependence_of_mean_ranks():
         average = block_ranks(values).mean(axis=0)
         assert average[1] - average[0] == 1
         seen.append(nemenyi_p(average, 10)[0, 1] < 0.05)
-        assert wilcoxon(values[:, 0] - values[:, 1]).p == pytest.approx(0.001953, abs=1e-6)
+        assert wilcoxon(values[:, 0] - values[:, 1]) == pytest.approx(0.001953, abs=1e-6)
     assert seen == [True, False]
 
 
 def test_wilcoxon_with_holm():
     values = np.random.default_rng(2).normal(size=(12, 4)) + np.array([0, 1.5, 0.1, 3])
-    pairs = wilcoxon_holm(values)
-    assert [(pair.first, pair.second) for pair in pairs] == list(combinations(range(4), 2))
+    found = wilcoxon_holm(values)
     p = [scipy.stats.wilcoxon(values[:, i] - values[:, j]).pvalue for i, j in combinations(range(4), 2)]
-    assert [pair.p for pair in pairs] == pytest.approx(p)
-    assert [pair.p_adjusted for pair in pairs] == pytest.approx(holm(p))
+    assert [found[pair] for pair in combinations(range(4), 2)] == pytest.approx(holm(p))
+    assert np.all(found == found.T)
+    assert np.all(np.diag(found) == 1)
 
 
 @pytest.mark.fact(52)
@@ -189,7 +185,7 @@ def test_cliques_against_all_subsets(p):
 
 
 def test_values_as_printed_change_the_test():
-    assert wilcoxon(DEMSAR_AS_PRINTED[:, 2] - DEMSAR_AS_PRINTED[:, 3]).p != wilcoxon(DEMSAR[:, 2] - DEMSAR[:, 3]).p
+    assert wilcoxon(DEMSAR_AS_PRINTED[:, 2] - DEMSAR_AS_PRINTED[:, 3]) != wilcoxon(DEMSAR[:, 2] - DEMSAR[:, 3])
 
 
 def test_what_cannot_be_tested_is_refused():
@@ -200,10 +196,10 @@ def test_what_cannot_be_tested_is_refused():
 
 
 @pytest.mark.fact(11, oracle="scipy")
-@given(arrays(np.int64, st.integers(EXACT + 1, 90), elements=st.integers(-6, 6)).filter(np.any))
-def test_normal_wilcoxon_against_scipy(d):
+@given(arrays(np.int64, st.integers(51, 90), elements=st.integers(-6, 6)).filter(lambda d: np.count_nonzero(d) > 30))
+def test_wilcoxon_of_many_blocks_is_nearly_normal(d):
     expected = scipy.stats.wilcoxon(d, zero_method="zsplit", method="asymptotic")
-    assert wilcoxon(d)[:2] == pytest.approx((expected.pvalue, expected.statistic))
+    assert wilcoxon(d) == pytest.approx(expected.pvalue, abs=0.03)
 
 
 # Holm
