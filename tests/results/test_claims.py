@@ -14,7 +14,8 @@ from nsbench.results.stats.clusters import labels
 from nsbench.results.store import read, select
 from nsbench.results.tables import ablation
 from nsbench.results.tables.build import comparison
-from nsbench.results.tables.fields import p_rope, p_text
+from nsbench.results.tables.contrasts import Contrast
+from nsbench.results.tables.fields import cliffs_delta, p_rope, p_text
 from nsbench.results.writers import write
 
 TRIPLES = 400
@@ -132,8 +133,14 @@ def test_claims_need_a_baseline_and_no_papers(store, run):
         comparison(store, layout="claims")
     with pytest.raises(Misuse, match="leave out --published"):
         comparison(store, layout="claims", published=True)
-    with pytest.raises(Misuse, match="claims are about MRR"):
-        comparison(store, layout="claims", metrics=["mr"])
+
+
+def test_cliffs_delta_counts_equals_for_neither():
+    """G4, and two runs that one of the baseline equals and one does not reach."""
+    worked = ([0.30, 0.32, 0.31, 0.33, 0.34], [0.29, 0.31, 0.30, 0.30, 0.32])
+    test = statistics.TwoWayT(0, 1, 1, 1, (0, 0))
+    for arms, delta in ((worked, 0.6), (([0.3, 0.3], [0.3, 0.2]), 0.5)):
+        assert cliffs_delta(Contrast("uniform", test, arms=arms)) == pytest.approx(delta)
 
 
 def test_bootstrap_intervals(store, run):

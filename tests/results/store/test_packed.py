@@ -25,7 +25,7 @@ SHIPPED = Path(__file__).parents[3] / "results" / "runs"
 
 def test_the_golden_file():
     found = read(GOLDEN)
-    assert [(run.name, run["sampler"], run.seed) for run in found.runs] == [
+    assert [(run.name, run["sampler"], run["seed"]) for run in found.runs] == [
         ("bernoulli-transe-toy-s1-00000001", "bernoulli", 1),
         ("uniform-transe-toy-s0-00000000", "uniform", 0),
     ]

@@ -15,6 +15,10 @@ def labels(table):
     return [row.label for row in table.rows if not row.published]
 
 
+def groups(table):
+    return list(dict.fromkeys(row.group for row in table.rows))
+
+
 def records(table):
     import pandas as pd
 

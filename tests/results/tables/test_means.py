@@ -156,7 +156,7 @@ def test_best_and_second_go_by_unrounded_means_and_print(store, run):
     run("bernoulli", ranks=exact(1 / 2, 1 / 90_000))  # 25.00 too, a little less: equal in print, so equal in style
     run("sans", ranks=exact(1 / 4, 1 / 100))
     run("dhns", ranks=exact(1 / 4, 1 / 110))
-    table = comparison(store, metrics=["mrr", "mr"])
+    table = comparison(store, layout="mmrns2")
     assert [cell(table, label).style for label in labels(table)] == ["best", "best", "second", ""]
     assert [cell(table, label).value for label in labels(table)] == ["25.00", "25.00", "13.00", "12.95"]
     assert cell(table, "uniform").record["mean"] > cell(table, "bernoulli").record["mean"]
