@@ -13,7 +13,7 @@ from nsbench.metrics import reciprocal
 from nsbench.results import load
 from nsbench.results.stats import statistics
 from nsbench.results.stats.multiplicity import holm
-from nsbench.results.store import ranks
+from nsbench.results.store import Run
 from nsbench.results.tables import comparison
 from nsbench.results.tables.metrics import METRICS, Metric
 from nsbench.results.writers import write
@@ -91,7 +91,7 @@ def test_markers_come_from_the_two_way_t_with_holm_over_the_whole_table(small_st
         arms = []
         for name in (sampler, "uniform"):
             chosen = frame[(frame["sampler"] == name) & (frame["kge"] == kge) & (frame["dataset"] == dataset)]
-            arms.append(np.stack([reciprocal(ranks(row).ranks) for _, row in chosen.iterrows()]))
+            arms.append(np.stack([reciprocal(Run(row["path"], {}, {}, {}).ranks().ranks) for _, row in chosen.iterrows()]))
         p.append(statistics.two_way_t(*arms).p)
     adjusted = holm(p)
     for (sampler, kge, dataset), raw, corrected in zip(contrasts, p, adjusted):
