@@ -188,8 +188,8 @@ def _compared(name: str, a: list[Run], b: list[Run], stored: Sequence[Run]) -> C
         refuse_unequal_seeds(a, b, ("the first group", "the second"), name or "this cell")
         return replace(found, contrast=contrast_of("B", ours, theirs, hubs, parts(b[0], stored)))
     if many == 1:
-        x, y = (1 / realistic(store.ranks(run).ranks) for run in (a[0], b[0]))  # [T, 2 sides]
-        p = paired.randomisation(x, y, np.random.default_rng(0), clusters=hubs).p
+        x, y = (1 / realistic(run.ranks().ranks) for run in (a[0], b[0]))  # [T, 2 sides]
+        p = paired.randomisation(x, y, np.random.default_rng(0), hubs)
         return replace(found, single=(paired.paired_t(x, y, clusters=hubs), p))
     return found
 
@@ -212,12 +212,8 @@ def _sentences(compared: Sequence[Compared], differing: Mapping[str, tuple[str, 
 
 
 def _constants(runs: Sequence[Run]) -> str:
-    shared = []
-    for name in ("kge", "dataset"):
-        values = list(dict.fromkeys(run[name] for run in runs))
-        shared.append(listed(values, ", "))
-    splits = listed(dict.fromkeys(run["split"] for run in runs), ", ")
-    return f"{shared[0]} on {shared[1]} ({splits} split)"
+    values = (listed(dict.fromkeys(run[name] for run in runs), ", ") for name in ("kge", "dataset", "split"))
+    return "{} on {} ({} split)".format(*values)
 
 
 def _finding(each: Compared, blocks: int) -> str:
@@ -299,7 +295,7 @@ def _overall(compared: Sequence[Compared], lacking: int) -> str:
         return f"{said}; {lacking} more have runs of one group only, so these are a choice and there is no test over blocks."
     from nsbench.results.stats.posthoc import wilcoxon
 
-    p = p_text(wilcoxon(differences).p)
+    p = p_text(wilcoxon(differences))
     return f"{said} (signed-rank p {p}; blocks that share a dataset or a model are not independent)."
 
 

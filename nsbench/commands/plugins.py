@@ -10,6 +10,7 @@ import click
 
 from nsbench.commands.options import one_fusion, runs_option, set_option, set_threads, threads_option, words
 from nsbench.errors import Misuse, RunFailed, suggest
+from nsbench.files import store_folder
 
 KINDS = ("SAMPLERS", "MODELS", "FUSIONS", "AUXILIARIES", "DATASETS")  # registries in nsbench.registry
 
@@ -153,7 +154,6 @@ def inspect(
     nsbench inspect --run nscaching --head "Taylor Swift" --relation plays --overlap
     """
     from nsbench.runs import inspection
-    from nsbench.runs.folder import store_folder
 
     folder = inspection.find_run(store_folder(runs), name)
     found = inspection.inspect(folder, head=head, relation=relation, tail=tail, dataset=dataset)

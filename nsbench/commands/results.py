@@ -12,6 +12,7 @@ import click
 
 from nsbench.commands.options import Commands, read_option, runs_option, where_option, words
 from nsbench.errors import Busy, Misuse, RunFailed
+from nsbench.files import store_folder
 
 
 class Listing(click.Command):
@@ -140,10 +141,7 @@ def report(runs: Path | None, where: dict[str, str], baseline: str, output: Path
     """
     from nsbench.commands.display import counting
     from nsbench.results import report as reporting
-    from nsbench.results import store
 
-    if not store.folders(folder := runs or store.default_folder()):
-        raise Misuse(f"no run in {folder}; start with nsbench run, or name another store with --runs")
     with counting("report", "tables and kinds of plots") as progress:
         page = reporting.report(runs, where, baseline=baseline, default=default_of, progress=progress)
     output.write_text(page, encoding="utf-8")
@@ -197,9 +195,9 @@ def runs_rm(names: tuple[str, ...], where: dict[str, str], yes: bool, runs: Path
     nsbench runs rm --where protocol=quick
     """
     from nsbench.commands import removal
-    from nsbench.results.store import default_folder, inventory
+    from nsbench.results.store import inventory
 
-    paths = removal.chosen(runs or default_folder(), names, where)
+    paths = removal.chosen(store_folder(runs), names, where)
     for path in paths:
         click.echo(f"{inventory.megabytes(inventory.size(path)):>12}  {path}")
     try:
@@ -246,9 +244,8 @@ def runs_export(file: Path, where: dict[str, str], runs: Path | None) -> None:
 def pack(archive: Path, runs: Path | None) -> None:
     """Write the complete runs of the store to one file, ARCHIVE (.nsb), which every --runs reads as it is."""
     from nsbench.results.store import archive as archives
-    from nsbench.results.store import default_folder
 
-    names = archives.pack(runs or default_folder(), archive)
+    names = archives.pack(store_folder(runs), archive)
     click.echo(f"{len(names)} runs in {archive}; next, on the other machine: nsbench runs merge {archive.name}")
 
 
@@ -257,9 +254,9 @@ def pack(archive: Path, runs: Path | None) -> None:
 @runs_option
 def merge(archives: tuple[Path, ...], runs: Path | None) -> None:
     """Add the runs of packed stores, or of other stores' folders; what is there already stays as it is."""
-    from nsbench.results.store import archive, default_folder
+    from nsbench.results.store import archive
 
-    store = runs or default_folder()
+    store = store_folder(runs)
     for one in archives:
         found = archive.merge(one, store)
         click.echo(f"{one}: {len(found.added)} runs added to {store}, {len(found.present)} were there already")

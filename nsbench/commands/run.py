@@ -17,7 +17,9 @@ import click
 import nsbench
 from nsbench.commands.options import (
     cell_options,
+    checkpoint_option,
     device_option,
+    diagnostics_option,
     runs_option,
     set_option,
     set_threads,
@@ -26,6 +28,7 @@ from nsbench.commands.options import (
     workers_option,
 )
 from nsbench.errors import Busy, Misuse, RunFailed
+from nsbench.files import store_folder
 
 if TYPE_CHECKING:
     from nsbench.campaign.conduct import Plan
@@ -48,14 +51,8 @@ if TYPE_CHECKING:
 @workers_option
 @threads_option
 @click.option("--save-model", is_flag=True, help="Keep model.safetensors beside the result.")
-@click.option(
-    "--diagnostics/--no-diagnostics",
-    "diagnose",
-    default=True,
-    show_default=True,
-    help="Measure what the sampler draws at start, middle and end; changes no other figure.",
-)
-@click.option("--checkpoint-every", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds.")
+@diagnostics_option
+@checkpoint_option
 @click.option("--plan", "only_plan", is_flag=True, help="Print the runs and whether they are done; run nothing.")
 def run(
     sampler: str,
@@ -83,7 +80,6 @@ def run(
     """
     from nsbench.campaign import plan as campaign
     from nsbench.commands.outcome import outcome
-    from nsbench.runs.folder import store_folder
     from nsbench.runs.result import Result
     from nsbench.runs.runner import RunOptions
 

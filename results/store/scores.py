@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nsbench.errors import Misuse
 from nsbench.metrics import reciprocal
 from nsbench.results.stats.ties import tie_gap
-from nsbench.results.store.run import Run, ranks
+from nsbench.results.store.run import Run
 
 SAME_DATA = ("dataset", "split", "fingerprint")  # of runs that rank the same triples, among the same candidates
 
@@ -31,8 +31,8 @@ class Scores(NamedTuple):
 
 def scores(cell: Sequence[Run], like: Run) -> Scores:
     """Scores of a cell's runs. Misuse unless they rank the triples of `like`, in its order, and none is another's copy."""
-    reference = ranks(like)
-    stored = [reference if run.path == like.path else ranks(run) for run in cell]
+    reference = like.ranks()
+    stored = [reference if run.path == like.path else run.ranks() for run in cell]
     values = np.stack([reciprocal(own.ranks) for own in stored])
     for run, own, mean in zip(cell, stored, values.mean(axis=1)):
         pairs = ((own.triples, reference.triples), (own.candidates, reference.candidates))
@@ -68,7 +68,7 @@ def parts(like: Run, runs: Iterable[Run]) -> dict[str, NDArray[np.bool_]]:
     found: dict[str, NDArray[np.bool_]] = {}
     for run in (like, *(run for run in runs if all(run[name] == like[name] for name in SAME_DATA))):
         with contextlib.suppress(Misuse):  # damaged, which concerns nobody who does not ask about its ranks
-            stored = ranks(run)
+            stored = run.ranks()
             for name, part in PARTS.items():
                 if name not in found and (recorded := getattr(stored, part.array)) is not None:
                     found[name] = recorded == part.value

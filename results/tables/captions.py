@@ -61,12 +61,12 @@ def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None, means:
     sentences += [_read(grid)] if READS not in shown and any(map(reads, grid.runs)) else []
     sentences.append(_seeds(grid) if means else f"Seeds: {listed((listed(s) for s in sorted(grid.seed_lists)), ' or ')}")
     sentences += [test] if test else []
-    machines = {(run["device"], _count(run["threads"], "thread"), f"{run['kernels']} kernels") for run in grid.runs}
+    machines = {(run["device"], count(run["threads"], "thread"), f"{run['kernels']} kernels") for run in grid.runs}
     sentences.append(f"Ran on {' and '.join(sorted(map(', '.join, machines)))}")
     return ". ".join(sentences) + "."
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -227,7 +227,7 @@ def _dead(grid: Grid) -> list[str]:
     for key, runs in sorted(grid.cells.items(), key=lambda item: (item[0][0], grid.labels[item[0][1]], item[0][2])):
         if lost := [run for run in runs if run.dead]:
             notes.append(
-                f"The generator of {_named(grid, key)} is dead in {len(lost)} of {_count(len(runs), 'run')}; in that of "
+                f"The generator of {_named(grid, key)} is dead in {len(lost)} of {count(len(runs), 'run')}; in that of "
                 f"seed {lost[0]['seed']}, {listed(lost[0].dead, ', and ')}."
             )
     return notes

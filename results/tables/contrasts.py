@@ -121,11 +121,10 @@ def _computed(grid: Grid, pairs: Mapping[Key, Key], bootstrap: bool, progress: P
         found[key] = contrast_of(grid.labels[other[1]], ours, theirs[other], hubs, apart)
         if bootstrap:
             clusters = hubs if found[key].test.inflation > 1 else None
-            drawn = statistics.crossed_bootstrap(
-                ours.values, np.random.default_rng(BOOTSTRAP_SEED), b=theirs[other].values, clusters=clusters
-            )
+            rng = np.random.default_rng(BOOTSTRAP_SEED)
+            drawn = statistics.crossed_bootstrap(ours.values, theirs[other].values, rng, clusters)
             arms = [run["mrr"] for run in grid.cells[key]], [run["mrr"] for run in grid.cells[other]]
-            found[key] = replace(found[key], drawn=drawn.interval, arms=arms)
+            found[key] = replace(found[key], drawn=statistics.percentile_interval(drawn), arms=arms)
     return found
 
 

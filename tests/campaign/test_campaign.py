@@ -15,7 +15,7 @@ from nsbench.campaign import plan as campaign
 from nsbench.campaign.attempt import attempt
 from nsbench.commands.run import parse_seeds
 from nsbench.errors import FailedBefore
-from nsbench.runs.folder import store_folder
+from nsbench.files import store_folder
 from nsbench.runs.result import Result
 from nsbench.runs.runner import RunOptions
 from nsbench.samplers.uniform import Uniform

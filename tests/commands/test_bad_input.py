@@ -244,7 +244,7 @@ CASES = [
     # the store
     Case("status of no store", "status", "no run in runs"),
     Case("status of a file", "status --runs afile", "afile", write("afile", "")),
-    Case("report of no store", "report", "no run in runs"),
+    Case("report of no store", "report", "no complete run in runs"),
     Case(
         "merge of nothing",
         "runs merge ./graph",

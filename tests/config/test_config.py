@@ -7,7 +7,7 @@ import torch
 
 from nsbench.campaign.estimates import group_of
 from nsbench.config.protocol import Protocol, protocol_names, read_protocol, resolve_protocol
-from nsbench.config.run import check_features, configure, from_record, run_id
+from nsbench.config.run import check_needs, configure, from_record, run_id
 from nsbench.contracts import Need, Sampler
 from nsbench.errors import Misuse
 from nsbench.registry import AUXILIARIES, SAMPLERS, option
@@ -163,9 +163,9 @@ def test_missing_features_are_refused_once_the_data_is_there():
     with registered(SAMPLERS, "needs", Needs):
         made = config("needs")
         assert made.wants_features
-        check_features(made, toy(features=True))
+        check_needs(made, toy(features=True))
         with pytest.raises(Misuse, match="needs features and 'toy' has none"):
-            check_features(made, toy())
+            check_needs(made, toy())
     assert not config().wants_features
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 
 from nsbench.errors import Misuse
 from nsbench.metrics import reciprocal
@@ -12,7 +12,8 @@ from nsbench.results.stats.clusters import labels
 from nsbench.results.store import read
 from nsbench.results.tables import ablation
 from nsbench.results.tables.build import comparison
-from nsbench.results.tables.fields import p_rope, p_text
+from nsbench.results.tables.contrasts import Contrast
+from nsbench.results.tables.fields import cliffs_delta, p_rope, p_text
 from nsbench.results.writers import write
 
 TRIPLES = 400
@@ -66,11 +67,12 @@ def test_figures_of_a_claim(store, run):
     ours, theirs = (frame[frame["sampler"] == name] for name in ("dhns", "uniform"))
     wins = np.sign(ours["mrr"].to_numpy()[:, None] - theirs["mrr"].to_numpy())
     assert record["cliffs_delta"] == pytest.approx(wins.mean())
-    spread = stats.t(record["df"], record["difference"], record["standard_error"])
+    spread = scipy.stats.t(record["df"], record["difference"], record["standard_error"])
     assert record["p_rope"] == pytest.approx(spread.cdf(0.005) - spread.cdf(-0.005))
     low, high = spread.interval(0.95)
     assert (record["difference_low"], record["difference_high"]) == pytest.approx((low, high))
-    assert record["p"] == pytest.approx(2 * stats.t.sf(abs(record["difference"] / record["standard_error"]), record["df"]))
+    t = abs(record["difference"] / record["standard_error"])
+    assert record["p"] == pytest.approx(2 * scipy.stats.t.sf(t, record["df"]))
 
 
 def test_mass_in_the_rope_without_spread():
@@ -111,8 +113,14 @@ def test_claims_need_a_baseline_and_no_papers(store, run):
         comparison(store, layout="claims")
     with pytest.raises(Misuse, match="leave out --published"):
         comparison(store, layout="claims", published=True)
-    with pytest.raises(Misuse, match="claims are about MRR"):
-        comparison(store, layout="claims", metrics=["mr"])
+
+
+def test_cliffs_delta_counts_equals_for_neither():
+    """G4, and two runs that one of the baseline equals and one does not reach."""
+    worked = ([0.30, 0.32, 0.31, 0.33, 0.34], [0.29, 0.31, 0.30, 0.30, 0.32])
+    test = statistics.TwoWayT(0, 1, 1, 1, (0, 0))
+    for arms, delta in ((worked, 0.6), (([0.3, 0.3], [0.3, 0.2]), 0.5)):
+        assert cliffs_delta(Contrast("uniform", test, arms=arms)) == pytest.approx(delta)
 
 
 def test_how_far_the_tests_are_can_be_heard(store, run):
@@ -237,10 +245,10 @@ def test_the_bootstrap_draws_hubs_whole_where_the_test_does(store, run):
     triples = around_hubs(run)
     (cells,) = lines(comparison(store, layout="claims")).values()
     record, (ours, theirs) = cells["bootstrap"].record, arms_of(read(store).runs, "dhns", "uniform")
-    drawn = {
-        by: statistics.crossed_bootstrap(ours, np.random.default_rng(0), b=theirs, clusters=clusters).interval
-        for by, clusters in (("hub", labels(triples)), ("triple", None))
-    }
+    drawn = {}
+    for by, clusters in (("hub", labels(triples)), ("triple", None)):
+        draws = statistics.crossed_bootstrap(ours, theirs, np.random.default_rng(0), clusters)
+        drawn[by] = statistics.percentile_interval(draws)
     assert (record["bootstrap_low"], record["bootstrap_high"]) == drawn["hub"]
     assert np.diff(drawn["hub"]) > 1.25 * np.diff(drawn["triple"])
 

@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
+import scipy
 from click.testing import CliRunner
-from scipy import stats
 
 from nsbench.cli import cli
 from nsbench.commands.results import default_of
@@ -56,7 +55,7 @@ def drawn(store, kind, width=drawing.ONE_COLUMN, **how):
 
 def styled(draw, *given):
     """A figure, drawn as in a plot, and its renderer."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here and below, not above: it takes seconds
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure = drawing.style()(draw)(*given)
     canvas = FigureCanvasAgg(figure)
@@ -86,6 +85,8 @@ def learning(store, run):
 
 def events_of(store, sampler, kge):
     """step, seconds and MRR of every seed: three arrays [seeds, validations]."""
+    import pandas as pd
+
     files = sorted(store.glob(f"{sampler}-{kge}-*/events.jsonl"))
     runs = [pd.json_normalize([json.loads(line) for line in file.read_text().splitlines()]) for file in files]
     return [np.array([run[name] for run in runs]) for name in ("step", "train_seconds", "valid.mrr")]
@@ -161,7 +162,7 @@ def test_cost_shows_means_with_their_intervals_and_fills_what_nothing_dominates(
             points[name] = (np.mean(seconds), np.mean(mrr))
             np.testing.assert_allclose([marker.get_xdata()[0], marker.get_ydata()[0]], points[name])
             np.testing.assert_allclose(level.get_segments()[0][:, 0], [min(seconds), max(seconds)])
-            interval = stats.t.interval(0.95, 2, np.mean(mrr), stats.sem(mrr))
+            interval = scipy.stats.t.interval(0.95, 2, np.mean(mrr), scipy.stats.sem(mrr))
             np.testing.assert_allclose(upright.get_segments()[0][:, 1], interval)
             if marker.get_markerfacecolor() != "white":
                 filled.add(name)
@@ -172,6 +173,8 @@ def test_cost_shows_means_with_their_intervals_and_fills_what_nothing_dominates(
 
 @pytest.mark.parametrize(("factor", "width"), [*zip([1.001, 1.5, 3, 8, 20, 75, 1250], itertools.cycle(WIDTHS))])
 def test_a_log_axis_is_labelled_whatever_it_spans_and_its_labels_do_not_touch(factor, width):
+    import pandas as pd
+
     seconds = pd.DataFrame({"seconds": [2.0, 2.0 * factor]})
     models = pd.DataFrame({"model": ["transe", "distmult", "rotate"], "dataset": "mkg_y", "row": "uniform", "mrr": 0.3})
     figure, renderer = styled(cost.draw, models.merge(seconds, how="cross"), ["uniform"], width)
@@ -310,6 +313,8 @@ def blocks(store, run):
 
 
 def means_of(store):
+    import pandas as pd
+
     frame = pd.DataFrame([{**result["config"], "mrr": result["test"]["mrr"]} for result in results(store)])
     return frame.pivot_table("mrr", ["kge", "dataset"], "sampler")[list(SAMPLERS)]
 
@@ -322,7 +327,7 @@ def test_critical_differences_show_the_ranks_and_join_what_is_not_separated(bloc
     plot, means = single(blocks, "cd"), means_of(blocks)
     ranks = means.rank(axis=1, ascending=False).mean()
     p = {
-        pair: stats.wilcoxon(means[pair[0]] - means[pair[1]], method="exact").pvalue
+        pair: scipy.stats.wilcoxon(means[pair[0]] - means[pair[1]], method="exact").pvalue
         for pair in itertools.combinations(means.columns, 2)
     }
     order = sorted(p, key=p.get)
@@ -345,8 +350,8 @@ def test_critical_differences_show_the_ranks_and_join_what_is_not_separated(bloc
 def test_pairs_are_tested_only_where_friedman_finds_a_difference(blocks):
     two = {"sampler": "uniform,bernoulli"}
     better = means_of(blocks)["bernoulli"] - means_of(blocks)["uniform"]
-    assert stats.wilcoxon(better, method="exact").pvalue < 0.05  # which alone would part them
-    assert stats.binomtest(int((better > 0).sum()), len(better)).pvalue > 0.05  # Friedman's test of two rows
+    assert scipy.stats.wilcoxon(better, method="exact").pvalue < 0.05  # which alone would part them
+    assert scipy.stats.binomtest(int((better > 0).sum()), len(better)).pvalue > 0.05  # Friedman's test of two rows
     plot = single(blocks, "cd", where=two)
     assert cliques_in(*plot.draw(drawing.ONE_COLUMN).axes) == {"clique: uniform, bernoulli"}
     assert "which found no difference, so no pair was tested" in plot.caption
@@ -446,6 +451,7 @@ def test_by_which_filters_the_runs_were_chosen_stands_in_the_caption(learning):
 
 
 def test_the_same_runs_give_the_same_bytes_in_files_written_whole(learning, tmp_path, monkeypatch):
+    import pandas as pd
     from matplotlib import rc_context
 
     plot = single(learning, "cost")
@@ -493,6 +499,8 @@ def test_widths_are_those_of_the_columns_and_no_letter_is_too_small(learning):
 
 
 def test_the_unit_stands_below_each_column_of_panels_and_left_of_each_line():
+    import pandas as pd
+
     titles, entries = list("abcde"), drawing.handles(pd.DataFrame({"row": ["uniform"]}), ["uniform"])
     _, axes = drawing.panels(drawing.TWO_COLUMNS, titles, entries, "x", "y")
     assert [(ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) for ax in axes] == [
@@ -525,6 +533,8 @@ def test_the_command_needs_no_display_and_no_torch_to_draw(learning, tmp_path):
 
 
 def test_the_command_writes_what_was_asked_for_and_says_what_it_could_not(learning, tmp_path):
+    import pandas as pd
+
     out = tmp_path / "figures"
     store = ["plot", "--runs", str(learning), "-o", str(out)]
     done = CliRunner().invoke(cli, [*store, "--kind", "cost", "--where", "kge=transe"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nsbench.campaign import plan as campaign
-from nsbench.config.run import check_features, configure
+from nsbench.config.run import check_needs, configure
 from nsbench.contracts import Negatives
 from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
@@ -224,9 +224,9 @@ def test_structure_alone_is_refused():
     with pytest.raises(Misuse, match="needs two views of an entity"):
         configure("mans", "transe", "toy", fusion="adamf")
     config = configure("mans", "transe", "toy", fusion="two_view")
-    check_features(config, toy(features=True))
+    check_needs(config, toy(features=True))
     with pytest.raises(Misuse, match="needs features"):
-        check_features(config, toy())
+        check_needs(config, toy())
 
 
 def test_the_share_of_visual_negatives_is_told():

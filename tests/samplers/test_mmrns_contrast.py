@@ -3,8 +3,8 @@
 import math
 
 import pytest
+import scipy
 import torch
-from scipy import stats
 
 from nsbench.contracts.graph import TrainGraph
 from nsbench.samplers import mmrns, parts
@@ -196,7 +196,7 @@ def test_other_answers_are_uniform_without_replacement_and_never_the_true_one(rn
     seen = (pairs[:, 0] * 9 + pairs[:, 1]).bincount(minlength=81)
     allowed = [a * 9 + b for a in (1, 2, 4, 5, 6) for b in (1, 2, 4, 5, 6) if a < b]
     assert seen[allowed].sum() == 30_000
-    assert stats.chisquare(seen[allowed].numpy()).pvalue > 1e-4
+    assert scipy.stats.chisquare(seen[allowed].numpy()).pvalue > 1e-4
     few = Answers(graph).others(graph.key_tail[[0, 6]], torch.tensor([3, 2]), 15, rng)  # five others, and none
     assert few.entity[few.live].tolist() == [1, 2, 4, 5, 6]
     assert not few.row[few.live].any()

@@ -8,8 +8,8 @@ import math
 import zlib
 
 import pytest
+import scipy
 import torch
-from scipy import stats
 
 from nsbench.contracts.scoring import Scoring
 from nsbench.samplers import mmrns
@@ -110,7 +110,7 @@ def test_the_soft_rows_have_temperature_1():
     p = torch.tensor([0.7, 0.3]).log().expand(20_000, -1)
     _, soft, _ = mmrns.gumbel_draws(p, torch.zeros(20_000, 2, dtype=torch.bool), 1, torch.Generator().manual_seed(0))
     y = soft[0, :, 0].double()
-    assert stats.kstest((y.logit() - math.log(7 / 3)).sigmoid().numpy(), "uniform").pvalue > 1e-4
+    assert scipy.stats.kstest((y.logit() - math.log(7 / 3)).sigmoid().numpy(), "uniform").pvalue > 1e-4
 
 
 def test_candidates_are_drawn_afresh_and_are_a_tenth_of_all():

@@ -1,10 +1,10 @@
 """docs/notes/classic_samplers.md, section 7, Tests."""
 
 import pytest
+import scipy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
 
 from nsbench.contracts.graph import TrainGraph
 from nsbench.samplers.sans import Adjacency, chained, k_hop
@@ -41,7 +41,7 @@ def fits(counts, law):
     if counts[~possible].any():
         return False
     expected = law[possible] / law[possible].sum() * counts.sum()
-    return len(expected) == 1 or chisquare(counts[possible].numpy(), expected.numpy()).pvalue > 1e-4
+    return len(expected) == 1 or scipy.stats.chisquare(counts[possible].numpy(), expected.numpy()).pvalue > 1e-4
 
 
 def known(triples, anchor, relation, head):

@@ -1,8 +1,8 @@
 """docs/notes/classic_samplers.md, section 1, Tests."""
 
 import pytest
+import scipy
 import torch
-from scipy.stats import chisquare
 
 TRIPLES = [(0, 0, 1), (0, 0, 2), (0, 0, 3), (5, 0, 1), (19, 0, 0), (7, 0, 19), (0, 1, 0)]  # 20 entities
 
@@ -19,7 +19,7 @@ def test_every_other_entity_is_drawn_equally_often(trainer_on, draw, row):
         counts = torch.bincount(ids.flatten(), minlength=20)
         legal = [e for e in range(20) if e not in known]
         assert {e for e in range(20) if counts[e] == 0} == known
-        assert chisquare(counts[legal].numpy()).pvalue > 1e-4
+        assert scipy.stats.chisquare(counts[legal].numpy()).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("sides", ["per_row", "per_slot"])

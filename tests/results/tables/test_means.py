@@ -13,7 +13,7 @@ from nsbench.metrics import reciprocal
 from nsbench.results import load
 from nsbench.results.stats import statistics
 from nsbench.results.stats.multiplicity import holm
-from nsbench.results.store import ranks
+from nsbench.results.store import Run
 from nsbench.results.tables import comparison
 from nsbench.results.tables.metrics import METRICS
 from nsbench.results.writers import write
@@ -79,7 +79,7 @@ def test_markers_come_from_the_two_way_t_with_holm_over_the_whole_table(small_st
         arms = []
         for name in (sampler, "uniform"):
             chosen = frame[(frame["sampler"] == name) & (frame["kge"] == kge) & (frame["dataset"] == dataset)]
-            arms.append(np.stack([reciprocal(ranks(row).ranks) for _, row in chosen.iterrows()]))
+            arms.append(np.stack([reciprocal(Run(row["path"], {}, {}, {}).ranks().ranks) for _, row in chosen.iterrows()]))
         p.append(statistics.two_way_t(*arms).p)
     adjusted = holm(p)
     for (sampler, kge, dataset), raw, corrected in zip(contrasts, p, adjusted):
@@ -144,7 +144,7 @@ def test_best_and_second_go_by_unrounded_means_and_print(store, run):
     run("bernoulli", ranks=exact(1 / 2, 1 / 90_000))  # 25.00 too, a little less: equal in print, so equal in style
     run("sans", ranks=exact(1 / 4, 1 / 100))
     run("dhns", ranks=exact(1 / 4, 1 / 110))
-    table = comparison(store, metrics=["mrr", "mr"])
+    table = comparison(store, layout="mmrns2")
     assert [cell(table, label).style for label in labels(table)] == ["best", "best", "second", ""]
     assert [cell(table, label).value for label in labels(table)] == ["25.00", "25.00", "13.00", "12.95"]
     assert cell(table, "uniform").record["mean"] > cell(table, "bernoulli").record["mean"]
