@@ -100,7 +100,7 @@ def _comma_separated(file: Path, lines: Sequence[str]) -> list[Row]:
     try:
         for row in reader:
             rows.append(row)
-            if reader.line_num != len(rows):
+            if reader.line_num != len(rows) or any("\r" in label for label in row):
                 raise Misuse(f"{file}, line {len(rows)}, has a label that goes on in the next line; write each in one line")
     except csv.Error as error:
         raise Misuse(f"{file}, line {reader.line_num}, is no line of a .csv ({error}); correct its quotes") from None

@@ -39,11 +39,11 @@ def rows(file: Path, form: str) -> list[list[str]]:
         log.disabled, logging.getLogger("rdflib.term").disabled = quiet
     if any(isinstance(term, rdflib.BNode) for triple in graph for term in triple):
         raise Misuse(f"{file} holds blank nodes, whose names mean nothing in another file; give them addresses")
-    return sorted([_label(term, rdflib.Literal) for term in triple] for triple in graph)
+    return sorted([_label(term, isinstance(term, rdflib.Literal)) for term in triple] for triple in graph)
 
 
-def _label(term: Any, literal: type) -> str:
-    if not isinstance(term, literal):
+def _label(term: Any, literal: bool) -> str:
+    if not literal:
         return str(term)
     kind = f"@{term.language}" if term.language else f"^^{term.datatype}" if term.datatype else ""
     return f'"{term}"{kind}'

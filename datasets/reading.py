@@ -131,8 +131,10 @@ def read_identifiers(file: Path) -> list[str]:
         if i in found:
             raise Misuse(f"{file}, line {number}: id {i} is given twice; number the lines from 0 without repeats")
         found[i] = identifier.strip()
-        if (line := lines_of.setdefault(found[i], number)) != number:
-            raise Misuse(f"{file}, line {number}, gives '{found[i]}' an id, as line {line} does; list each identifier once")
+        if (earlier := lines_of.setdefault(found[i], number)) != number:
+            raise Misuse(
+                f"{file}, line {number}, gives '{found[i]}' an id, as line {earlier} does; list each identifier once"
+            )
     return [found[i] for i in range(len(lines))]
 
 

@@ -356,8 +356,8 @@ class _Run:
         self.notify({"stage": "writing"})
         triples = dataset.test.numpy()
         of_queries = labels(trainer.graph, dataset.test)
-        parts = {by: np.array([label == by for label, _ in of_queries[by]]) for by in ("seen", "twin")}  # [T] each
-        save = functools.partial(np.savez_compressed, ranks=r, candidates=c, triples=triples, **parts)
+        seen, twin = (np.array([label == by for label, _ in of_queries[by]]) for by in ("seen", "twin"))  # [T] each
+        save = functools.partial(np.savez_compressed, ranks=r, candidates=c, triples=triples, seen=seen, twin=twin)
         self.folder.write("ranks.npz", save)
         if save_model:
             self._save_model()

@@ -222,7 +222,7 @@ def written(folder: Path, form: str, rng: Random) -> None:
     """A graph of a few entities, in a form."""
     names = rng.sample(NAMES, rng.randint(4, len(NAMES)))
     relations = [f"r{i}" for i in range(rng.randint(1, 3))]
-    facts = list({(rng.choice(names), rng.choice(relations), rng.choice(names)) for _ in range(24)})
+    facts = sorted({(rng.choice(names), rng.choice(relations), rng.choice(names)) for _ in range(24)})
     rng.shuffle(facts)
     cut = len(facts) // 4
     parts = dict(zip(SPLITS, (facts[2 * cut :], facts[:cut], facts[cut : 2 * cut])))
