@@ -134,7 +134,8 @@ class Trainer:
 
     def step(self) -> None:
         """One batch: sample, loss, backward and optimiser steps as the sampler's `coupled` and `phase` say."""
-        scoring = Scoring(self.kge, self.fusion, self.graph)
+        few = self.device.type == "cpu" and self.sampler.few  # how many entities those are, a GPU must not be asked
+        scoring = Scoring(self.kge, self.fusion, self.graph, few=few)
         self._set_learning_rate()
         with self._noted():
             positives = self._next_positives()
