@@ -63,6 +63,7 @@ from torch.autograd.function import once_differentiable
 
 from nsbench.contracts import Need, Negatives, Positives, Sampler, Setting, View
 from nsbench.errors import Misuse
+from nsbench.kernels.operators import distinct
 from nsbench.kernels.race import SoftRows, race
 from nsbench.registry import SAMPLERS, option
 from nsbench.samplers.parts import mmrns_released as released
@@ -182,7 +183,7 @@ class MMRNS(Sampler):
         side = side if side.dim() == 1 else side[:, 0]
         key, answer = positives.key(side), positives.answer(side)
         candidates = torch.randperm(self.num_entities, generator=view.rng, device=view.device)[: self.candidates]
-        known = view.graph.answers(key).index_select(1, candidates)  # [B, N]
+        known = view.graph.answers(key, candidates)  # [B, N]
         more = MOST_ANSWERS - 1 if options.beta > 0 and not self.released else 0
         others = self.answers.others(key, answer, more, view.rng)
 
@@ -233,9 +234,11 @@ class MMRNS(Sampler):
             seen = self.structure(candidate.unsqueeze(0), rho_q.unsqueeze(1))
             found.append(compared(seen, self.structure(anchor, rho_b), self.structure(other, rho_o), None))
 
-        tokens = {m: self._tokens(m, ids, view) for m in self.attention.names}
-        at = [slice(0, sizes[0]), slice(sizes[0], sizes[0] + sizes[1]), slice(sizes[0] + sizes[1], None)]
-        of_candidates, of_anchors, of_others = ({m: x[part] for m, x in tokens.items()} for part in at)
+        # On a CPU nobody is projected twice; a GPU must not be asked how many that leaves.
+        on_cpu = ids.device.type == "cpu"
+        different, place = distinct(ids, self.num_entities) if on_cpu else (ids, torch.arange(len(ids), device=ids.device))
+        tokens = {m: self._tokens(m, different, view) for m in self.attention.names}
+        of_candidates, of_anchors, of_others = ({m: x.at(at) for m, x in tokens.items()} for at in place.split(sizes))
         grid = self.attention.grid(of_candidates, rho_q)
         anchors = self.attention.pairs(of_anchors, rho_b, self.bare)
         rest = self.attention.pairs(of_others, rho_o)
@@ -302,7 +305,7 @@ class Groups:
         self.of_row = (number - 1)[r]  # [B], of the Q
 
     def products(self, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, N] of x [B, width] with what its row's relation sees, seen [Q, N, width]; and the norms [Q, N] of the latter."""
+        """[B, N] of x [B, width] with what each row's relation sees, seen [Q, N, width]; and norms [Q, N] of the latter."""
         if x.device.type == "cpu":
             return _Products.apply(x, seen, self.of_row.sort(stable=True).indices, self.count.tolist())
         return self.products_in_tiles(x, seen)

@@ -110,7 +110,7 @@ class Fusion(nn.Module):
         raise NotImplementedError
 
     def some(self, entity: Tensor, ids: Tensor) -> Tensor:
-        """Rows [n, D] of the one table that `views` gives, for ids [n]; for fusions in which that saves the other rows' work."""
+        """Rows [n, D] of the one table that `views` gives, for ids [n]; of fusions that need not make the others for it."""
         raise NotImplementedError
 
     def slots(self, entity: Tensor, ids: Tensor) -> Tensor:

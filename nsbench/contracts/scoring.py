@@ -12,7 +12,7 @@ from torch import Tensor
 from nsbench.contracts.batch import Negatives, Positives
 from nsbench.contracts.graph import TrainGraph
 from nsbench.contracts.model import KGE, Fusion
-from nsbench.kernels.operators import rows, rows_and_table, straight_through
+from nsbench.kernels.operators import distinct, rows, rows_and_table, straight_through
 
 
 class Scoring:
@@ -88,7 +88,7 @@ class Scoring:
     def view_pairs(
         self, anchor: Tensor, relation: Tensor, side: Tensor, ids: Mapping[str, Tensor], delta: Tensor | None = None
     ) -> dict[tuple[str, str], Tensor]:
-        """[B, M] for each pair (view of the kept end, view of the candidate). `delta` [B, K, D] is of the last K of the M."""
+        """[B, M] for each pair (view of the kept end, view of the candidate). `delta` [B, K, D] is of the last K."""
         if delta is not None and len(self.views) > 1:
             raise ValueError("vectors and delta are defined for fusions with one view of an entity")
         if self.few:
@@ -136,10 +136,9 @@ class Scoring:
 
     def _some(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """A table [n, D] of the entities among ids [...], and the place of each in it."""
-        asked = torch.zeros(len(self.entity), dtype=torch.bool, device=ids.device)
-        asked[ids.flatten()] = True
+        different, place = distinct(ids, len(self.entity))
         with torch.set_grad_enabled(self.live and torch.is_grad_enabled()):
-            return self.fusion.some(self.entity, asked.nonzero().flatten()), (asked.cumsum(0) - 1)[ids]
+            return self.fusion.some(self.entity, different), place
 
     def relations(self, ids: Tensor) -> Tensor:
         """[..., Dr]."""

@@ -45,6 +45,13 @@ def rows(table: Tensor, ids: Tensor) -> Tensor:
     return _Rows.apply(table, ids)
 
 
+def distinct(ids: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The different ones among ids [...], of n, in order, and each id's place. Not for a GPU, which would wait."""
+    asked = torch.zeros(n, dtype=torch.bool, device=ids.device)
+    asked[ids.reshape(-1)] = True
+    return asked.nonzero().flatten(), (asked.cumsum(0) - 1)[ids]
+
+
 def rows_and_table(table: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Rows [B, D] for ids [B], and the table once more, to be passed to `gathered` and to nothing else.
 

@@ -1,7 +1,7 @@
 """Draws without replacement from rows of probabilities, and the soft rows behind them (eq. 13 of MMRNS).
 
-A draw is a race: every candidate c left has a unit exponential E_c, fresh for each draw, and the largest p_c / E_c wins. That
-is the largest log p_c + Gumbel noise, and the softmax y of those sums is p / E over its sum.
+A draw is a race: every candidate c left has a unit exponential E_c, fresh for each draw, and the largest p_c / E_c wins.
+That is the largest log p_c + Gumbel noise, and the softmax y of those sums is p / E over its sum.
 
 On a CPU the noise is a function of seed, place and candidate: Threefry-2x32 of 13 rounds (Salmon et al., SC 2011). So the
 compiled kernels (`race` in kernels.cpp) never hold the K softmaxes [B, K, N]; they compute them again for the gradient. The

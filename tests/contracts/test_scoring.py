@@ -165,7 +165,7 @@ def test_few_entities_are_fused_as_in_the_whole_table(kge, monkeypatch):
         values = [scoring.vectors(ids), *(x for block in blocks for x in scoring.block(positives, block))]
         assert not scoring.detached().vectors(ids).requires_grad
         found.append((values, torch.autograd.grad(sum(x.cos().sum() for x in values), learnt)))
-    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*found, atol=5e-4, rtol=1e-4)
     monkeypatch.undo()
     torch.testing.assert_close(scoring.tables["fused"][ids], found[0][0][0])
 
