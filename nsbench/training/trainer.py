@@ -35,6 +35,7 @@ from nsbench.contracts import (
 )
 from nsbench.errors import Misuse, RunFailed
 from nsbench.kernels.adam import Adam
+from nsbench.machine import keep_freed_memory
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS
 from nsbench.training.clock import Stopwatch
 from nsbench.training.losses import add_penalty_gradient, block_loss, importance_of
@@ -47,6 +48,7 @@ class Trainer:
     """The state of a run between steps. `step()` advances it by one; `state_dict` holds all of it."""
 
     def __init__(self, config: Config, dataset: Dataset, device: torch.device | str = "cpu") -> None:
+        keep_freed_memory()
         self.config = config
         self.protocol = protocol = config.protocol
         self.device = torch.device(device)
