@@ -15,8 +15,6 @@ from nsbench.kernels import operators as kernels
 class Kernelled(Similarity):
     """A similarity whose table forms go through `nsbench.kernels.operators`; a subclass writes `pairwise`."""
 
-    kind: str | None = None  # one of kernels.KINDS where a native kernel exists
-
     def gathered(self, q: Tensor, table: Tensor, ids: Tensor) -> Tensor:
         return kernels.gathered(self, q, table, ids)
 

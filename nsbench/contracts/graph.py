@@ -138,8 +138,8 @@ class TrainGraph:
         at = torch.searchsorted(self.codes, code).clamp_(max=len(self.codes) - 1)
         return self.codes[at] == code
 
-    def answers(self, key: Tensor) -> Tensor:
-        """bool [B, N]: which entities answer the query `key` [B] in train.
+    def answers(self, key: Tensor, among: Tensor | None = None) -> Tensor:
+        """bool [B, N]: which entities answer the query `key` [B] in train; or [B, M], which of M different ones, `among`.
 
         Every training answer is written to its query's row of a table that holds the asked queries alone, and the others'
         to a last row: shapes do not depend on the data, and nothing is stored between calls.
@@ -147,9 +147,14 @@ class TrainGraph:
         asked = torch.arange(len(key), device=key.device)
         row = torch.full((self.num_keys + 1,), len(key), device=key.device)
         row.scatter_reduce_(0, key, asked, "amin")  # a query that is asked twice is written once
-        table = torch.zeros(len(key) + 1, self.num_entities, dtype=torch.bool, device=key.device)
-        table.view(-1).index_fill_(0, row[self._answered] * self.num_entities + self._answer, True)
-        return table.index_select(0, row[key])
+        column, width = self._answer, self.num_entities
+        if among is not None:  # the last column is for all others
+            width = len(among) + 1
+            place = torch.full((self.num_entities,), width - 1, device=key.device)
+            column = place.scatter_(0, among, torch.arange(width - 1, device=key.device))[column]
+        table = torch.zeros(len(key) + 1, width, dtype=torch.bool, device=key.device)
+        table.view(-1).index_fill_(0, row[self._answered] * width + column, True)
+        return table.index_select(0, row[key])[:, : None if among is None else -1]
 
     def key_of(self, anchor: Tensor, relation: Tensor, side: Tensor) -> Tensor:
         """Keys of arbitrary queries; those without a training answer share the last key."""

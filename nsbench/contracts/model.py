@@ -15,6 +15,7 @@ from nsbench.contracts.setting import Need, NoOptions, Setting
 class Similarity:
     """How a query vector is compared with a candidate: one formula in three forms that agree (nsbench.kge.similarity)."""
 
+    kind: str | None = None  # of nsbench.kernels.KINDS, where a native kernel exists
     margin: float | None = None  # gamma, of those that are gamma minus a distance
 
     def pairwise(self, q: Tensor, c: Tensor) -> Tensor:
@@ -106,6 +107,10 @@ class Fusion(nn.Module):
 
     def views(self, entity: Tensor) -> dict[str, Tensor]:
         """view -> table [N, D], computed once per step; more than one: the score sums over all pairs of views."""
+        raise NotImplementedError
+
+    def some(self, entity: Tensor, ids: Tensor) -> Tensor:
+        """Rows [n, D] of the one table that `views` gives, for ids [n]; of fusions that need not make the others for it."""
         raise NotImplementedError
 
     def slots(self, entity: Tensor, ids: Tensor) -> Tensor:

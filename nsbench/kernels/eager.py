@@ -39,6 +39,17 @@ def gradients(similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, grad: 
     return torch.cat(dq), dtable
 
 
+def each_gradient(similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, grad: Tensor) -> Tensor:
+    """[B, K, D]: the gradients of `gathered` for grad [B, K] with respect to the rows that ids name, one by one."""
+    step, found = _piece(q, ids.shape[1]), []
+    for left, some, weight in zip(q.split(step), ids.split(step), grad.split(step)):
+        with torch.enable_grad():
+            c = _take(table, some).detach().requires_grad_()
+            score = similarity.pairwise(left.detach().unsqueeze(1), c)
+        found += torch.autograd.grad(score, c, weight)
+    return torch.cat(found)
+
+
 def all_pairs(similarity: Formula, q: Tensor, table: Tensor, scale: Tensor | None, learns: bool) -> Tensor:
     """[Q, N] for q [Q, D], table [N, D], scale [Q, D]; where it learns, pieces are computed again on the way back."""
     if similarity.kind == "dot":

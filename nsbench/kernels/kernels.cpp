@@ -1,5 +1,5 @@
 // Scores of query vectors against rows of an entity table, on a CPU, without ever building [B, K, D] or [Q, N, D]; and what
-// stands between the matrix products of DHNS's chain (nsbench.samplers.parts.denoiser).
+// stands between the matrix products of DHNS's chain (nsbench.samplers.parts.denoiser); and MMRNS's draws.
 // Plain C entry points over float32 and int64 arrays, row after row; kernels.py compiles and calls them.
 //
 // Every sum runs in an order that depends on the shapes alone, never on the number of threads: a thread owns whole rows
@@ -159,6 +159,19 @@ void query_gradient(const float* q, const float* table, const int64_t* ids, cons
     }
 }
 
+// out [B, K, D]: the gradient of every score with respect to its row of the table.
+template <Kind kind>
+void each_gradient(const float* q, const float* table, const int64_t* ids, const float* grad, float* out, int64_t rows,
+                   int64_t k, int64_t d, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t b = 0; b < rows; b++)
+        for (int64_t i = b * k; i < (b + 1) * k; i++) {
+            prefetch(table + ids[std::min(i + AHEAD, rows * k - 1)] * d, d);
+            std::fill_n(out + i * d, d, 0.0f);
+            add_gradient<kind>(grad[i], table + ids[i] * d, q + b * d, out + i * d, d);
+        }
+}
+
 // Groups the positions of `ids` by entity (counting sort), so that one thread writes each row of the result, in order.
 template <Kind kind>
 void table_gradient(const float* q, const float* table, const int64_t* ids, const float* grad, float* dtable,
@@ -237,6 +250,110 @@ void pairs(const float* q, const float* table, const float* scale, float* out, i
     }
 }
 
+// The noise of a race: Threefry-2x32 of 13 rounds (Salmon et al., SC 2011), a function of key and place. One call gives the
+// numbers of two columns.
+struct Key { uint32_t word[3]; };
+
+inline void threefry(const Key& key, uint32_t& x, uint32_t& y) {
+    constexpr int by[8] = {13, 15, 26, 6, 17, 29, 16, 24};
+    x += key.word[0];
+    y += key.word[1];
+#pragma GCC unroll 13
+    for (int i = 0; i < 13; i++) {
+        x += y;
+        y = (y << by[i % 8] | y >> (32 - by[i % 8])) ^ x;
+        if (i % 4 == 3) {
+            x += key.word[(i / 4 + 1) % 3];
+            y += key.word[(i / 4 + 2) % 3] + i / 4 + 1;
+        }
+    }
+}
+
+// -log(1 - u), u a multiple of 2**-24 whose smallest value stands for half of the next. With f = m - 1 in [-0.3, 0.42) the
+// logarithm of m is 2 artanh(f / (2 + f)); the series is good to 3e-9.
+inline float exponential(uint32_t word) {
+    const float left = (float)(int32_t)((1 << 24) - (word >> 8)) * 0x1p-24f;
+    int32_t bits;
+    std::memcpy(&bits, &left, sizeof bits);
+    const int32_t power = (bits - 0x3f3504f3) >> 23, rest = bits - (power << 23);
+    float m;
+    std::memcpy(&m, &rest, sizeof m);
+    const float s = (m - 1) / (m + 1), z = s * s;
+    const float log = power * 0.693147181f + 2 * s * (1 + z * (1 / 3.0f + z * (0.2f + z * (1 / 7.0f + z * (1 / 9.0f)))));
+    return std::max(-log, 0x1p-25f);
+}
+
+inline int32_t bits_of(float x) {
+    int32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+// One row's draws: a candidate c wins with the largest p_c / E_c, E_c exponential; y = p / E over its sum. The p of
+// candidates that are known, drawn or below `never` are 0; the others are relative to the largest of them when `fill` was
+// last called, which is again where all that are left would lose their digits.
+struct Race {
+    const float* log_p;
+    int64_t n, half;
+    Key key;
+    float never;
+    std::vector<float> p, y;
+    std::vector<char> gone;
+
+    Race(int64_t n, uint64_t seed, float never) : n(n), half((n + 1) / 2), never(never), p(2 * half), y(2 * half), gone(n) {
+        const uint32_t low = (uint32_t)seed, high = (uint32_t)(seed >> 32);
+        key = {{low, high, 0x1bd11bdau ^ low ^ high}};
+    }
+
+    void start(const float* row, const bool* known) {
+        log_p = row;
+        std::copy_n(known, n, gone.data());
+        fill();
+    }
+
+    void fill() {
+        float top = never;
+        for (int64_t i = 0; i < n; i++) top = !gone[i] && log_p[i] > top ? log_p[i] : top;
+        for (int64_t i = 0; i < n; i++) p[i] = gone[i] || log_p[i] <= never ? 0 : std::exp(log_p[i] - top);
+    }
+
+    // Fills y, not yet divided by its sum, for draw number `place` of all; false when nothing is left.
+    bool run(uint32_t place) {
+        if (largest(p) < 0x1p-30f) fill();
+        if (largest(p) == 0) return false;
+        const float* weight = p.data();
+        float* out = y.data();
+        for (int64_t i = 0; i < half; i++) {
+            uint32_t a = (uint32_t)i, b = place;
+            threefry(key, a, b);
+            out[i] = weight[i] / exponential(a);
+            out[half + i] = weight[half + i] / exponential(b);
+        }
+        return true;
+    }
+
+    // Of numbers that are not negative: their bits are in the same order, and integers have a vector maximum.
+    float largest(const std::vector<float>& x) const {
+        int32_t top = 0;
+        for (int64_t i = 0; i < 2 * half; i++) top = std::max(top, bits_of(x[i]));
+        float value;
+        std::memcpy(&value, &top, sizeof value);
+        return value;
+    }
+
+    int64_t winner() const {
+        const int32_t top = bits_of(largest(y));
+        int64_t i = 0;
+        while (i < n - 1 && bits_of(y[i]) != top) i++;
+        return i;
+    }
+
+    void remove(int64_t i) {
+        gone[i] = true;
+        p[i] = 0;
+    }
+};
+
 bool within(const int64_t* ids, int64_t count, int64_t n) {
     bool good = true;
     for (int64_t i = 0; i < count; i++) good &= (uint64_t)ids[i] < (uint64_t)n;
@@ -270,6 +387,12 @@ void gathered_backward(int kind, const float* q, const float* table, const int64
     if (dtable) BY_KIND(kind, table_gradient<K>(q, table, ids, grad, dtable, rows, k, n, d, threads))
 }
 
+// grad [B, K] -> out [B, K, D], in the rows that ids name. The ids were checked by `gathered`.
+void gathered_each(int kind, const float* q, const float* table, const int64_t* ids, const float* grad, float* out,
+                   int64_t rows, int64_t k, int64_t d, int threads) {
+    BY_KIND(kind, each_gradient<K>(q, table, ids, grad, out, rows, k, d, threads))
+}
+
 // table[ids[i]] += rows[i] for rows [M, D]. A thread owns a stripe of columns, so the order of the sum is that of ids.
 void add_rows(const float* rows, const int64_t* ids, float* table, int64_t count, int64_t d, int threads) {
     constexpr int64_t STRIPE = 64;
@@ -289,6 +412,54 @@ void all_pairs(int kind, const float* q, const float* table, const float* scale,
                int64_t d, float margin, int threads) {
     if (scale) BY_KIND(kind, (pairs<K, true>(q, table, scale, out, rows, n, d, margin, threads)))
     else BY_KIND(kind, (pairs<K, false>(q, table, scale, out, rows, n, d, margin, threads)))
+}
+
+// log_p and known [B, N] -> index and free [B, K]: draws without replacement of what is not known; index 0 where nothing is
+// left. `Race` says how.
+void race(const float* log_p, const bool* known, int64_t seed, int64_t* index, bool* free, int64_t rows, int64_t k, int64_t n,
+          float never, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        Race race(n, (uint64_t)seed, never);
+#pragma omp for schedule(static)
+        for (int64_t b = 0; b < rows; b++) {
+            race.start(log_p + b * n, known + b * n);
+            for (int64_t i = b * k; i < (b + 1) * k; i++) {
+                free[i] = race.run((uint32_t)i);
+                index[i] = free[i] ? race.winner() : 0;
+                if (free[i]) race.remove(index[i]);
+            }
+        }
+    }
+}
+
+// The same races again, from row `first` on: out [rows, N] = sum over the draws of y (pull - sum of y pull), pull [rows, K, N].
+void race_backward(const float* log_p, const bool* known, int64_t seed, const int64_t* index, const float* pull, float* out,
+                   int64_t first, int64_t rows, int64_t k, int64_t n, float never, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        Race race(n, (uint64_t)seed, never);
+        const float* y = race.y.data();
+#pragma omp for schedule(static)
+        for (int64_t b = 0; b < rows; b++) {
+            race.start(log_p + (first + b) * n, known + (first + b) * n);
+            float* to = out + b * n;
+            std::fill_n(to, n, 0.0f);
+            for (int64_t i = 0; i < k; i++) {
+                const int64_t place = (first + b) * k + i;
+                if (!race.run((uint32_t)place)) break;
+                const float* force = pull + (b * k + i) * n;
+                float sum = 0, mean = 0;
+                for (int64_t c = 0; c < n; c++) {
+                    sum += y[c];
+                    mean += y[c] * force[c];
+                }
+                mean /= sum;
+                for (int64_t c = 0; c < n; c++) to[c] += y[c] / sum * (force[c] - mean);
+                race.remove(index[place]);
+            }
+        }
+    }
 }
 
 // scores [Q, N], row [T], answer [T] -> how many of scores[row[t]] are above, and how many equal, scores[row[t], answer[t]].

@@ -120,11 +120,14 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, size, real, code = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
     library.gathered.argtypes = [code, *[pointer] * 4, *[size] * 4, real, code]
     library.gathered_backward.argtypes = [code, *[pointer] * 6, *[size] * 4, code]
+    library.gathered_each.argtypes = [code, *[pointer] * 5, *[size] * 3, code]
     library.all_pairs.argtypes = [code, *[pointer] * 4, *[size] * 3, real, code]
     library.rank_counts.argtypes = [*[pointer] * 5, *[size] * 3, code]
     library.add_rows.argtypes = [*[pointer] * 3, *[size] * 2, code]
     library.hidden_layer.argtypes = [*[pointer] * 10, *[size] * 3, real]
-    for nothing in ("gathered_backward", "all_pairs", "add_rows", "hidden_layer"):
+    library.race.argtypes = [pointer, pointer, size, pointer, pointer, *[size] * 3, real, code]
+    library.race_backward.argtypes = [pointer, pointer, size, *[pointer] * 3, *[size] * 4, real, code]
+    for nothing in ("gathered_backward", "gathered_each", "all_pairs", "add_rows", "hidden_layer", "race", "race_backward"):
         getattr(library, nothing).restype = None
     return library
 
@@ -152,6 +155,14 @@ def gradients(
     tensors = (q, table, ids, grad.contiguous(), dq, dtable)
     library.gathered_backward(_code(similarity), *map(_at, tensors), *ids.shape, *table.shape, torch.get_num_threads())
     return dq, dtable
+
+
+def each_gradient(library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, grad: Tensor) -> Tensor:
+    """[B, K, D]: the gradients of `gathered` for grad [B, K] with respect to the rows that ids name, one by one."""
+    out = q.new_empty(*ids.shape, table.shape[1])
+    sizes = (*out.shape, torch.get_num_threads())
+    library.gathered_each(_code(similarity), *map(_at, (q, table, ids, grad.contiguous(), out)), *sizes)
+    return out
 
 
 def all_pairs(library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Tensor, scale: Tensor | None) -> Tensor:
@@ -185,6 +196,25 @@ def hidden_layer(library: ctypes.CDLL, hidden: Tensor, parts: Sequence[Tensor], 
     factor = hidden.new_empty(len(hidden), 1)
     library.hidden_layer(*map(_at, (hidden, *parts, factor)), *hidden.shape, width, eps)
     return factor
+
+
+def race(library: ctypes.CDLL, log_p: Tensor, known: Tensor, seed: int, k: int, nobody: float) -> tuple[Tensor, Tensor]:
+    """Index and whether something was left, [B, K] each, for contiguous log_p and known [B, N] (nsbench.kernels.race)."""
+    index, free = (torch.empty(len(log_p), k, dtype=kind) for kind in (torch.int64, torch.bool))
+    sizes = (len(log_p), k, log_p.shape[1], nobody, torch.get_num_threads())
+    library.race(_at(log_p), _at(known), seed, _at(index), _at(free), *sizes)
+    return index, free
+
+
+def raced_back(
+    library: ctypes.CDLL, log_p: Tensor, known: Tensor, seed: int, index: Tensor, pull: Tensor, first: int, nobody: float
+) -> Tensor:
+    """As `race.Draws.pulled`, for the draws that `race` made."""
+    pull = pull.contiguous()
+    out = log_p.new_empty(len(pull), log_p.shape[1])
+    sizes = (first, *pull.shape, nobody, torch.get_num_threads())
+    library.race_backward(_at(log_p), _at(known), seed, *map(_at, (index, pull, out)), *sizes)
+    return out
 
 
 def _code(similarity: Formula) -> int:

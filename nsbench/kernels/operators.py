@@ -34,9 +34,22 @@ def gathered(similarity: Formula, q: Tensor, table: Tensor, ids: Tensor) -> Tens
     return _Gathered.apply(q, table, ids, similarity)
 
 
+def straight_through(similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, delta: Tensor) -> Tensor:
+    """Zeros [B, K], whose gradient into delta [B, K, D] is that of `gathered` into the rows that ids name, one by one."""
+    _check(similarity, q, table, ids)
+    return _StraightThrough.apply(delta, q.detach(), table.detach(), ids, similarity)
+
+
 def rows(table: Tensor, ids: Tensor) -> Tensor:
     """Rows [..., D] of table [N, D] for ids [...]. On a CPU the gradient adds duplicates up in the order of ids."""
     return _Rows.apply(table, ids)
+
+
+def distinct(ids: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The different ones among ids [...], of n, in order, and each id's place. Not for a GPU, which would wait."""
+    asked = torch.zeros(n, dtype=torch.bool, device=ids.device)
+    asked[ids.reshape(-1)] = True
+    return asked.nonzero().flatten(), (asked.cumsum(0) - 1)[ids]
 
 
 def rows_and_table(table: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,6 +136,23 @@ class _Gathered(torch.autograd.Function):
             return *eager.gradients(ctx.similarity, q, table, ids, grad), None, None
         wanted = ctx.needs_input_grad[:2]
         return *native.gradients(ctx.library, ctx.similarity, q, table, ids, grad, wanted), None, None
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, delta: Tensor, q: Tensor, table: Tensor, ids: Tensor, similarity: Formula) -> Tensor:
+        ctx.save_for_backward(q.contiguous(), table.contiguous(), ids.contiguous())
+        ctx.similarity = similarity
+        return q.new_zeros(ids.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, table, ids = ctx.saved_tensors
+        library = None if ctx.similarity.kind is None else library_for(q, table)
+        if library is None:
+            return eager.each_gradient(ctx.similarity, q, table, ids, grad), None, None, None, None
+        return native.each_gradient(library, ctx.similarity, q, table, ids, grad), None, None, None, None
 
 
 class _Rows(torch.autograd.Function):

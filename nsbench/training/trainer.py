@@ -35,6 +35,7 @@ from nsbench.contracts import (
 )
 from nsbench.errors import Misuse, RunFailed
 from nsbench.kernels.adam import Adam
+from nsbench.machine import keep_freed_memory
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS
 from nsbench.training.clock import Stopwatch
 from nsbench.training.losses import add_penalty_gradient, block_loss, importance_of
@@ -47,6 +48,7 @@ class Trainer:
     """The state of a run between steps. `step()` advances it by one; `state_dict` holds all of it."""
 
     def __init__(self, config: Config, dataset: Dataset, device: torch.device | str = "cpu") -> None:
+        keep_freed_memory()
         self.config = config
         self.protocol = protocol = config.protocol
         self.device = torch.device(device)
@@ -134,7 +136,8 @@ class Trainer:
 
     def step(self) -> None:
         """One batch: sample, loss, backward and optimiser steps as the sampler's `coupled` and `phase` say."""
-        scoring = Scoring(self.kge, self.fusion, self.graph)
+        few = self.device.type == "cpu" and self.sampler.few  # how many entities those are, a GPU must not be asked
+        scoring = Scoring(self.kge, self.fusion, self.graph, few=few)
         self._set_learning_rate()
         with self._noted():
             positives = self._next_positives()

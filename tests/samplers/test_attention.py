@@ -77,7 +77,7 @@ def test_pairs_and_grid_are_the_equations(case, padding, gated):
     for q in range(RELATIONS):
         pairs = attention.pairs(tokens, r[q].expand(ENTITIES, -1))
         for entity in range(ENTITIES):
-            one = {m: x[entity : entity + 1] for m, x in tokens.items()}
+            one = {m: x.at(torch.tensor([entity])) for m, x in tokens.items()}
             for m, expected in by_the_equations(attention, one, r[q], gated).items():
                 torch.testing.assert_close(pairs[m][entity], expected, rtol=0, atol=1e-10)
                 torch.testing.assert_close(grid[m][entity, q], expected, rtol=0, atol=1e-10)
@@ -96,7 +96,7 @@ def test_the_grid_has_the_gradients_of_the_equations(case):
         loss = torch.zeros(())
         for q in range(RELATIONS):
             for entity in range(ENTITIES):
-                one = {m: x[entity : entity + 1] for m, x in tokens.items()}
+                one = {m: x.at(torch.tensor([entity])) for m, x in tokens.items()}
                 z = by_the_equations(attention, one, r[q]) if direct else {m: grid[m][entity, q] for m in grid}
                 loss = loss + sum((weight[entity, q] * v).sum() for v in z.values())
         loss.backward()
