@@ -23,6 +23,7 @@ from nsbench.results import plots, store
 from nsbench.results.plots import drawing
 from nsbench.results.store import Run, Store
 from nsbench.results.store.run import flat
+from nsbench.results.store.scores import PARTS
 from nsbench.results.tables import ablation, papers
 from nsbench.results.tables.build import FIRST_RUN, comparison
 from nsbench.results.tables.cells import Cell, Table
@@ -310,9 +311,13 @@ def _sentence(record: Mapping[str, Any], link: str) -> str:
     said += "" if record["converged"] else ", at this budget"
     said += f": {text('difference')} MRR x100, 95 % interval {text('difference_low')} to {text('difference_high')}, "
     said += f"p {escape(p_text(record['p_holm']))} after Holm over {record['family']}."
-    if record.get("seen_verdict", record["verdict"]) != record["verdict"]:
-        seen = f"{record['seen_verdict']} ({text('seen_difference')})"
-        said += f" On the test triples whose entities both occur in train: {seen}."
+    for name, part in PARTS.items():
+        again = record.get(f"{name}_verdict", record["verdict"])
+        said += (
+            ""
+            if again == record["verdict"]
+            else f" On the test triples {part.words}: {again} ({text(f'{name}_difference')})."
+        )
     said += " Its generator is dead (see the notes below the table)." if record.get("dead") else ""
     return said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -214,7 +215,13 @@ def runs_rm(names: tuple[str, ...], where: dict[str, str], yes: bool, runs: Path
     paths = removal.chosen(runs or default_folder(), names, where)
     for path in paths:
         click.echo(f"{inventory.megabytes(inventory.size(path)):>12}  {path}")
-    if not paths or not (yes or click.confirm(f"delete these {len(paths)} runs?")):
+    try:
+        wanted = bool(paths) and (yes or click.confirm(f"delete these {len(paths)} runs?"))
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        raise Misuse("nothing was deleted, since there is no terminal to ask on; add --yes") from None
+    if not wanted:
         click.echo("nothing was deleted")
         return
     kept = []

@@ -356,8 +356,8 @@ class _Run:
         self.notify({"stage": "writing"})
         triples = dataset.test.numpy()
         of_queries = labels(trainer.graph, dataset.test)
-        seen = np.array([both == "seen" for both, _ in of_queries["seen"]])  # [T]
-        save = functools.partial(np.savez_compressed, ranks=r, candidates=c, triples=triples, seen=seen)
+        parts = {by: np.array([label == by for label, _ in of_queries[by]]) for by in ("seen", "twin")}  # [T] each
+        save = functools.partial(np.savez_compressed, ranks=r, candidates=c, triples=triples, **parts)
         self.folder.write("ranks.npz", save)
         if save_model:
             self._save_model()

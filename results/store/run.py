@@ -33,7 +33,7 @@ KINDS |= {"config.aux": dict, "config.changed": dict, "config.options": dict, "c
 KINDS |= {"env.device": str, "env.threads": int, "env.kernels": str, **{f"cost.{name}": float for name in COST}}
 KINDS |= {f"config.options.{part}": dict for part in ("sampler", "kge", "fusion", "aux")}
 KINDS |= {"config.tuning": dict, "config.tuning.trials": int, "config.tuning.chosen": dict, "config.modalities": list}
-KINDS |= {"breakdown": dict, **{f"breakdown.{by}": dict for by in ("category", "seen", "side", "frequency")}}
+KINDS |= {"breakdown": dict, **{f"breakdown.{by}": dict for by in ("category", "seen", "twin", "side", "frequency")}}
 KINDS |= {"diagnostics": dict, **{f"diagnostics.{moment}": dict for moment in ("sampler", "start", "middle", "end")}}
 KINDS |= {"config.proposed": dict, "config.reads": list, "config.called": str, "dead": list}
 
@@ -45,13 +45,15 @@ class Damaged(Exception):
 class Ranks(NamedTuple):
     """T test triples: ranks [T, 2 (head, tail), 2 (optimistic, pessimistic)], candidates [T, 2], triples [T, 3].
 
-    `seen` [T]: whether both entities of the triple occur in train; None where the run did not record it.
+    `seen` [T]: whether both entities of the triple occur in train; `twin` [T]: whether train joins them by another relation.
+    None where the run did not record it.
     """
 
     ranks: NDArray[np.integer]
     candidates: NDArray[np.integer]
     triples: NDArray[np.int64]
     seen: NDArray[np.bool_] | None
+    twin: NDArray[np.bool_] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,5 +178,6 @@ def ranks(run: Run | Mapping[str, Any] | str | Path) -> Ranks:
         raise Misuse(f"{file} is damaged ({error}); delete {path} and run it again") from None
     if shapes != [(count, 2, 2), (count, 2), (count, 3)]:
         raise Misuse(f"{file} has arrays of shapes {', '.join(map(str, shapes))}; delete {path} and run it again")
-    seen = stored.seen
-    return stored._replace(seen=seen.astype(bool) if seen is not None and seen.shape == (count,) else None)
+    parts = {name: getattr(stored, name) for name in ("seen", "twin")}
+    whole = {name: part is not None and part.shape == (count,) for name, part in parts.items()}
+    return stored._replace(**{name: part.astype(bool) if whole[name] else None for name, part in parts.items()})

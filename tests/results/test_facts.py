@@ -4,31 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nsbench.errors import RunFailed
-from nsbench.metrics import metrics
 from nsbench.training.diagnostics import _Tally
-from nsbench.training.evaluation import Ranking
-
-
-class Nonsense:
-    """Scores of five entities, of which entity 3, the true tail, has none."""
-
-    def all(self, anchor, relation, side):
-        return torch.tensor([0.9, 0.1, 0.4, torch.nan, 0.2]).repeat(len(anchor), 1)
-
-
-@pytest.mark.fact(35, oracle="brute force")
-def test_a_true_triple_without_a_score():
-    """Every comparison with nan is false, so that counting gives ranks 1 and 0 and a reciprocal rank of 2."""
-    scores, truth = np.array([0.9, 0.1, 0.4, np.nan, 0.2]), 3
-    optimistic, pessimistic = 1 + int((scores > scores[truth]).sum()), int((scores >= scores[truth]).sum())
-    realistic = (optimistic + pessimistic) / 2
-    assert (optimistic, pessimistic, realistic, 1 / realistic) == (1, 0, 0.5, 2)
-    with pytest.raises(ValueError, match="1 <= optimistic <= pessimistic"):
-        metrics([[optimistic, pessimistic]], [5])
-    ranking = Ranking(torch.tensor([[0, 0, truth]]), torch.empty(0, 3, dtype=torch.int64), 5, 1)
-    with pytest.raises(RunFailed, match="not finite"):
-        ranking.ranks(Nonsense())
 
 
 @pytest.mark.fact(51, oracle="brute force")

@@ -157,20 +157,8 @@ def test_names_may_be_numbers_cases_and_ends_of_paths():
 
 def test_the_command(saved, command):
     folder = saved["nscaching-transe"]
-    said = command(
-        "inspect",
-        "--runs",
-        str(folder.parent),
-        "--run",
-        "nscaching",
-        "--head",
-        "person 184",
-        "--relation",
-        "spouse of",
-        "--top",
-        "3",
-        "--overlap",
-    )
+    query = ["--run", "nscaching", "--head", "person 184", "--relation", "spouse of", "--top", "3", "--overlap"]
+    said = command("inspect", "--runs", str(folder.parent), *query)
     assert said.code == 0, said.err
     lines = [line for line in said.out.splitlines() if line]
     assert lines[0].startswith("(person 184, spouse of, ?): 256 draws, ")

@@ -103,7 +103,7 @@ def test_at_constant_load_it_is_near_the_truth_from_the_tenth_second_on(tmp_path
     assert [(left, truth) for left, truth in said if left != pytest.approx(truth, rel=0.15)] == []
 
 
-@pytest.mark.parametrize(("before", "after"), [(1.0, 2.0), (1.0, 6.0), (2.0, 1.0)])
+@pytest.mark.parametrize(("before", "after"), [(1.0, 6.0), (2.0, 1.0)])
 def test_twenty_seconds_after_a_change_of_load_it_is_near_the_truth(
     tmp_path: Path, machine: Machine, before: float, after: float
 ) -> None:

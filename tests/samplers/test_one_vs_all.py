@@ -7,8 +7,7 @@ import torch
 
 from nsbench.contracts import Negatives
 from nsbench.contracts.scoring import Scoring
-from nsbench.errors import Misuse
-from nsbench.testing.rules import check_sampler, toy
+from nsbench.testing.rules import toy
 from nsbench.training.losses import block_loss
 
 TRIPLES = [(0, 0, 1), (0, 0, 2), (0, 0, 3), (5, 0, 1), (11, 0, 0), (7, 1, 7), (3, 1, 4), (6, 1, 4)]  # 12 entities
@@ -115,8 +114,3 @@ def test_answers_are_the_training_facts(trainer_on):
             known = {a if head else b for a, q, b in triples if q == r and (b == t if head else a == h)}
             assert set(row.nonzero().flatten().tolist()) == known
     assert not graph.answers(torch.tensor([graph.num_keys])).any()
-
-
-def test_an_unknown_loss_is_refused():
-    with pytest.raises(Misuse, match="softmax, logistic"):
-        check_sampler("one_vs_all", settings=["sampler.loss=hinge"], device="cpu")

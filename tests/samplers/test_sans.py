@@ -152,16 +152,6 @@ def test_a_chain_goes_on_where_it_stopped():
         assert row.tolist() == list(range(entity % 2, 12, 2))
 
 
-def test_paper_draws_the_kept_entity_and_recommended_does_not(trainer_on, draw):
-    shares = {}
-    for variant in ("paper", "recommended"):
-        trainer = prepared(trainer_on, PATH, 12, 1, 200, f"sampler.variant={variant}")
-        positives, block = draw(trainer, range(11))
-        shares[variant] = (block.ids == positives.anchor(block.side).unsqueeze(1)).double().mean().item()
-    assert shares["paper"] > 0.2
-    assert shares["recommended"] == 0
-
-
 def test_a_checkpoint_holds_a_seed_and_no_rows(trainer_on, draw):
     first, second = (trainer_on("sans", PATH, 12, 1, 8, "sampler.variant=released", "sampler.omega=5") for _ in range(2))
     first.view.rng.manual_seed(9)  # another chain than the second would build

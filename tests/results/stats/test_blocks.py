@@ -3,14 +3,11 @@
 from itertools import permutations, product
 
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from statsmodels.formula.api import ols
-from statsmodels.stats.anova import anova_lm
 
 from nsbench.results.stats.blocks import (
     block_ranks,
@@ -18,7 +15,7 @@ from nsbench.results.stats.blocks import (
     friedman_of_ranks,
     friedman_permutation,
 )
-from tests.results.stats.examples import DEMSAR, DEMSAR_AS_PRINTED, DEMSAR_RANKS, GARCIA_RANKS, SCIPY, ZAR
+from tests.results.stats.examples import DEMSAR, DEMSAR_RANKS
 
 
 @pytest.mark.fact(1, oracle="brute force")
@@ -41,49 +38,6 @@ def test_friedman_and_iman_davenport_on_demsars_table():
     assert (corrected.chi2, corrected.p) == pytest.approx((10.2283464566929, 0.0167215803284414))
     assert (corrected.f, corrected.f_p) == pytest.approx((4.185130, 0.01162), abs=1e-5)
     assert (plain.w, corrected.w) == pytest.approx((0.220918, 0.243532), abs=1e-6)
-
-
-@pytest.mark.fact(4, oracle="scipy")
-def test_ranks_come_from_unrounded_values():
-    """With `voting` tied as printed, both figures move."""
-    assert friedman_of_ranks(block_ranks(DEMSAR_AS_PRINTED).mean(axis=0), 14).chi2 == pytest.approx(9.857143, abs=1e-6)
-    assert friedman(DEMSAR_AS_PRINTED).chi2 == pytest.approx(10.952381, abs=1e-6)
-    assert friedman(DEMSAR_AS_PRINTED).chi2 == pytest.approx(scipy.stats.friedmanchisquare(*DEMSAR_AS_PRINTED.T).statistic)
-
-
-@pytest.mark.fact(3, oracle="statsmodels")
-def test_iman_davenport_is_the_f_of_an_analysis_of_variance_of_ranks():
-    for values in (DEMSAR, ZAR, SCIPY):
-        n, k = values.shape
-        frame = pd.DataFrame(
-            {"rank": block_ranks(values).ravel(), "block": np.repeat(np.arange(n), k), "row": np.tile(np.arange(k), n)}
-        )
-        table = anova_lm(ols("rank ~ C(row) + C(block)", frame).fit())
-        found = friedman(values)
-        assert (found.f, found.f_p) == pytest.approx((table.loc["C(row)", "F"], table.loc["C(row)", "PR(>F)"]))
-
-
-@pytest.mark.fact(12, oracle="closed form")
-def test_friedman_from_printed_rank_sums():
-    found = friedman_of_ranks(GARCIA_RANKS, 30)
-    assert (found.chi2, found.f) == pytest.approx((39.646667, 14.308720), abs=1e-6)
-    assert found.chi2 == pytest.approx(12 * 30 / 30 * ((GARCIA_RANKS - 3) ** 2).sum())  # from the definition, k = 5
-    assert (found.p, found.f_p) == pytest.approx((5.121e-08, 1.593e-09), rel=1e-3)
-
-
-@pytest.mark.fact(16, oracle="scipy")
-def test_zars_example_needs_the_exact_p():
-    """Chi-square gives 2.5 times the exact p here, F a quarter of it."""
-    found = friedman(ZAR)
-    assert (found.chi2, found.p) == pytest.approx((10.68, 0.0135883), abs=1e-6)
-    assert (found.f, found.f_p) == pytest.approx((9.88889, 0.0014519), abs=1e-5)
-    exact = friedman_permutation(ZAR, np.random.default_rng(0))
-    assert exact.exact
-    assert exact.p == pytest.approx(0.0054585, abs=1e-7)
-    second = friedman(SCIPY)
-    assert (second.chi2, second.p) == pytest.approx((18.9428571428571, 0.000280938375189499))
-    for values, own in ((ZAR, found), (SCIPY, second)):
-        assert (own.chi2, own.p) == pytest.approx(tuple(scipy.stats.friedmanchisquare(*values.T)))
 
 
 @pytest.mark.fact(29, oracle="closed form")

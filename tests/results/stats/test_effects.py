@@ -1,6 +1,5 @@
 """Facts are those of docs/notes/statistics_and_reporting.md, section 5."""
 
-import math
 from itertools import combinations
 
 import numpy as np
@@ -34,24 +33,6 @@ def test_superiority_against_enumeration(a, b):
     ranks = scipy.stats.rankdata(a + b)
     away = [abs(ranks[list(c)].mean() - ranks.mean()) for c in combinations(range(len(ranks)), len(a))]
     assert found.p == pytest.approx(np.mean(np.array(away) >= abs(ranks[: len(a)].mean() - ranks.mean()) - 1e-9))
-
-
-@pytest.mark.fact(23, oracle="scipy")
-def test_superiority_against_scipy():
-    rng = np.random.default_rng(0)
-    for n, m in ((5, 5), (7, 4), (10, 10)):
-        a, b = rng.normal(0.5, 1, n), rng.normal(0, 1, m)
-        expected = scipy.stats.mannwhitneyu(a, b, method="exact")
-        assert superiority(a, b).a12 == pytest.approx(expected.statistic / (n * m))
-        assert superiority(a, b).p == pytest.approx(expected.pvalue)
-
-
-@pytest.mark.fact(53, oracle="closed form")
-@pytest.mark.parametrize(("count", "p"), [(2, 1 / 3), (3, 0.1), (4, 0.028571), (5, 0.0079365)])
-def test_smallest_p_of_seeds(count, p):
-    """Reached by complete separation: 2 / C(2 S, S)."""
-    assert superiority(np.arange(count), np.arange(count) - 100).p == pytest.approx(p, abs=1e-6)
-    assert p == pytest.approx(2 / math.comb(2 * count, count), abs=1e-6)
 
 
 def test_what_does_not_compare_is_refused():

@@ -57,12 +57,6 @@ def test_exact_randomisation_against_enumeration(d):
     assert found.difference == pytest.approx(d.mean() / 7)
 
 
-def test_randomisation_against_scipy(runs):
-    d = differences(*runs)[:12]
-    expected = scipy.stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=np.inf)
-    assert randomisation(*against_zero(d), rng()).p == pytest.approx(expected.pvalue)
-
-
 def test_zeros_do_not_hinder_the_exact_test():
     d = np.concatenate([MAIZE, np.zeros(500)])
     assert randomisation(*against_zero(d), rng())[1:3] == (1726 / 32768, True)
@@ -115,17 +109,6 @@ def test_more_triples_are_more_evidence_and_sides_are_none(runs):
             test(a.reshape(-1, 1), b.reshape(-1, 1))
 
 
-@pytest.mark.fact(22, oracle="closed form")
-def test_clustering_by_triple_is_not_clustering_by_query():
-    """G3: the plug-in SE^2 of the mean by triple and by query."""
-    sides = np.array([[1, 0.5], [0.2, 0.1], [0.25, 1 / 3], [1, 1], [0.05, 0.1]])
-    triple = paired_t(sides, np.zeros((5, 2))).standard_error ** 2 * 4 / 5  # ddof 0
-    query = sides.var() / 10
-    assert triple == pytest.approx(0.02592556, abs=1e-8)
-    assert query == pytest.approx(0.01431000, abs=1e-8)
-    assert triple > query
-
-
 @pytest.mark.fact(40)
 def test_same_seed_same_bytes_whatever_the_chunk_and_the_global_state(runs, monkeypatch):
     """The totals are exact, so that no order of summing them shows."""
@@ -142,16 +125,6 @@ def test_same_seed_same_bytes_whatever_the_chunk_and_the_global_state(runs, monk
     assert bootstrap_totals(values, 64, rng(), chunk=1).tobytes() != bootstrap_totals(values, 64, rng()).tobytes()
 
 
-def test_drawn_flips_are_fair():
-    """Far beyond 16 values: the share of exceedances is the normal tail's."""
-    values = rng(3).normal(size=1003)
-    values += (1.2 * np.sqrt((values**2).sum()) - values.sum()) / 1003
-    p, exact = flip_exceedance(values, 40_000, rng())
-    z = values.sum() / np.sqrt((values**2).sum())
-    assert not exact
-    assert p == pytest.approx(2 * scipy.stats.norm.sf(z), abs=4 * np.sqrt(0.2 / 40_000))
-
-
 def test_clusters_flip_as_one():
     draw = rng(5)
     hubs = np.repeat(np.arange(40), draw.integers(1, 30, 40))
@@ -165,17 +138,6 @@ def test_clusters_flip_as_one():
     assert flipped.clustered
     assert flipped.p > randomisation(a, b, rng()).p
     assert flipped.p == pytest.approx(clustered.p, abs=0.05)
-
-
-def test_independent_triples_keep_the_plain_p_where_clusters_make_it_smaller(runs):
-    a, b = runs[0][:200], runs[1][:200]
-    d = differences(a, b)
-    order = np.argsort(d)
-    balanced = np.empty(200, int)
-    balanced[order] = np.minimum(np.arange(200), 199 - np.arange(200))  # the largest with the smallest
-    assert not paired_t(a, b, clusters=balanced).clustered
-    assert paired_t(a, b, clusters=balanced).p == paired_t(a, b).p
-    assert randomisation(a, b, rng(), clusters=balanced) == randomisation(a, b, rng())
 
 
 def test_what_is_no_pair_is_refused():

@@ -53,7 +53,7 @@ files = ("config.json", "result.json", "events.jsonl", "model.safetensors")
 folder = st.fixed_dictionaries({}, optional={**dict.fromkeys(files, texts), "ranks.npz": npz})
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=25)
 @given(st.dictionaries(st.from_regex(r"\A[a-z][a-zäß .-]{0,6}[a-z]\Z"), folder, min_size=1, max_size=4))
 def test_everything_comes_back(tmp_path_factory, runs):
     place = tmp_path_factory.mktemp("packed")
