@@ -130,6 +130,13 @@ def _anchor(page: str, section: str) -> str:
     return "#" + slugify(re.sub(r"[`*]", "", heading[1]), "-") if heading else ""
 
 
+def on_config(config: MkDocsConfig) -> None:
+    """mkdocs has read mkdocs.yml: the notes join the last section of the menu, each by its file's name."""
+    notes = sorted(file for file in (DOCS / "notes").glob("*.md") if file.name != "README.md")
+    (inside,) = config.nav[-1].values()
+    inside += [{file.stem.replace("_", " "): f"notes/{file.name}"} for file in notes]
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """mkdocs asks for the pages that are not in docs/."""
     from mkdocs.structure.files import File

@@ -20,6 +20,12 @@ class Commands(click.Group):
             raise Misuse(f"unknown command '{args[0]}'{suggest(args[0], self.commands)} ({path} --help)")
         return super().resolve_command(context, args)
 
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """The first sentence of each command's help, whole."""
+        commands = ((name, self.get_command(context, name)) for name in self.list_commands(context))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(limit=500)) for name, command in commands if command])
+
 
 def words(text: str) -> list[str]:
     found = [word.strip() for word in text.split(",") if word.strip()]

@@ -106,6 +106,7 @@ def plot(runs: Path | None, kinds: str | None, where: dict[str, str], posthoc: s
 
     \b
     nsbench plot --where dataset=mkg_y
+    nsbench plot --runs results/runs/classic.nsb           the runs that ship
     nsbench plot --kind epochs,cost -o figures
     """
     from nsbench.results import plots
@@ -165,14 +166,26 @@ def default_of(run: Any, option: str) -> Any:
 
 @click.group("runs", cls=Commands)
 def runs_() -> None:
-    """The run store: what is in it, and how to carry it from machine to machine."""
+    """List, delete, export and carry the runs of a run store.
+
+    \b
+    nsbench runs list
+    nsbench runs pack mine.nsb             here
+    nsbench runs merge mine.nsb            on the other machine
+    """
 
 
 @runs_.command("list")
 @where_option
 @read_option
 def runs_list(where: dict[str, str], runs: Path | None) -> None:
-    """The runs of the store, MRR x100; without --where also what is unfinished or damaged, and why."""
+    """List the runs of the store, MRR x100; without --where also what is unfinished or damaged, and why.
+
+    \b
+    nsbench runs list
+    nsbench runs list --where sampler=nscaching,uniform --where dataset=mkg_y
+    nsbench runs list --runs results/runs/classic.nsb
+    """
     from nsbench.results import store
     from nsbench.results.store import inventory
 
@@ -225,7 +238,12 @@ def runs_rm(names: tuple[str, ...], where: dict[str, str], yes: bool, runs: Path
 @where_option
 @read_option
 def runs_export(file: Path, where: dict[str, str], runs: Path | None) -> None:
-    """Write FILE.csv: a line per complete run with all of its figures, unrounded, and its configuration."""
+    """Write FILE.csv: a line per complete run with all of its figures, unrounded, and its configuration.
+
+    \b
+    nsbench runs export figures.csv
+    nsbench runs export figures.csv --where protocol=cpu
+    """
     from nsbench.results import store
     from nsbench.results.store import inventory
 
@@ -242,7 +260,12 @@ def runs_export(file: Path, where: dict[str, str], runs: Path | None) -> None:
 @click.argument("archive", type=click.Path(path_type=Path, dir_okay=False))
 @read_option
 def pack(archive: Path, runs: Path | None) -> None:
-    """Write the complete runs of the store to one file, ARCHIVE (.nsb), which every --runs reads as it is."""
+    """Write the complete runs of the store to one file, ARCHIVE (.nsb), which every --runs reads as it is.
+
+    \b
+    nsbench runs pack mine.nsb
+    nsbench table --runs mine.nsb
+    """
     from nsbench.results.store import archive as archives
 
     names = archives.pack(store_folder(runs), archive)
@@ -253,7 +276,12 @@ def pack(archive: Path, runs: Path | None) -> None:
 @click.argument("archives", nargs=-1, required=True, type=click.Path(path_type=Path))
 @runs_option
 def merge(archives: tuple[Path, ...], runs: Path | None) -> None:
-    """Add the runs of packed stores, or of other stores' folders; what is there already stays as it is."""
+    """Add the runs of packed stores, or of other stores' folders; what is there already stays as it is.
+
+    \b
+    nsbench runs merge results/runs/classic.nsb            the runs that ship
+    nsbench runs merge mine.nsb other/runs --runs all
+    """
     from nsbench.results.store import archive
 
     store = store_folder(runs)
