@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
@@ -34,12 +34,15 @@ typedef int32_t Bits __attribute__((vector_size(LANES * sizeof(float))));
 Vec magnitude(Vec x) { return (Vec)((Bits)x & 0x7fffffff); }
 
 // Modulus and its inverse. TINY under the root makes a modulus of zero 1e-15, with gradient zero.
-// With AVX-512: an approximation to 14 bits and one Newton step, in half the time of a square root and a division.
+// On x86: an approximation to 12 or 14 bits and one Newton step, in half the time of a square root and a division.
 constexpr float TINY = 1e-30f;
 Vec inverse_modulus(Vec re, Vec im) {
     Vec x = re * re + (im * im + TINY);
 #if defined(__AVX512F__)
     const Vec y = _mm512_rsqrt14_ps(x);
+    return y * (1.5f - 0.5f * (x * y) * y);
+#elif defined(__AVX__)
+    const Vec y = _mm256_rsqrt_ps(x);
     return y * (1.5f - 0.5f * (x * y) * y);
 #else
     for (int i = 0; i < LANES; i++) x[i] = 1.0f / std::sqrt(x[i]);
@@ -50,6 +53,9 @@ Vec modulus(Vec re, Vec im) {
     Vec x = re * re + (im * im + TINY);
 #if defined(__AVX512F__)
     const Vec y = _mm512_rsqrt14_ps(x), root = x * y;
+    return root * (1.5f - 0.5f * root * y);
+#elif defined(__AVX__)
+    const Vec y = _mm256_rsqrt_ps(x), root = x * y;
     return root * (1.5f - 0.5f * root * y);
 #else
     for (int i = 0; i < LANES; i++) x[i] = std::sqrt(x[i]);
@@ -237,6 +243,90 @@ void pairs(const float* q, const float* table, const float* scale, float* out, i
     }
 }
 
+// What one pair adds to the gradient of its query: g times the gradient of its score. L2: g is over the distance already.
+template <Kind kind>
+Vec term(float g, Vec x) {
+    if constexpr (kind == L2) return g * x;
+    const Vec all = g - Vec{};
+    return (Vec)((((Bits)x & INT32_MIN) ^ (Bits)all) & (x != 0));
+}
+
+// R queries from b on against table rows first..last: one register of lanes at a time, n of them in use.
+template <Kind kind, int R>
+inline __attribute__((always_inline))
+void add_pair_gradients(const float* q, const float* table, const float* grad, float* dq, float* dtable, int64_t b,
+                        int64_t first, int64_t last, int64_t count, int64_t d, int64_t i, int64_t n) {
+    constexpr int parts = kind == MODULI ? 2 : 1;
+    const int64_t half = d / parts;
+    Vec own[R][parts], sum[R][parts];
+    for (int r = 0; r < R; r++)
+        for (int p = 0; p < parts; p++) {
+            own[r][p] = load(q + (b + r) * d + p * half + i, n);
+            sum[r][p] = load(dq + (b + r) * d + p * half + i, n);
+        }
+    for (int64_t e = first; e < last; e++) {
+        Vec c[parts], dc[parts];
+        for (int p = 0; p < parts; p++) {
+            c[p] = load(table + e * d + p * half + i, n);
+            dc[p] = load(dtable + e * d + p * half + i, n);
+        }
+        for (int r = 0; r < R; r++) {
+            const float g = grad[(b + r) * count + e];
+            if constexpr (kind == MODULI) {
+                const Vec re = c[0] - own[r][0], im = c[1] - own[r][1], w = g * inverse_modulus(re, im);
+                sum[r][0] += w * re;
+                sum[r][1] += w * im;
+                dc[0] -= w * re;
+                dc[1] -= w * im;
+            } else {
+                const Vec t = term<kind>(g, c[0] - own[r][0]);
+                sum[r][0] += t;
+                dc[0] -= t;
+            }
+        }
+        for (int p = 0; p < parts; p++) store(dtable + e * d + p * half + i, dc[p], n);
+    }
+    for (int r = 0; r < R; r++)
+        for (int p = 0; p < parts; p++) store(dq + (b + r) * d + p * half + i, sum[r][p], n);
+}
+
+// The table in STRIPES, each with its own sum over its rows for every query, added up in order: for any number of threads
+// alike. FEW rows of the table and of its gradient stay in the first cache while the queries pass.
+constexpr int64_t STRIPES = 8, FEW = 32;
+template <Kind kind>
+void pairs_gradient(const float* q, const float* table, const float* grad, float* dq, float* dtable, int64_t rows,
+                    int64_t count, int64_t d, int threads) {
+    constexpr int R = kind == MODULI ? 2 : 4;
+    const int64_t width = kind == MODULI ? d / 2 : d, stripe = (count + STRIPES - 1) / STRIPES;
+    std::vector<float> partial(STRIPES * rows * d, 0.0f);
+    std::fill_n(dtable, count * d, 0.0f);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (int64_t s = 0; s < STRIPES; s++) {
+        float* sum = partial.data() + s * rows * d;
+        const int64_t end = std::min((s + 1) * stripe, count);
+        for (int64_t first = s * stripe; first < end; first += FEW) {
+            const int64_t last = std::min(first + FEW, end);
+            for (int64_t b = 0; b < rows;) {
+                int64_t i = 0;
+                if (b + R <= rows) {
+                    for (; i + LANES <= width; i += LANES)
+                        add_pair_gradients<kind, R>(q, table, grad, sum, dtable, b, first, last, count, d, i, LANES);
+                    if (i < width)
+                        add_pair_gradients<kind, R>(q, table, grad, sum, dtable, b, first, last, count, d, i, width - i);
+                    b += R;
+                } else {
+                    for (; i < width; i += LANES)
+                        add_pair_gradients<kind, 1>(q, table, grad, sum, dtable, b, first, last, count, d, i, width - i);
+                    b += 1;
+                }
+            }
+        }
+    }
+    std::fill_n(dq, rows * d, 0.0f);
+    for (int64_t s = 0; s < STRIPES; s++)
+        for (int64_t i = 0; i < rows * d; i++) dq[i] += partial[s * rows * d + i];
+}
+
 bool within(const int64_t* ids, int64_t count, int64_t n) {
     bool good = true;
     for (int64_t i = 0; i < count; i++) good &= (uint64_t)ids[i] < (uint64_t)n;
@@ -289,6 +379,15 @@ void all_pairs(int kind, const float* q, const float* table, const float* scale,
                int64_t d, float margin, int threads) {
     if (scale) BY_KIND(kind, (pairs<K, true>(q, table, scale, out, rows, n, d, margin, threads)))
     else BY_KIND(kind, (pairs<K, false>(q, table, scale, out, rows, n, d, margin, threads)))
+}
+
+// grad [Q, N] -> dq [Q, D] and dtable [N, D] of `all_pairs` without a scale, for the distances. For L2, grad comes divided
+// by the distances.
+void all_pairs_backward(int kind, const float* q, const float* table, const float* grad, float* dq, float* dtable,
+                        int64_t rows, int64_t n, int64_t d, int threads) {
+    if (kind == L1) pairs_gradient<L1>(q, table, grad, dq, dtable, rows, n, d, threads);
+    else if (kind == L2) pairs_gradient<L2>(q, table, grad, dq, dtable, rows, n, d, threads);
+    else pairs_gradient<MODULI>(q, table, grad, dq, dtable, rows, n, d, threads);
 }
 
 // scores [Q, N], row [T], answer [T] -> how many of scores[row[t]] are above, and how many equal, scores[row[t], answer[t]].

@@ -121,10 +121,11 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.gathered.argtypes = [code, *[pointer] * 4, *[size] * 4, real, code]
     library.gathered_backward.argtypes = [code, *[pointer] * 6, *[size] * 4, code]
     library.all_pairs.argtypes = [code, *[pointer] * 4, *[size] * 3, real, code]
+    library.all_pairs_backward.argtypes = [code, *[pointer] * 5, *[size] * 3, code]
     library.rank_counts.argtypes = [*[pointer] * 5, *[size] * 3, code]
     library.add_rows.argtypes = [*[pointer] * 3, *[size] * 2, code]
     library.hidden_layer.argtypes = [*[pointer] * 10, *[size] * 3, real]
-    for nothing in ("gathered_backward", "all_pairs", "add_rows", "hidden_layer"):
+    for nothing in ("gathered_backward", "all_pairs", "all_pairs_backward", "add_rows", "hidden_layer"):
         getattr(library, nothing).restype = None
     return library
 
@@ -161,6 +162,16 @@ def all_pairs(library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Tenso
     sizes = (len(q), *table.shape, similarity.margin or 0.0, torch.get_num_threads())
     library.all_pairs(_code(similarity), *map(_at, (q, table, scale, out)), *sizes)
     return out
+
+
+def all_pairs_gradients(
+    library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients [Q, D] and [N, D] of `all_pairs` without a scale, for grad [Q, N] (l2: over the distances)."""
+    dq, dtable = torch.empty_like(q), torch.empty_like(table)
+    sizes = (len(q), *table.shape, torch.get_num_threads())
+    library.all_pairs_backward(_code(similarity), *map(_at, (q, table, grad.contiguous(), dq, dtable)), *sizes)
+    return dq, dtable
 
 
 def rank_counts(library: ctypes.CDLL, scores: Tensor, row: Tensor, answer: Tensor) -> tuple[Tensor, Tensor] | None:

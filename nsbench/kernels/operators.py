@@ -6,6 +6,7 @@ a compiler, takes the eager path (`nsbench.kernels.eager`), equal up to float no
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def rows(table: Tensor, ids: Tensor) -> Tensor:
 
 
 def rows_and_table(table: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [B, D] for ids [B], and the table once more, to be passed to `gathered` and to nothing else.
+    """Rows [B, D] for ids [B], and the table once more, to be passed to `gathered` or `all_pairs` and to nothing else.
 
     The gradient that comes back through that table is a fresh [N, D]; the rows' is added into it in place. So a step makes
     one dense gradient where `rows` beside `gathered` would make two and a sum.
@@ -51,16 +52,18 @@ def rows_and_table(table: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
 def all_pairs(similarity: Formula, q: Tensor, table: Tensor, scale: Tensor | None = None) -> Tensor:
     """Scores [Q, N] of q [Q, D] against every row of table [N, D] (times scale [Q, D]); never builds [Q, N, D].
 
-    Where a gradient is wanted it takes the eager path, which computes every piece again on the way back.
+    Differentiable (once). The eager path computes every piece again on the way back, and so does a scale's.
     """
     _check(similarity, q, table)
     if scale is not None and scale.shape != q.shape:
         raise ValueError(f"scale must have the shape of q, {list(q.shape)}, not {list(scale.shape)}")
     inputs = [q, table] if scale is None else [q, table, scale]
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-    library = None if learns or similarity.kind is None else library_for(*inputs)
-    if library is None:
+    library = None if similarity.kind is None else library_for(*inputs)
+    if library is None or (learns and (scale is not None or similarity.kind == "dot")):  # a product is torch's on both ways
         return eager.all_pairs(similarity, q, table, scale, learns)
+    if learns:
+        return _AllPairs.apply(q, table, similarity, library)
     return native.all_pairs(library, similarity, q, table, scale)
 
 
@@ -123,6 +126,27 @@ class _Gathered(torch.autograd.Function):
             return *eager.gradients(ctx.similarity, q, table, ids, grad), None, None
         wanted = ctx.needs_input_grad[:2]
         return *native.gradients(ctx.library, ctx.similarity, q, table, ids, grad, wanted), None, None
+
+
+class _AllPairs(torch.autograd.Function):
+    """Native, of a distance."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, table: Tensor, similarity: Formula, library: ctypes.CDLL) -> Tensor:
+        q, table = q.contiguous(), table.contiguous()
+        score = native.all_pairs(library, similarity, q, table, None)
+        ctx.save_for_backward(q, table, *([score] if similarity.kind == "l2" else []))
+        ctx.similarity, ctx.library = similarity, library
+        return score
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, table, *scores = ctx.saved_tensors
+        for score in scores:
+            distance = (ctx.similarity.margin or 0.0) - score
+            grad = torch.where(distance == 0, 0.0, grad / distance)
+        return *native.all_pairs_gradients(ctx.library, ctx.similarity, q, table, grad), None, None
 
 
 class _Rows(torch.autograd.Function):
