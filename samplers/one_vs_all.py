@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nsbench.contracts import Objective, Positives, Scoring, View
+from nsbench.kernels import operators as kernels
 from nsbench.registry import SAMPLERS, option
 
 PIECE = 256  # queries
@@ -57,9 +58,13 @@ class OneVsAll(Objective):
 
     def _one_side(self, positives: Positives, side: Tensor, scoring: Scoring, view: View) -> Tensor:
         score = scoring.all(positives.anchor(side), positives.r, side)  # [B, N]
-        answer = positives.answer(side)
+        answer, key = positives.answer(side), positives.key(side)
+        if not self.options.filtered:
+            key = torch.full_like(key, view.graph.num_keys)  # of queries that train does not answer
+        if self.options.loss == "softmax" and kernels.serve(score):
+            return kernels.cross_entropy(score, answer, view.graph.answer_lists(key))
         if self.options.filtered:
-            known = view.graph.answers(positives.key(side))
+            known = view.graph.answers(key)
         else:
             known = torch.zeros_like(score, dtype=torch.bool).scatter_(1, answer.unsqueeze(1), True)
         return (softmax_loss if self.options.loss == "softmax" else logistic_loss)(score, answer, known)

@@ -75,6 +75,8 @@ class TrainGraph:
         size = torch.full((self.num_keys + 1,), num_entities, device=self.device)
         self._answered, self._answer = torch.cat([tail_key, head_key]), torch.cat([t, h])  # each distinct fact, both ways
         self.non_positives = NonPositives(self._answered, self._answer, size)
+        order = (self._answered * num_entities + self._answer).sort().values
+        self._answers_in_order = order % num_entities
         self.any_key_full = bool((self.non_positives.free <= 0).any())  # a query that every entity answers
 
         self.key_tail, self.key_head = self._keys(*self.triples.unbind(1))  # [n] each
@@ -150,6 +152,11 @@ class TrainGraph:
         table = torch.zeros(len(key) + 1, self.num_entities, dtype=torch.bool, device=key.device)
         table.view(-1).index_fill_(0, row[self._answered] * self.num_entities + self._answer, True)
         return table.index_select(0, row[key])
+
+    def answer_lists(self, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same as lists: the answers of key [B] are entities[start : start + count], for start and count [B]."""
+        pool = self.non_positives
+        return pool.first[key], self.num_entities - pool.free[key], self._answers_in_order
 
     def key_of(self, anchor: Tensor, relation: Tensor, side: Tensor) -> Tensor:
         """Keys of arbitrary queries; those without a training answer share the last key."""

@@ -327,6 +327,29 @@ void pairs_gradient(const float* q, const float* table, const float* grad, float
         for (int64_t i = 0; i < rows * d; i++) dq[i] += partial[s * rows * d + i];
 }
 
+// e^x for x <= 0, to a few units in the last place; 0 below -87, and nan stays nan. e^x = 2^n e^r with |r| <= ln 2 / 2.
+Vec exponential(Vec x) {
+    const Bits n = __builtin_convertvector(x * 1.44269504f - 0.5f, Bits);
+    const Vec r = x - __builtin_convertvector(n, Vec) * 0.69314718f;
+    Vec y = 1 + r * (1.0f / 7);
+    for (int k = 6; k > 0; k--) y = 1 + y * r * (1.0f / k);  // Taylor's sum: what is left out is below 1e-8
+    const Vec power = (Vec)((Bits)y + (n << 23));
+    return (Vec)((Bits)power & ~(x < -87.0f));
+}
+
+// The first place among n weights at which their running sum exceeds `goal`; where rounding ends it before, the last weight
+// above zero.
+int64_t place(const float* weight, int64_t n, double goal) {
+    int64_t last = 0;
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (weight[i] > 0) {
+            last = i;
+            if ((sum += weight[i]) > goal) break;
+        }
+    return last;
+}
+
 bool within(const int64_t* ids, int64_t count, int64_t n) {
     bool good = true;
     for (int64_t i = 0; i < count; i++) good &= (uint64_t)ids[i] < (uint64_t)n;
@@ -388,6 +411,50 @@ void all_pairs_backward(int kind, const float* q, const float* table, const floa
     if (kind == L1) pairs_gradient<L1>(q, table, grad, dq, dtable, rows, n, d, threads);
     else if (kind == L2) pairs_gradient<L2>(q, table, grad, dq, dtable, rows, n, d, threads);
     else pairs_gradient<MODULI>(q, table, grad, dq, dtable, rows, n, d, threads);
+}
+
+// out [Q, N] = exp(scores + bias - top), top [Q] the largest of each row and sum [Q] the row's sum; bias [N] or null. Of row
+// i, count[i] entities, listed from start[i] in `left_out`, get 0 and enter neither; unless they are all, or keep[i].
+// keep may be null, out may be scores. u [Q, K] in [0, 1), or null, picks [Q, K] entities with chances out / sum.
+void exponentials(const float* scores, const float* bias, const int64_t* start, const int64_t* count,
+                  const int64_t* left_out, const int64_t* keep, const double* u, float* out, float* top, float* sum,
+                  int64_t* picked, int64_t rows, int64_t n, int64_t k, int threads) {
+    constexpr int64_t BLOCK = 128;  // whose sums lead a draw to its place
+    const int64_t blocks = (n + BLOCK - 1) / BLOCK;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t b = 0; b < rows; b++) {
+        const float* s = scores + b * n;
+        float* e = out + b * n;
+        for (int64_t i = 0; i < n; i++) e[i] = bias ? s[i] + bias[i] : s[i];
+        const float own = keep ? e[keep[b]] : 0;
+        if (count[b] < n)
+            for (int64_t i = start[b]; i < start[b] + count[b]; i++) e[left_out[i]] = -INFINITY;
+        if (keep) e[keep[b]] = own;
+        float most = -INFINITY;
+        for (int64_t i = 0; i < n; i++) most = e[i] > most ? e[i] : most;
+        std::vector<double> before(blocks + 1, 0.0);
+        for (int64_t block = 0; block < blocks; block++) {
+            Vec lanes = {};
+            const int64_t end = std::min(n, (block + 1) * BLOCK);
+            for (int64_t i = block * BLOCK; i < end; i += LANES) {
+                Vec x = exponential(load(e + i, end - i) - most);
+                store(e + i, x, end - i);
+                if (end - i < LANES) x = load(e + i, end - i);  // what lies past the end was e^-most
+                lanes += x;
+            }
+            double total = 0;
+            for (int i = 0; i < LANES; i++) total += lanes[i];
+            before[block + 1] = before[block] + total;
+        }
+        top[b] = most;
+        sum[b] = before[blocks];
+        for (int64_t i = b * k; u && i < (b + 1) * k; i++) {
+            const double goal = u[i] * before[blocks];
+            const int64_t block = std::upper_bound(before.begin() + 1, before.end() - 1, goal) - before.begin() - 1;
+            const int64_t first = block * BLOCK;
+            picked[i] = first + place(e + first, std::min(BLOCK, n - first), goal - before[block]);
+        }
+    }
 }
 
 // scores [Q, N], row [T], answer [T] -> how many of scores[row[t]] are above, and how many equal, scores[row[t], answer[t]].

@@ -122,10 +122,11 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.gathered_backward.argtypes = [code, *[pointer] * 6, *[size] * 4, code]
     library.all_pairs.argtypes = [code, *[pointer] * 4, *[size] * 3, real, code]
     library.all_pairs_backward.argtypes = [code, *[pointer] * 5, *[size] * 3, code]
+    library.exponentials.argtypes = [*[pointer] * 11, *[size] * 3, code]
     library.rank_counts.argtypes = [*[pointer] * 5, *[size] * 3, code]
     library.add_rows.argtypes = [*[pointer] * 3, *[size] * 2, code]
     library.hidden_layer.argtypes = [*[pointer] * 10, *[size] * 3, real]
-    for nothing in ("gathered_backward", "all_pairs", "all_pairs_backward", "add_rows", "hidden_layer"):
+    for nothing in ("gathered_backward", "all_pairs", "all_pairs_backward", "exponentials", "add_rows", "hidden_layer"):
         getattr(library, nothing).restype = None
     return library
 
@@ -172,6 +173,28 @@ def all_pairs_gradients(
     sizes = (len(q), *table.shape, torch.get_num_threads())
     library.all_pairs_backward(_code(similarity), *map(_at, (q, table, grad.contiguous(), dq, dtable)), *sizes)
     return dq, dtable
+
+
+def exponentials(
+    library: ctypes.CDLL,
+    scores: Tensor,
+    left_out: Sequence[Tensor],
+    bias: Tensor | None = None,
+    keep: Tensor | None = None,
+    u: Tensor | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """exp(scores + bias - top) [Q, N], top [Q], the sums [Q] of the rows and, for u [Q, K], the entities [Q, K] picked.
+
+    left_out is `start` and `count` [Q], and the entities that they list, which get 0; keep [Q] is never left out.
+    """
+    out = torch.empty_like(scores) if out is None else out
+    top, total = scores.new_empty(len(scores)), scores.new_empty(len(scores))
+    picked = None if u is None else torch.empty(u.shape, dtype=torch.int64)
+    tensors = (scores, bias, *left_out, keep, u, out, top, total, picked)
+    sizes = (*scores.shape, 0 if u is None else u.shape[1], torch.get_num_threads())
+    library.exponentials(*map(_at, tensors), *sizes)
+    return out, top, total, picked
 
 
 def rank_counts(library: ctypes.CDLL, scores: Tensor, row: Tensor, answer: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -83,8 +83,35 @@ def rank_counts(scores: Tensor, row: Tensor, answer: Tensor) -> tuple[Tensor, Te
 
 
 def serve(*tensors: Tensor) -> bool:
-    """Whether the native kernels take these; only then may `hidden_layer` be called."""
+    """Whether the native kernels take these; only then may what follows be called."""
     return library_for(*tensors) is not None
+
+
+def cross_entropy(score: Tensor, answer: Tensor, left_out: Sequence[Tensor]) -> Tensor:
+    """Mean cross-entropy of answer [Q] under score [Q, N], among itself and the entities that are not left out.
+
+    left_out: start and count [Q], and the entities that they list one after another.
+    """
+    _check_lists(score, left_out)
+    if answer.shape != score.shape[:1] or answer.dtype != torch.int64:
+        raise ValueError(f"answer must be int64 [Q], not {answer.dtype} {list(answer.shape)}")
+    return _CrossEntropy.apply(score, answer, *left_out)
+
+
+def choices(
+    hidden: Tensor, weight: Tensor, bias: Tensor, left_out: Sequence[Tensor], u: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Entities [Q, K] drawn from softmax(hidden weight^T + bias) without those left out, and log of their chances [Q, K].
+
+    hidden [Q, H], weight [N, H], bias [N]; u float64 [Q, K] is uniform in [0, 1). A row that all entities are left out of
+    draws from all. Differentiable (once) in the first three.
+    """
+    _check_lists(hidden, left_out)
+    if hidden.shape[1:] != weight.shape[1:] or bias.shape != weight.shape[:1]:
+        raise ValueError(f"a layer {list(weight.shape)}, {list(bias.shape)} does not take {list(hidden.shape)}")
+    if u.dtype != torch.float64 or u.dim() != 2 or len(u) != len(hidden):
+        raise ValueError(f"u must be float64 [Q, K], not {u.dtype} {list(u.shape)}")
+    return _Choices.apply(hidden, weight, bias, u.contiguous(), *left_out)
 
 
 def hidden_layer(
@@ -135,18 +162,75 @@ class _AllPairs(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, table: Tensor, similarity: Formula, library: ctypes.CDLL) -> Tensor:
         q, table = q.contiguous(), table.contiguous()
         score = native.all_pairs(library, similarity, q, table, None)
-        ctx.save_for_backward(q, table, *([score] if similarity.kind == "l2" else []))
+        ctx.save_for_backward(q, table, *([(similarity.margin or 0.0) - score] if similarity.kind == "l2" else []))
         ctx.similarity, ctx.library = similarity, library
         return score
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, table, *scores = ctx.saved_tensors
-        for score in scores:
-            distance = (ctx.similarity.margin or 0.0) - score
+        q, table, *distances = ctx.saved_tensors
+        for distance in distances:
             grad = torch.where(distance == 0, 0.0, grad / distance)
         return *native.all_pairs_gradients(ctx.library, ctx.similarity, q, table, grad), None, None
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, score: Tensor, answer: Tensor, *left_out: Tensor) -> Tensor:
+        library = library_for(score)
+        assert library is not None
+        score, answer = score.contiguous(), answer.contiguous()
+        own = score.gather(1, answer.unsqueeze(1)).squeeze(1)
+        e, top, total, _ = native.exponentials(library, score, left_out, keep=answer)
+        ctx.save_for_backward(e, total, answer)
+        return (top - own + total.log()).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        e, total, answer = ctx.saved_tensors
+        share = grad / len(e)
+        to_score = e.mul_((share / total).unsqueeze(1))
+        to_score.scatter_add_(1, answer.unsqueeze(1), (-share).expand(len(e), 1))
+        return to_score, None, None, None, None
+
+
+PIECE = 256  # rows of [Q, N] at a time: they stay in a large cache, and malloc keeps their pages
+
+
+class _Choices(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, u: Tensor, start: Tensor, count: Tensor, entities: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        library = library_for(hidden, weight, bias)
+        assert library is not None
+        picked, chances, kept = [], [], []
+        for h, draws, *lists in zip(*(x.split(PIECE) for x in (hidden, u, start, count))):
+            score = h @ weight.T
+            e, _, total, ids = native.exponentials(library, score, (*lists, entities), bias=bias, u=draws, out=score)
+            picked.append(ids)
+            chances.append(e.gather(1, ids) / total.unsqueeze(1))
+            kept += [e, total] if any(ctx.needs_input_grad) else []
+        ids = torch.cat(picked)
+        ctx.save_for_backward(hidden, weight, ids, *kept)
+        ctx.mark_non_differentiable(ids)
+        return ids, torch.cat(chances).log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Of a chance p_i: log p_i = s_i - log sum exp s, so that g log p_i brings g (1 at i, minus p) to the scores s."""
+        hidden, weight, ids, *kept = ctx.saved_tensors
+        dhidden, dweight, dbias = torch.empty_like(hidden), torch.zeros_like(weight), weight.new_zeros(len(weight))
+        pieces = (hidden.split(PIECE), dhidden.split(PIECE), ids.split(PIECE), grad.split(PIECE), kept[::2], kept[1::2])
+        for h, dh, chosen, g, e, total in zip(*pieces):
+            to_score = e.mul_((-g.sum(1) / total).unsqueeze(1)).scatter_add_(1, chosen, g)
+            torch.mm(to_score, weight, out=dh)
+            dweight.addmm_(to_score.T, h)
+            dbias += to_score.sum(0)
+        return dhidden, dweight, dbias, None, None, None, None
 
 
 class _Rows(torch.autograd.Function):
@@ -186,6 +270,14 @@ def _add_rows(out: Tensor, ids: Tensor, rows: Tensor) -> Tensor:
         return out.index_add_(0, ids, rows)
     native.add_rows(library, out, ids, rows)
     return out
+
+
+def _check_lists(rows: Tensor, left_out: Sequence[Tensor]) -> None:
+    start, count, entities = left_out
+    if rows.dim() != 2 or start.shape != rows.shape[:1] or count.shape != rows.shape[:1]:
+        raise ValueError(f"start and count must be one number for each of the {len(rows)} rows")
+    if any(x.dtype != torch.int64 or not x.is_contiguous() for x in left_out):
+        raise ValueError("what is left out is named by contiguous int64 tensors")
 
 
 def _check(similarity: Formula, q: Tensor, table: Tensor, ids: Tensor | None = None) -> None:
