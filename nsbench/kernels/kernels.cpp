@@ -430,17 +430,28 @@ void exponentials(const float* scores, const float* bias, const int64_t* start, 
         if (count[b] < n)
             for (int64_t i = start[b]; i < start[b] + count[b]; i++) e[left_out[i]] = -INFINITY;
         if (keep) e[keep[b]] = own;
+        Vec highest = Vec{} - INFINITY;
         float most = -INFINITY;
-        for (int64_t i = 0; i < n; i++) most = e[i] > most ? e[i] : most;
+        int64_t at = 0;
+        for (; at + LANES <= n; at += LANES) {
+            const Vec x = load(e + at, LANES);
+            highest = x > highest ? x : highest;
+        }
+        for (int i = 0; i < LANES; i++) most = std::max(most, highest[i]);
+        for (; at < n; at++) most = std::max(most, e[at]);
         std::vector<double> before(blocks + 1, 0.0);
         for (int64_t block = 0; block < blocks; block++) {
             Vec lanes = {};
             const int64_t end = std::min(n, (block + 1) * BLOCK);
-            for (int64_t i = block * BLOCK; i < end; i += LANES) {
-                Vec x = exponential(load(e + i, end - i) - most);
-                store(e + i, x, end - i);
-                if (end - i < LANES) x = load(e + i, end - i);  // what lies past the end was e^-most
+            int64_t i = block * BLOCK;
+            for (; i + LANES <= end; i += LANES) {
+                const Vec x = exponential(load(e + i, LANES) - most);
+                store(e + i, x, LANES);
                 lanes += x;
+            }
+            if (i < end) {
+                store(e + i, exponential(load(e + i, end - i) - most), end - i);
+                lanes += load(e + i, end - i);
             }
             double total = 0;
             for (int i = 0; i < LANES; i++) total += lanes[i];
