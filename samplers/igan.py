@@ -26,7 +26,7 @@ from nsbench.contracts import Negatives, Positives, Sampler, Setting, View
 from nsbench.kernels import operators as kernels
 from nsbench.kernels.operators import rows
 from nsbench.registry import SAMPLERS, option
-from nsbench.samplers.parts.reinforce import Advantage, choose, on_side, reinforce_loss
+from nsbench.samplers.parts.reinforce import Advantage, on_side, reinforce_loss
 
 
 class Generator(nn.Module):
@@ -53,6 +53,8 @@ class Generator(nn.Module):
 
 @SAMPLERS.register("igan")
 class IGAN(Sampler):
+    version = 2
+
     @dataclass(frozen=True)
     class Options:
         width: int = option(100, "embedding and hidden width of the generator", minimum=1, search=(20, 50, 100, 200))
@@ -109,13 +111,16 @@ class IGAN(Sampler):
         return reinforce_loss(self.advantage(reward, negatives.valid), negatives.log_q, negatives.valid)
 
     def _propose(self, positives: Positives, side: Tensor, view: View) -> tuple[Tensor, Tensor]:
+        u = torch.rand(len(positives), self.k, generator=view.rng, device=view.device, dtype=torch.float64)
         if not kernels.serve(self.generator.out.weight):
-            return choose(self.logits(positives, side, view), self.k, view.rng)
+            p = self.logits(positives, side, view).softmax(1)
+            below = p.detach().cumsum(1, dtype=torch.float64)
+            ids = torch.searchsorted(below, u * below[:, -1:], right=True).clamp_(max=p.shape[1] - 1)
+            return ids, p.gather(1, ids).log()
         hidden = self.generator.hidden_of(positives.anchor(side), positives.r, side)
         key = positives.key(side)
         if not self.filtered:
             key = torch.full_like(key, view.graph.num_keys)  # of queries that train does not answer
-        u = torch.rand(len(key), self.k, generator=view.rng, device=view.device, dtype=torch.float64)
         return kernels.choices(hidden, self.generator.out.weight, self.generator.out.bias, view.graph.answer_lists(key), u)
 
     def logits(self, positives: Positives, side: Tensor, view: View) -> Tensor:

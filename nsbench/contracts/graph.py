@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nsbench.contracts.batch import Positives
+from nsbench.kernels.operators import passed
 
 MANY = 1.5  # mean answers per query from which an end of a relation counts as `n`
 
@@ -48,8 +49,7 @@ class NonPositives:
 
     def at(self, key: Tensor, u: Tensor) -> Tensor:
         """[B, k] the candidate that u [B, k] others precede, for key [B, 1] or [B, k]; 0 <= u < free[key]."""
-        passed = torch.searchsorted(self.survivors_before, key * self.stride + u, right=True) - self.first[key]
-        rank = (u + passed).clamp_(max=self.stride - 2)  # past the end only where nothing is free
+        rank = (u + passed(u, key, self.survivors_before, self.first, self.stride)).clamp_(max=self.stride - 2)  # past the end only where nothing is free
         if self.members is None:
             return rank
         assert self.start is not None

@@ -350,6 +350,15 @@ int64_t place(const float* weight, int64_t n, double goal) {
     return last;
 }
 
+// ln x for normal x > 0, to a few units in the last place: x = 2^n m with sqrt(1/2) <= m < sqrt(2), and
+// ln m = 2 artanh((m - 1) / (m + 1)).
+Vec logarithm(Vec x) {
+    const Bits n = ((Bits)x - 0x3f3504f3) >> 23;
+    const Vec m = (Vec)((Bits)x - (n << 23)), z = (m - 1) / (m + 1), w = z * z;
+    const Vec y = 2 * z * (1 + w * (1.0f / 3 + w * (1.0f / 5 + w * (1.0f / 7 + w * (1.0f / 9)))));
+    return y + __builtin_convertvector(n, Vec) * 0.69314718f;
+}
+
 bool within(const int64_t* ids, int64_t count, int64_t n) {
     bool good = true;
     for (int64_t i = 0; i < count; i++) good &= (uint64_t)ids[i] < (uint64_t)n;
@@ -466,6 +475,60 @@ void exponentials(const float* scores, const float* bias, const int64_t* start, 
             picked[i] = first + place(e + first, std::min(BLOCK, n - first), goal - before[block]);
         }
     }
+}
+
+// ids [B, M], score [B, M], u [B, M] in [0, 1) -> kept [B, K]: per row, in their order, the ids of the K largest
+// score - tau log(-log u), each entity once where `once` says so and K others are there. n is above every id.
+void keep_largest(const int64_t* ids, const float* score, const float* u, int32_t* kept, int64_t rows, int64_t m, int64_t k,
+                  int64_t n, float tau, int once, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<int64_t> seen(once ? n : 0, -1);  // the last row that an entity stood in
+        std::vector<float> value(m + LANES, -INFINITY);
+#pragma omp for schedule(static)
+        for (int64_t b = 0; b < rows; b++) {
+            const int64_t* id = ids + b * m;
+            for (int64_t i = 0; i < m; i += LANES) {
+                Vec x = load(score + b * m + i, m - i);
+                if (tau > 0) {  // u is moved off 0 and 1, by half of its own step
+                    const Vec inner = load(u + b * m + i, m - i) * (1 - 0x1p-24f) + 0x1p-25f;
+                    x -= tau * logarithm(-logarithm(inner));
+                }
+                store(value.data() + i, x, m - i);
+            }
+            for (int64_t i = 0; once && i < m; i++) {
+                if (seen[id[i]] == b) value[i] = -INFINITY;
+                seen[id[i]] = b;
+            }
+            int64_t found = 0, spare = 0;
+            std::vector<uint8_t> chosen(m);
+            for (int64_t i = 0; i < m; i++) {
+                Bits above = {};
+                for (int64_t j = 0; j < m; j += LANES) above -= load(value.data() + j, LANES) > value[i];
+                int64_t ahead = 0;
+                for (int j = 0; j < LANES; j++) ahead += above[j];
+                chosen[i] = ahead < k && value[i] > -INFINITY && found < k;
+                found += chosen[i];
+            }
+            for (int64_t i = 0; i < m && found < k; i++)
+                if (!chosen[i]) chosen[i] = 1, found++;
+            for (int64_t i = 0; i < m; i++)
+                if (chosen[i]) kept[b * k + spare++] = (int32_t)id[i];
+        }
+    }
+}
+
+// rank [total] -> passed [total]: how many of values [all] from first[key] to the next key's first, which ascend, are at
+// most key * stride + rank; `each` ranks in turn share a key. Returns 0, or 1 when a key is not in 0..keys-1 (nothing is written).
+int passed(const int64_t* rank, const int64_t* key, const int64_t* values, const int64_t* first, int64_t* passed,
+           int64_t total, int64_t each, int64_t keys, int64_t all, int64_t stride, int threads) {
+    if (!within(key, total / each, keys)) return 1;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < total; i++) {
+        const int64_t of = key[i / each], *begin = values + first[of], *end = values + (of + 1 < keys ? first[of + 1] : all);
+        passed[i] = std::upper_bound(begin, end, of * stride + rank[i]) - begin;
+    }
+    return 0;
 }
 
 // scores [Q, N], row [T], answer [T] -> how many of scores[row[t]] are above, and how many equal, scores[row[t], answer[t]].

@@ -123,10 +123,12 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.all_pairs.argtypes = [code, *[pointer] * 4, *[size] * 3, real, code]
     library.all_pairs_backward.argtypes = [code, *[pointer] * 5, *[size] * 3, code]
     library.exponentials.argtypes = [*[pointer] * 11, *[size] * 3, code]
+    library.keep_largest.argtypes = [*[pointer] * 4, *[size] * 4, real, code, code]
+    library.passed.argtypes = [*[pointer] * 5, *[size] * 5, code]
     library.rank_counts.argtypes = [*[pointer] * 5, *[size] * 3, code]
     library.add_rows.argtypes = [*[pointer] * 3, *[size] * 2, code]
     library.hidden_layer.argtypes = [*[pointer] * 10, *[size] * 3, real]
-    for nothing in ("gathered_backward", "all_pairs", "all_pairs_backward", "exponentials", "add_rows", "hidden_layer"):
+    for nothing in ("gathered_backward", "all_pairs", "all_pairs_backward", "exponentials", "keep_largest", "add_rows", "hidden_layer"):
         getattr(library, nothing).restype = None
     return library
 
@@ -195,6 +197,23 @@ def exponentials(
     sizes = (*scores.shape, 0 if u is None else u.shape[1], torch.get_num_threads())
     library.exponentials(*map(_at, tensors), *sizes)
     return out, top, total, picked
+
+
+def keep_largest(library: ctypes.CDLL, ids: Tensor, score: Tensor, u: Tensor, k: int, n: int, tau: float, once: bool) -> Tensor:
+    """As `operators.keep_largest`, for contiguous tensors."""
+    kept = torch.empty(len(ids), k, dtype=torch.int32)
+    library.keep_largest(*map(_at, (ids, score, u, kept)), *ids.shape, k, n, tau, once, torch.get_num_threads())
+    return kept
+
+
+def passed(library: ctypes.CDLL, rank: Tensor, key: Tensor, values: Tensor, first: Tensor, stride: int) -> Tensor:
+    """As `operators.passed`, for contiguous tensors."""
+    out = torch.empty_like(rank)
+    each = rank.shape[1] if key.shape[1] == 1 else 1
+    sizes = (rank.numel(), max(each, 1), len(first), len(values), stride, torch.get_num_threads())
+    if library.passed(*map(_at, (rank, key, values, first, out)), *sizes):
+        raise IndexError(f"a key lies outside of the {len(first)} there are")
+    return out
 
 
 def rank_counts(library: ctypes.CDLL, scores: Tensor, row: Tensor, answer: Tensor) -> tuple[Tensor, Tensor] | None:

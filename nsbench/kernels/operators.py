@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -80,6 +80,33 @@ def rank_counts(scores: Tensor, row: Tensor, answer: Tensor) -> tuple[Tensor, Te
     if found is None:
         raise Diverged("scores are not finite (nan or infinity): lower the learning rate or the initial range")
     return found
+
+
+def passed(rank: Tensor, key: Tensor, values: Tensor, first: Tensor, stride: int) -> Tensor:
+    """How many of values[first[key] : first[key + 1]] are at most key * stride + rank, for rank [B, K]; [B, K].
+
+    key is [B, 1] or [B, K]. All are int64; values ascend, and those of a key lie between its key * stride and the next.
+    """
+    if rank.device.type != "cpu" or library_for() is None:
+        return torch.searchsorted(values, key * stride + rank, right=True) - first[key]
+    if any(x.dtype != torch.int64 for x in (rank, key, values, first)) or key.shape not in (rank.shape, (len(rank), 1)):
+        raise ValueError(f"keys {list(key.shape)} must be int64 [B, 1] or [B, K], as ranks {list(rank.shape)}")
+    tensors = [x.contiguous() for x in (rank, key, values, first)]
+    return native.passed(cast(ctypes.CDLL, library_for()), *tensors, stride)
+
+
+def keep_largest(ids: Tensor, score: Tensor, u: Tensor, k: int, n: int, tau: float, once: bool) -> Tensor:
+    """Of ids [B, M] below n the k whose score [B, M] plus tau times Gumbel noise is largest, in their order; int32 [B, k].
+
+    So they are drawn without replacement with chances ~ exp(score / tau). u float32 [B, M] is uniform in [0, 1) and makes
+    the noise. `once`: an entity counts where it stands first alone, unless a row holds fewer than k of them.
+    """
+    if ids.shape != score.shape or ids.shape != u.shape or ids.dim() != 2 or ids.dtype != torch.int64 or k > ids.shape[1]:
+        raise ValueError(f"ids, score and u must be [B, M] with M of {k} or more, not {[list(x.shape) for x in (ids, score, u)]}")
+    library = library_for(score, u)
+    if library is None:
+        return eager.keep_largest(ids, score, u, k, tau, once)
+    return native.keep_largest(library, ids.contiguous(), score.contiguous(), u.contiguous(), k, n, tau, once)
 
 
 def serve(*tensors: Tensor) -> bool:
