@@ -54,6 +54,7 @@ class Generator(nn.Module):
 @SAMPLERS.register("igan")
 class IGAN(Sampler):
     version = 2
+    every_entity = True
 
     @dataclass(frozen=True)
     class Options:

@@ -34,6 +34,8 @@ PIECE = 256  # queries
 
 @SAMPLERS.register("one_vs_all")
 class OneVsAll(Objective):
+    every_entity = True
+
     @dataclass(frozen=True)
     class Options:
         loss: str = option("softmax", "softmax over all entities, or logistic on each", choices=("softmax", "logistic"))

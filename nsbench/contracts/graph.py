@@ -49,7 +49,9 @@ class NonPositives:
 
     def at(self, key: Tensor, u: Tensor) -> Tensor:
         """[B, k] the candidate that u [B, k] others precede, for key [B, 1] or [B, k]; 0 <= u < free[key]."""
-        rank = (u + passed(u, key, self.survivors_before, self.first, self.stride)).clamp_(max=self.stride - 2)  # past the end only where nothing is free
+        rank = (u + passed(u, key, self.survivors_before, self.first, self.stride)).clamp_(
+            max=self.stride - 2
+        )  # past the end only where nothing is free
         if self.members is None:
             return rank
         assert self.start is not None

@@ -423,8 +423,8 @@ void all_pairs_backward(int kind, const float* q, const float* table, const floa
 }
 
 // out [Q, N] = exp(scores + bias - top), top [Q] the largest of each row and sum [Q] the row's sum; bias [N] or null. Of row
-// i, count[i] entities, listed from start[i] in `left_out`, get 0 and enter neither; unless they are all, or keep[i].
-// keep may be null, out may be scores. u [Q, K] in [0, 1), or null, picks [Q, K] entities with chances out / sum.
+// i, count[i] entities, listed from start[i] in `left_out`, get 0 and enter neither; but keep[i] does, and without
+// keep (null) all do where all are listed. out may be scores. u [Q, K] in [0, 1), or null, picks [Q, K] entities with chances out / sum.
 void exponentials(const float* scores, const float* bias, const int64_t* start, const int64_t* count,
                   const int64_t* left_out, const int64_t* keep, const double* u, float* out, float* top, float* sum,
                   int64_t* picked, int64_t rows, int64_t n, int64_t k, int threads) {
@@ -436,7 +436,7 @@ void exponentials(const float* scores, const float* bias, const int64_t* start, 
         float* e = out + b * n;
         for (int64_t i = 0; i < n; i++) e[i] = bias ? s[i] + bias[i] : s[i];
         const float own = keep ? e[keep[b]] : 0;
-        if (count[b] < n)
+        if (keep || count[b] < n)
             for (int64_t i = start[b]; i < start[b] + count[b]; i++) e[left_out[i]] = -INFINITY;
         if (keep) e[keep[b]] = own;
         Vec highest = Vec{} - INFINITY;

@@ -128,7 +128,15 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.rank_counts.argtypes = [*[pointer] * 5, *[size] * 3, code]
     library.add_rows.argtypes = [*[pointer] * 3, *[size] * 2, code]
     library.hidden_layer.argtypes = [*[pointer] * 10, *[size] * 3, real]
-    for nothing in ("gathered_backward", "all_pairs", "all_pairs_backward", "exponentials", "keep_largest", "add_rows", "hidden_layer"):
+    for nothing in (
+        "gathered_backward",
+        "all_pairs",
+        "all_pairs_backward",
+        "exponentials",
+        "keep_largest",
+        "add_rows",
+        "hidden_layer",
+    ):
         getattr(library, nothing).restype = None
     return library
 
@@ -188,7 +196,7 @@ def exponentials(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """exp(scores + bias - top) [Q, N], top [Q], the sums [Q] of the rows and, for u [Q, K], the entities [Q, K] picked.
 
-    left_out is `start` and `count` [Q], and the entities that they list, which get 0; keep [Q] is never left out.
+    left_out is `start` and `count` [Q], and the entities that they list, which get 0; keep [Q] is never left out, and without it no row loses all.
     """
     out = torch.empty_like(scores) if out is None else out
     top, total = scores.new_empty(len(scores)), scores.new_empty(len(scores))
@@ -199,7 +207,9 @@ def exponentials(
     return out, top, total, picked
 
 
-def keep_largest(library: ctypes.CDLL, ids: Tensor, score: Tensor, u: Tensor, k: int, n: int, tau: float, once: bool) -> Tensor:
+def keep_largest(
+    library: ctypes.CDLL, ids: Tensor, score: Tensor, u: Tensor, k: int, n: int, tau: float, once: bool
+) -> Tensor:
     """As `operators.keep_largest`, for contiguous tensors."""
     kept = torch.empty(len(ids), k, dtype=torch.int32)
     library.keep_largest(*map(_at, (ids, score, u, kept)), *ids.shape, k, n, tau, once, torch.get_num_threads())

@@ -102,7 +102,9 @@ def keep_largest(ids: Tensor, score: Tensor, u: Tensor, k: int, n: int, tau: flo
     the noise. `once`: an entity counts where it stands first alone, unless a row holds fewer than k of them.
     """
     if ids.shape != score.shape or ids.shape != u.shape or ids.dim() != 2 or ids.dtype != torch.int64 or k > ids.shape[1]:
-        raise ValueError(f"ids, score and u must be [B, M] with M of {k} or more, not {[list(x.shape) for x in (ids, score, u)]}")
+        raise ValueError(
+            f"ids, score and u must be [B, M] with M of {k} or more, not {[list(x.shape) for x in (ids, score, u)]}"
+        )
     library = library_for(score, u)
     if library is None:
         return eager.keep_largest(ids, score, u, k, tau, once)
@@ -125,9 +127,7 @@ def cross_entropy(score: Tensor, answer: Tensor, left_out: Sequence[Tensor]) -> 
     return _CrossEntropy.apply(score, answer, *left_out)
 
 
-def choices(
-    hidden: Tensor, weight: Tensor, bias: Tensor, left_out: Sequence[Tensor], u: Tensor
-) -> tuple[Tensor, Tensor]:
+def choices(hidden: Tensor, weight: Tensor, bias: Tensor, left_out: Sequence[Tensor], u: Tensor) -> tuple[Tensor, Tensor]:
     """Entities [Q, K] drawn from softmax(hidden weight^T + bias) without those left out, and log of their chances [Q, K].
 
     hidden [Q, H], weight [N, H], bias [N]; u float64 [Q, K] is uniform in [0, 1). A row that all entities are left out of
