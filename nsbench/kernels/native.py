@@ -196,7 +196,8 @@ def exponentials(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """exp(scores + bias - top) [Q, N], top [Q], the sums [Q] of the rows and, for u [Q, K], the entities [Q, K] picked.
 
-    left_out is `start` and `count` [Q], and the entities that they list, which get 0; keep [Q] is never left out, and without it no row loses all.
+    left_out is `start` and `count` [Q], and the entities that they list, which get 0; keep [Q] is never left out, and
+    without it no row loses all.
     """
     out = torch.empty_like(scores) if out is None else out
     top, total = scores.new_empty(len(scores)), scores.new_empty(len(scores))

@@ -252,8 +252,8 @@ class _Choices(torch.autograd.Function):
         hidden, weight, ids, *kept = ctx.saved_tensors
         dhidden, dweight, dbias = torch.empty_like(hidden), torch.zeros_like(weight), weight.new_zeros(len(weight))
         pieces = (hidden.split(PIECE), dhidden.split(PIECE), ids.split(PIECE), grad.split(PIECE), kept[::2], kept[1::2])
-        for h, dh, chosen, g, e, total in zip(*pieces):
-            to_score = e.mul_((-g.sum(1) / total).unsqueeze(1)).scatter_add_(1, chosen, g)
+        for h, dh, picked, g, e, total in zip(*pieces):
+            to_score = e.mul_((-g.sum(1) / total).unsqueeze(1)).scatter_add_(1, picked, g)
             torch.mm(to_score, weight, out=dh)
             dweight.addmm_(to_score.T, h)
             dbias += to_score.sum(0)
@@ -300,7 +300,7 @@ def _add_rows(out: Tensor, ids: Tensor, rows: Tensor) -> Tensor:
 
 
 def _check_lists(rows: Tensor, left_out: Sequence[Tensor]) -> None:
-    start, count, entities = left_out
+    start, count, _ = left_out
     if rows.dim() != 2 or start.shape != rows.shape[:1] or count.shape != rows.shape[:1]:
         raise ValueError(f"start and count must be one number for each of the {len(rows)} rows")
     if any(x.dtype != torch.int64 or not x.is_contiguous() for x in left_out):

@@ -244,8 +244,8 @@ class _Run:
         promised = self.config.protocol.name == "cpu" and self.device.type == "cpu"
         if promised and SAMPLERS.get(self.config.sampler).every_entity and seconds > self.options.longest:
             raise Misuse(
-                f"{self.config.sampler} compares every entity at each step, and this run would take {seconds / 60:.0f} minutes "
-                f"here, more than the {self.options.longest / 60:.0f} that protocol cpu is for; --long carries it out"
+                f"{self.config.sampler} compares every entity at each step, and this run would take {seconds / 60:.0f} "
+                f"minutes here, more than the {self.options.longest / 60:.0f} of protocol cpu; --long carries it out"
             )
 
     def _seconds_left(self) -> float | None:

@@ -1,4 +1,4 @@
-"""What is drawn from, or compared among, all entities or rows of candidates: the kernels against torch's own words for it."""
+"""What is drawn from, or compared among, all entities or rows of candidates: the kernels against plain torch."""
 
 import pytest
 import torch

@@ -157,7 +157,10 @@ def test_any_number_of_threads_gives_the_same_bits(similarity):
             score = similarity.gathered(q, table, ids)
             taken = kernels.rows(table, ids)
             pairs = similarity.all_pairs(q.detach(), table.detach())
-            results.append([score, *gradients(score, [q, table]), *gradients(taken, [table]), pairs])
+            both = (
+                gradients(similarity.all_pairs(q, table), [q, table]) if similarity.kind != "dot" else ()
+            )  # torch's product
+            results.append([score, *gradients(score, [q, table]), *gradients(taken, [table]), pairs, *both])
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:

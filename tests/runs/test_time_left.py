@@ -135,7 +135,7 @@ def test_above_its_limit_what_compares_every_entity_is_refused(
     if not refused:
         campaign.carry_out(config, tmp_path, options)
         return
-    with pytest.raises(Misuse, match="one_vs_all .* would take 2 minutes here, more than the 1 .*--long"):
+    with pytest.raises(Misuse, match=r"one_vs_all .* would take 2 minutes here, more than the 1 .*--long"):
         campaign.carry_out(config, tmp_path, options)
     assert machine.now < 0.2 * STEPS
     campaign.carry_out(config, tmp_path, RunOptions(device="cpu"))  # asked for, in the same store

@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-from nsbench.samplers.bernoulli import head_probability
 from nsbench.kernels import native
 from nsbench.kernels import operators as kernels
+from nsbench.samplers.bernoulli import head_probability
 from nsbench.samplers.nscaching import distinct, last_occurrence
 
 WIDE = 200  # entities; the toy has fewer than N1, where rows cannot be distinct
