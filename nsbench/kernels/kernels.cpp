@@ -409,7 +409,7 @@ int gathered(int kind, const float* q, const float* table, const int64_t* ids, f
              int64_t n, int64_t d, float margin, int threads) {
     if (!within(ids, rows * k, n)) return 1;
     const int64_t block = std::min(rows, BLOCK_BYTES / (d * (int64_t)sizeof(float)));  // of queries
-    if (block * k > 2 * n) BY_KIND(kind, forward_by_entity<K>(q, table, ids, out, rows, k, n, d, margin, threads))
+    if (block * k > n) BY_KIND(kind, forward_by_entity<K>(q, table, ids, out, rows, k, n, d, margin, threads))
     else BY_KIND(kind, forward<K>(q, table, ids, out, rows, k, d, margin, threads))
     return 0;
 }
