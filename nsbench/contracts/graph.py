@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nsbench.contracts.batch import Positives
+from nsbench.kernels.operators import passed
 
 MANY = 1.5  # mean answers per query from which an end of a relation counts as `n`
 
@@ -48,8 +49,9 @@ class NonPositives:
 
     def at(self, key: Tensor, u: Tensor) -> Tensor:
         """[B, k] the candidate that u [B, k] others precede, for key [B, 1] or [B, k]; 0 <= u < free[key]."""
-        passed = torch.searchsorted(self.survivors_before, key * self.stride + u, right=True) - self.first[key]
-        rank = (u + passed).clamp_(max=self.stride - 2)  # past the end only where nothing is free
+        rank = (u + passed(u, key, self.survivors_before, self.first, self.stride)).clamp_(
+            max=self.stride - 2
+        )  # past the end only where nothing is free
         if self.members is None:
             return rank
         assert self.start is not None
@@ -75,6 +77,8 @@ class TrainGraph:
         size = torch.full((self.num_keys + 1,), num_entities, device=self.device)
         self._answered, self._answer = torch.cat([tail_key, head_key]), torch.cat([t, h])  # each distinct fact, both ways
         self.non_positives = NonPositives(self._answered, self._answer, size)
+        order = (self._answered * num_entities + self._answer).sort().values
+        self._answers_in_order = order % num_entities
         self.any_key_full = bool((self.non_positives.free <= 0).any())  # a query that every entity answers
 
         self.key_tail, self.key_head = self._keys(*self.triples.unbind(1))  # [n] each
@@ -155,6 +159,11 @@ class TrainGraph:
         table = torch.zeros(len(key) + 1, width, dtype=torch.bool, device=key.device)
         table.view(-1).index_fill_(0, row[self._answered] * width + column, True)
         return table.index_select(0, row[key])[:, : None if among is None else -1]
+
+    def answer_lists(self, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same as lists: the answers of key [B] are entities[start : start + count], for start and count [B]."""
+        pool = self.non_positives
+        return pool.first[key], self.num_entities - pool.free[key], self._answers_in_order
 
     def key_of(self, anchor: Tensor, relation: Tensor, side: Tensor) -> Tensor:
         """Keys of arbitrary queries; those without a training answer share the last key."""

@@ -125,8 +125,10 @@ class Scoring:
         scale = self.kge.scale(r, side)
         pairs = {}
         for kept, table in self.tables.items():
-            q = self.kge.query(rows(table, anchor), r, side)
-            for view, candidates in self.tables.items():
+            e, itself = rows_and_table(table, anchor)
+            q = self.kge.query(e, r, side)
+            for view, other in self.tables.items():
+                candidates = itself if view == kept and scale is None else other
                 pairs[kept, view] = self.kge.similarity.all_pairs(q, candidates, scale)
         return sum_of(pairs)
 

@@ -83,6 +83,19 @@ def rank_counts(scores: Tensor, row: Tensor, answer: Tensor) -> tuple[Tensor, Te
     return torch.cat(greater), torch.cat(equal)
 
 
+def keep_largest(ids: Tensor, score: Tensor, u: Tensor, k: int, tau: float, once: bool) -> Tensor:
+    """As `operators.keep_largest`."""
+    value = score
+    if tau > 0:  # u is moved off 0 and 1, by half of its own step
+        value = score - tau * (u * (1 - 2.0**-24) + 2.0**-25).log_().neg_().log_()
+    if once:
+        ordered, place = ids.sort(dim=1, stable=True)
+        again = torch.zeros_like(ids, dtype=torch.bool)
+        again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+        value = value.masked_fill(again.gather(1, place.argsort(1)), -torch.inf)
+    return ids.gather(1, value.sort(dim=1, descending=True, stable=True).indices[:, :k].sort(1).values).int()
+
+
 def _take(table: Tensor, ids: Tensor) -> Tensor:
     # index_select is several times faster than table[ids] on a CPU.
     return table.index_select(0, ids.reshape(-1)).view(*ids.shape, table.shape[1])

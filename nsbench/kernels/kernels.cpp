@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
@@ -34,12 +34,15 @@ typedef int32_t Bits __attribute__((vector_size(LANES * sizeof(float))));
 Vec magnitude(Vec x) { return (Vec)((Bits)x & 0x7fffffff); }
 
 // Modulus and its inverse. TINY under the root makes a modulus of zero 1e-15, with gradient zero.
-// With AVX-512: an approximation to 14 bits and one Newton step, in half the time of a square root and a division.
+// On x86: an approximation to 12 or 14 bits and one Newton step, in half the time of a square root and a division.
 constexpr float TINY = 1e-30f;
 Vec inverse_modulus(Vec re, Vec im) {
     Vec x = re * re + (im * im + TINY);
 #if defined(__AVX512F__)
     const Vec y = _mm512_rsqrt14_ps(x);
+    return y * (1.5f - 0.5f * (x * y) * y);
+#elif defined(__AVX__)
+    const Vec y = _mm256_rsqrt_ps(x);
     return y * (1.5f - 0.5f * (x * y) * y);
 #else
     for (int i = 0; i < LANES; i++) x[i] = 1.0f / std::sqrt(x[i]);
@@ -50,6 +53,9 @@ Vec modulus(Vec re, Vec im) {
     Vec x = re * re + (im * im + TINY);
 #if defined(__AVX512F__)
     const Vec y = _mm512_rsqrt14_ps(x), root = x * y;
+    return root * (1.5f - 0.5f * root * y);
+#elif defined(__AVX__)
+    const Vec y = _mm256_rsqrt_ps(x), root = x * y;
     return root * (1.5f - 0.5f * root * y);
 #else
     for (int i = 0; i < LANES; i++) x[i] = std::sqrt(x[i]);
@@ -144,6 +150,33 @@ void forward(const float* q, const float* table, const int64_t* ids, float* out,
             prefetch(table + ids[std::min(i + AHEAD, rows * k - 1)] * d, d);
             out[i] = score<kind>(total<kind>(q + b * d, table + ids[i] * d, d), margin);
         }
+}
+
+// The same scores, entity by entity within blocks of queries that stay in the second cache: where a block meets an entity
+// several times, the table passes once instead of a row for each pair.
+constexpr int64_t BLOCK_BYTES = 400 << 10;
+template <Kind kind>
+void forward_by_entity(const float* q, const float* table, const int64_t* ids, float* out, int64_t rows, int64_t k,
+                       int64_t n, int64_t d, float margin, int threads) {
+    const int64_t block = std::max<int64_t>(1, BLOCK_BYTES / (d * sizeof(float)));
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<int32_t> end(n + 1), position(std::min(block, rows) * k);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t first = 0; first < rows; first += block) {
+            const int64_t pairs = std::min(block, rows - first) * k;
+            const int64_t* of = ids + first * k;
+            std::fill(end.begin(), end.end(), 0);
+            for (int64_t i = 0; i < pairs; i++) end[of[i] + 1]++;
+            for (int64_t e = 0; e < n; e++) end[e + 1] += end[e];
+            for (int64_t i = 0; i < pairs; i++) position[end[of[i]]++] = (int32_t)i;
+            for (int64_t p = 0; p < pairs; p++) {
+                const int64_t i = position[p];
+                prefetch(table + of[position[std::min(p + 2 * AHEAD, pairs - 1)]] * d, d);
+                out[first * k + i] = score<kind>(total<kind>(q + (first + i / k) * d, table + of[i] * d, d), margin);
+            }
+        }
+    }
 }
 
 template <Kind kind>
@@ -354,6 +387,122 @@ struct Race {
     }
 };
 
+// What one pair adds to the gradient of its query: g times the gradient of its score. L2: g is over the distance already.
+template <Kind kind>
+Vec term(float g, Vec x) {
+    if constexpr (kind == L2) return g * x;
+    const Vec all = g - Vec{};
+    return (Vec)((((Bits)x & INT32_MIN) ^ (Bits)all) & (x != 0));
+}
+
+// R queries from b on against table rows first..last: one register of lanes at a time, n of them in use.
+template <Kind kind, int R>
+inline __attribute__((always_inline))
+void add_pair_gradients(const float* q, const float* table, const float* grad, float* dq, float* dtable, int64_t b,
+                        int64_t first, int64_t last, int64_t count, int64_t d, int64_t i, int64_t n) {
+    constexpr int parts = kind == MODULI ? 2 : 1;
+    const int64_t half = d / parts;
+    Vec own[R][parts], sum[R][parts];
+    for (int r = 0; r < R; r++)
+        for (int p = 0; p < parts; p++) {
+            own[r][p] = load(q + (b + r) * d + p * half + i, n);
+            sum[r][p] = load(dq + (b + r) * d + p * half + i, n);
+        }
+    for (int64_t e = first; e < last; e++) {
+        Vec c[parts], dc[parts];
+        for (int p = 0; p < parts; p++) {
+            c[p] = load(table + e * d + p * half + i, n);
+            dc[p] = load(dtable + e * d + p * half + i, n);
+        }
+        for (int r = 0; r < R; r++) {
+            const float g = grad[(b + r) * count + e];
+            if constexpr (kind == MODULI) {
+                const Vec re = c[0] - own[r][0], im = c[1] - own[r][1], w = g * inverse_modulus(re, im);
+                sum[r][0] += w * re;
+                sum[r][1] += w * im;
+                dc[0] -= w * re;
+                dc[1] -= w * im;
+            } else {
+                const Vec t = term<kind>(g, c[0] - own[r][0]);
+                sum[r][0] += t;
+                dc[0] -= t;
+            }
+        }
+        for (int p = 0; p < parts; p++) store(dtable + e * d + p * half + i, dc[p], n);
+    }
+    for (int r = 0; r < R; r++)
+        for (int p = 0; p < parts; p++) store(dq + (b + r) * d + p * half + i, sum[r][p], n);
+}
+
+// The table in STRIPES, each with its own sum over its rows for every query, added up in order: for any number of threads
+// alike. FEW rows of the table and of its gradient stay in the first cache while the queries pass.
+constexpr int64_t STRIPES = 8, FEW = 32;
+template <Kind kind>
+void pairs_gradient(const float* q, const float* table, const float* grad, float* dq, float* dtable, int64_t rows,
+                    int64_t count, int64_t d, int threads) {
+    constexpr int R = kind == MODULI ? 2 : 4;
+    const int64_t width = kind == MODULI ? d / 2 : d, stripe = (count + STRIPES - 1) / STRIPES;
+    std::vector<float> partial(STRIPES * rows * d, 0.0f);
+    std::fill_n(dtable, count * d, 0.0f);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (int64_t s = 0; s < STRIPES; s++) {
+        float* sum = partial.data() + s * rows * d;
+        const int64_t end = std::min((s + 1) * stripe, count);
+        for (int64_t first = s * stripe; first < end; first += FEW) {
+            const int64_t last = std::min(first + FEW, end);
+            for (int64_t b = 0; b < rows;) {
+                int64_t i = 0;
+                if (b + R <= rows) {
+                    for (; i + LANES <= width; i += LANES)
+                        add_pair_gradients<kind, R>(q, table, grad, sum, dtable, b, first, last, count, d, i, LANES);
+                    if (i < width)
+                        add_pair_gradients<kind, R>(q, table, grad, sum, dtable, b, first, last, count, d, i, width - i);
+                    b += R;
+                } else {
+                    for (; i < width; i += LANES)
+                        add_pair_gradients<kind, 1>(q, table, grad, sum, dtable, b, first, last, count, d, i, width - i);
+                    b += 1;
+                }
+            }
+        }
+    }
+    std::fill_n(dq, rows * d, 0.0f);
+    for (int64_t s = 0; s < STRIPES; s++)
+        for (int64_t i = 0; i < rows * d; i++) dq[i] += partial[s * rows * d + i];
+}
+
+// e^x for x <= 0, to a few units in the last place; 0 below -87, and nan stays nan. e^x = 2^n e^r with |r| <= ln 2 / 2.
+Vec exponential(Vec x) {
+    const Bits n = __builtin_convertvector(x * 1.44269504f - 0.5f, Bits);
+    const Vec r = x - __builtin_convertvector(n, Vec) * 0.69314718f;
+    Vec y = 1 + r * (1.0f / 7);
+    for (int k = 6; k > 0; k--) y = 1 + y * r * (1.0f / k);  // Taylor's sum: what is left out is below 1e-8
+    const Vec power = (Vec)((Bits)y + (n << 23));
+    return (Vec)((Bits)power & ~(x < -87.0f));
+}
+
+// The first place among n weights at which their running sum exceeds `goal`; where rounding ends it before, the last weight
+// above zero.
+int64_t place(const float* weight, int64_t n, double goal) {
+    int64_t last = 0;
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (weight[i] > 0) {
+            last = i;
+            if ((sum += weight[i]) > goal) break;
+        }
+    return last;
+}
+
+// ln x for normal x > 0, to a few units in the last place: x = 2^n m with sqrt(1/2) <= m < sqrt(2), and
+// ln m = 2 artanh((m - 1) / (m + 1)).
+Vec logarithm(Vec x) {
+    const Bits n = ((Bits)x - 0x3f3504f3) >> 23;
+    const Vec m = (Vec)((Bits)x - (n << 23)), z = (m - 1) / (m + 1), w = z * z;
+    const Vec y = 2 * z * (1 + w * (1.0f / 3 + w * (1.0f / 5 + w * (1.0f / 7 + w * (1.0f / 9)))));
+    return y + __builtin_convertvector(n, Vec) * 0.69314718f;
+}
+
 bool within(const int64_t* ids, int64_t count, int64_t n) {
     bool good = true;
     for (int64_t i = 0; i < count; i++) good &= (uint64_t)ids[i] < (uint64_t)n;
@@ -376,7 +525,9 @@ extern "C" {
 int gathered(int kind, const float* q, const float* table, const int64_t* ids, float* out, int64_t rows, int64_t k,
              int64_t n, int64_t d, float margin, int threads) {
     if (!within(ids, rows * k, n)) return 1;
-    BY_KIND(kind, forward<K>(q, table, ids, out, rows, k, d, margin, threads))
+    const int64_t block = std::min(rows, BLOCK_BYTES / (d * (int64_t)sizeof(float)));  // of queries
+    if (block * k > n) BY_KIND(kind, forward_by_entity<K>(q, table, ids, out, rows, k, n, d, margin, threads))
+    else BY_KIND(kind, forward<K>(q, table, ids, out, rows, k, d, margin, threads))
     return 0;
 }
 
@@ -460,6 +611,124 @@ void race_backward(const float* log_p, const bool* known, int64_t seed, const in
             }
         }
     }
+}
+
+// grad [Q, N] -> dq [Q, D] and dtable [N, D] of `all_pairs` without a scale, for the distances. For L2, grad comes divided
+// by the distances.
+void all_pairs_backward(int kind, const float* q, const float* table, const float* grad, float* dq, float* dtable,
+                        int64_t rows, int64_t n, int64_t d, int threads) {
+    if (kind == L1) pairs_gradient<L1>(q, table, grad, dq, dtable, rows, n, d, threads);
+    else if (kind == L2) pairs_gradient<L2>(q, table, grad, dq, dtable, rows, n, d, threads);
+    else pairs_gradient<MODULI>(q, table, grad, dq, dtable, rows, n, d, threads);
+}
+
+// out [Q, N] = exp(scores + bias - top), top [Q] the largest of each row and sum [Q] the row's sum; bias [N] or null. Of row
+// i, count[i] entities, listed from start[i] in `left_out`, get 0 and enter neither; but keep[i] does, and without
+// keep (null) all do where all are listed. out may be scores. u [Q, K] in [0, 1), or null, picks [Q, K] entities with chances out / sum.
+void exponentials(const float* scores, const float* bias, const int64_t* start, const int64_t* count,
+                  const int64_t* left_out, const int64_t* keep, const double* u, float* out, float* top, float* sum,
+                  int64_t* picked, int64_t rows, int64_t n, int64_t k, int threads) {
+    constexpr int64_t BLOCK = 128;  // whose sums lead a draw to its place
+    const int64_t blocks = (n + BLOCK - 1) / BLOCK;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t b = 0; b < rows; b++) {
+        const float* s = scores + b * n;
+        float* e = out + b * n;
+        for (int64_t i = 0; i < n; i++) e[i] = bias ? s[i] + bias[i] : s[i];
+        const float own = keep ? e[keep[b]] : 0;
+        if (keep || count[b] < n)
+            for (int64_t i = start[b]; i < start[b] + count[b]; i++) e[left_out[i]] = -INFINITY;
+        if (keep) e[keep[b]] = own;
+        Vec highest = Vec{} - INFINITY;
+        float most = -INFINITY;
+        int64_t at = 0;
+        for (; at + LANES <= n; at += LANES) {
+            const Vec x = load(e + at, LANES);
+            highest = x > highest ? x : highest;
+        }
+        for (int i = 0; i < LANES; i++) most = std::max(most, highest[i]);
+        for (; at < n; at++) most = std::max(most, e[at]);
+        std::vector<double> before(blocks + 1, 0.0);
+        for (int64_t block = 0; block < blocks; block++) {
+            Vec lanes = {};
+            const int64_t end = std::min(n, (block + 1) * BLOCK);
+            int64_t i = block * BLOCK;
+            for (; i + LANES <= end; i += LANES) {
+                const Vec x = exponential(load(e + i, LANES) - most);
+                store(e + i, x, LANES);
+                lanes += x;
+            }
+            if (i < end) {
+                store(e + i, exponential(load(e + i, end - i) - most), end - i);
+                lanes += load(e + i, end - i);
+            }
+            double total = 0;
+            for (int i = 0; i < LANES; i++) total += lanes[i];
+            before[block + 1] = before[block] + total;
+        }
+        top[b] = most;
+        sum[b] = before[blocks];
+        for (int64_t i = b * k; u && i < (b + 1) * k; i++) {
+            const double goal = u[i] * before[blocks];
+            const int64_t block = std::upper_bound(before.begin() + 1, before.end() - 1, goal) - before.begin() - 1;
+            const int64_t first = block * BLOCK;
+            picked[i] = first + place(e + first, std::min(BLOCK, n - first), goal - before[block]);
+        }
+    }
+}
+
+// ids [B, M], score [B, M], u [B, M] in [0, 1) -> kept [B, K]: per row, in their order, the ids of the K largest
+// score - tau log(-log u), each entity once where `once` says so and K others are there. n is above every id.
+void keep_largest(const int64_t* ids, const float* score, const float* u, int32_t* kept, int64_t rows, int64_t m, int64_t k,
+                  int64_t n, float tau, int once, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<int64_t> seen(once ? n : 0, -1);  // the last row that an entity stood in
+        std::vector<float> value(m + LANES, -INFINITY);
+#pragma omp for schedule(static)
+        for (int64_t b = 0; b < rows; b++) {
+            const int64_t* id = ids + b * m;
+            for (int64_t i = 0; i < m; i += LANES) {
+                Vec x = load(score + b * m + i, m - i);
+                if (tau > 0) {  // u is moved off 0 and 1, by half of its own step
+                    const Vec inner = load(u + b * m + i, m - i) * (1 - 0x1p-24f) + 0x1p-25f;
+                    x -= tau * logarithm(-logarithm(inner));
+                }
+                store(value.data() + i, x, m - i);
+            }
+            for (int64_t i = 0; once && i < m; i++) {
+                if (seen[id[i]] == b) value[i] = -INFINITY;
+                seen[id[i]] = b;
+            }
+            int64_t found = 0, spare = 0;
+            std::vector<uint8_t> chosen(m);
+            for (int64_t i = 0; i < m; i++) {
+                Bits above = {};
+                for (int64_t j = 0; j < m; j += LANES) above -= load(value.data() + j, LANES) > value[i];
+                int64_t ahead = 0;
+                for (int j = 0; j < LANES; j++) ahead += above[j];
+                chosen[i] = ahead < k && value[i] > -INFINITY && found < k;
+                found += chosen[i];
+            }
+            for (int64_t i = 0; i < m && found < k; i++)
+                if (!chosen[i]) chosen[i] = 1, found++;
+            for (int64_t i = 0; i < m; i++)
+                if (chosen[i]) kept[b * k + spare++] = (int32_t)id[i];
+        }
+    }
+}
+
+// rank [total] -> passed [total]: how many of values [all] from first[key] to the next key's first, which ascend, are at
+// most key * stride + rank; `each` ranks in turn share a key. Returns 0, or 1 when a key is not in 0..keys-1 (nothing is written).
+int passed(const int64_t* rank, const int64_t* key, const int64_t* values, const int64_t* first, int64_t* passed,
+           int64_t total, int64_t each, int64_t keys, int64_t all, int64_t stride, int threads) {
+    if (!within(key, total / each, keys)) return 1;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < total; i++) {
+        const int64_t of = key[i / each], *begin = values + first[of], *end = values + (of + 1 < keys ? first[of + 1] : all);
+        passed[i] = std::upper_bound(begin, end, of * stride + rank[i]) - begin;
+    }
+    return 0;
 }
 
 // scores [Q, N], row [T], answer [T] -> how many of scores[row[t]] are above, and how many equal, scores[row[t], answer[t]].

@@ -122,12 +122,27 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.gathered_backward.argtypes = [code, *[pointer] * 6, *[size] * 4, code]
     library.gathered_each.argtypes = [code, *[pointer] * 5, *[size] * 3, code]
     library.all_pairs.argtypes = [code, *[pointer] * 4, *[size] * 3, real, code]
+    library.all_pairs_backward.argtypes = [code, *[pointer] * 5, *[size] * 3, code]
+    library.exponentials.argtypes = [*[pointer] * 11, *[size] * 3, code]
+    library.keep_largest.argtypes = [*[pointer] * 4, *[size] * 4, real, code, code]
+    library.passed.argtypes = [*[pointer] * 5, *[size] * 5, code]
     library.rank_counts.argtypes = [*[pointer] * 5, *[size] * 3, code]
     library.add_rows.argtypes = [*[pointer] * 3, *[size] * 2, code]
     library.hidden_layer.argtypes = [*[pointer] * 10, *[size] * 3, real]
     library.race.argtypes = [pointer, pointer, size, pointer, pointer, *[size] * 3, real, code]
     library.race_backward.argtypes = [pointer, pointer, size, *[pointer] * 3, *[size] * 4, real, code]
-    for nothing in ("gathered_backward", "gathered_each", "all_pairs", "add_rows", "hidden_layer", "race", "race_backward"):
+    for nothing in (
+        "gathered_backward",
+        "gathered_each",
+        "all_pairs",
+        "all_pairs_backward",
+        "exponentials",
+        "keep_largest",
+        "add_rows",
+        "hidden_layer",
+        "race",
+        "race_backward",
+    ):
         getattr(library, nothing).restype = None
     return library
 
@@ -171,6 +186,58 @@ def all_pairs(library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Tenso
     out = q.new_empty(len(q), len(table))
     sizes = (len(q), *table.shape, similarity.margin or 0.0, torch.get_num_threads())
     library.all_pairs(_code(similarity), *map(_at, (q, table, scale, out)), *sizes)
+    return out
+
+
+def all_pairs_gradients(
+    library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients [Q, D] and [N, D] of `all_pairs` without a scale, for grad [Q, N] (l2: over the distances)."""
+    dq, dtable = torch.empty_like(q), torch.empty_like(table)
+    sizes = (len(q), *table.shape, torch.get_num_threads())
+    library.all_pairs_backward(_code(similarity), *map(_at, (q, table, grad.contiguous(), dq, dtable)), *sizes)
+    return dq, dtable
+
+
+def exponentials(
+    library: ctypes.CDLL,
+    scores: Tensor,
+    left_out: Sequence[Tensor],
+    bias: Tensor | None = None,
+    keep: Tensor | None = None,
+    u: Tensor | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """exp(scores + bias - top) [Q, N], top [Q], the sums [Q] of the rows and, for u [Q, K], the entities [Q, K] picked.
+
+    left_out is `start` and `count` [Q], and the entities that they list, which get 0; keep [Q] is never left out, and
+    without it no row loses all.
+    """
+    out = torch.empty_like(scores) if out is None else out
+    top, total = scores.new_empty(len(scores)), scores.new_empty(len(scores))
+    picked = None if u is None else torch.empty(u.shape, dtype=torch.int64)
+    tensors = (scores, bias, *left_out, keep, u, out, top, total, picked)
+    sizes = (*scores.shape, 0 if u is None else u.shape[1], torch.get_num_threads())
+    library.exponentials(*map(_at, tensors), *sizes)
+    return out, top, total, picked
+
+
+def keep_largest(
+    library: ctypes.CDLL, ids: Tensor, score: Tensor, u: Tensor, k: int, n: int, tau: float, once: bool
+) -> Tensor:
+    """As `operators.keep_largest`, for contiguous tensors."""
+    kept = torch.empty(len(ids), k, dtype=torch.int32)
+    library.keep_largest(*map(_at, (ids, score, u, kept)), *ids.shape, k, n, tau, once, torch.get_num_threads())
+    return kept
+
+
+def passed(library: ctypes.CDLL, rank: Tensor, key: Tensor, values: Tensor, first: Tensor, stride: int) -> Tensor:
+    """As `operators.passed`, for contiguous tensors."""
+    out = torch.empty_like(rank)
+    each = rank.shape[1] if key.shape[1] == 1 else 1
+    sizes = (rank.numel(), max(each, 1), len(first), len(values), stride, torch.get_num_threads())
+    if library.passed(*map(_at, (rank, key, values, first, out)), *sizes):
+        raise IndexError(f"a key lies outside of the {len(first)} there are")
     return out
 
 

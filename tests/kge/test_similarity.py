@@ -87,9 +87,10 @@ def test_gathered_with_one_input_constant(similarity, which):
 
 
 @pytest.mark.parametrize("similarity", BY_KIND)
-def test_gradients_of_all_pairs(similarity):
+@pytest.mark.parametrize(("b", "n", "d"), [(1, 1, 2), (6, 33, 10), (7, 300, 38), (9, 41, 64)])
+def test_gradients_of_all_pairs(similarity, b, n, d):
     rng = torch.Generator().manual_seed(3)
-    inputs = [torch.randn(shape, generator=rng).requires_grad_() for shape in ((6, 10), (33, 10), (6, 10))]
+    inputs = [torch.randn(shape, generator=rng).requires_grad_() for shape in ((b, d), (n, d), (b, d))]
     exact = [x.detach().double().requires_grad_() for x in inputs]
     for used in (2, 3):  # without and with a scale
         ours = gradients(similarity.all_pairs(*inputs[:used]), inputs[:used])
@@ -104,7 +105,8 @@ def test_at_distance_zero_the_score_is_the_margin_and_the_gradient_zero(similari
     table = torch.randn(4, 12).requires_grad_()
     q = table.detach()[[2]].clone().requires_grad_()
     ids = torch.tensor([[2]])
-    for score in (similarity.gathered(q, table, ids), similarity.pairwise(q.unsqueeze(1), table[ids])):
+    all_pairs = similarity.all_pairs(q, table)[:, 2:3]
+    for score in (similarity.gathered(q, table, ids), similarity.pairwise(q.unsqueeze(1), table[ids]), all_pairs):
         assert score.item() == similarity.margin
         dq, dtable = gradients(score, [q, table])
         assert not dq.any()
@@ -155,7 +157,10 @@ def test_any_number_of_threads_gives_the_same_bits(similarity):
             score = similarity.gathered(q, table, ids)
             taken = kernels.rows(table, ids)
             pairs = similarity.all_pairs(q.detach(), table.detach())
-            results.append([score, *gradients(score, [q, table]), *gradients(taken, [table]), pairs])
+            both = (
+                gradients(similarity.all_pairs(q, table), [q, table]) if similarity.kind != "dot" else ()
+            )  # torch's product
+            results.append([score, *gradients(score, [q, table]), *gradients(taken, [table]), pairs, *both])
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
