@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +14,8 @@ from nsbench.contracts import TrainGraph
 from nsbench.datasets import places
 from nsbench.datasets.features import at_hand, gather
 from nsbench.datasets.graphs import graph_of
+from nsbench.datasets.questions import Finding, asked
 from nsbench.datasets.reading import SPLITS, Graph
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One count. `of` is what it is a part of, where it is one; `remark` says what names it concerns."""
-
-    key: str
-    words: str
-    count: int
-    of: int | None = None
-    remark: str = ""
-
-    @property
-    def share(self) -> float:
-        """The count as a fraction of `of`."""
-        return self.count / self.of if self.of else float("nan")
 
 
 def audit(dataset: str | Path) -> list[Finding]:
@@ -43,6 +28,7 @@ def audit(dataset: str | Path) -> list[Finding]:
     found = gather(home, graph.entities, ",".join(at_hand(home)) or "none")
     return [
         *_sizes(graph),
+        *asked(graph),
         *_overlaps(graph),
         *_unseen(graph),
         *_shapes(graph),
@@ -85,7 +71,7 @@ def _overlaps(graph: Graph) -> Iterable[Finding]:
 
 
 def _unseen(graph: Graph) -> Iterable[Finding]:
-    train, test = graph.triples["train"], graph.triples["test"]
+    train, valid, test = (graph.triples[split] for split in SPLITS)
     seen = np.zeros(len(graph.entities), dtype=bool)
     seen[train[:, [0, 2]]] = True
     trained = np.zeros(len(graph.relations), dtype=bool)
@@ -93,6 +79,8 @@ def _unseen(graph: Graph) -> Iterable[Finding]:
     head, tail = ~seen[test[:, 0]], ~seen[test[:, 2]]
     yield Finding("unseen_entities", "entities never in train", int((~seen).sum()), len(seen))
     yield Finding("unseen_relations", "relations never in train", int((~trained).sum()), len(trained))
+    held = int((~seen[valid[:, [0, 2]]].all(1)).sum())
+    yield Finding("valid_unseen", "valid triples with an entity never in train", held, len(valid))
     yield Finding("test_unseen", "test triples with an entity never in train", int((head | tail).sum()), len(test))
     yield Finding("tail_answer_unseen", "tail queries whose answer is never in train", int(tail.sum()), len(test))
     yield Finding("head_answer_unseen", "head queries whose answer is never in train", int(head.sum()), len(test))
@@ -107,12 +95,30 @@ def _shapes(graph: Graph) -> Iterable[Finding]:
     n = len(graph.entities)
     inverse = np.isin(test[:, 2] * n + test[:, 0], train[:, 0] * n + train[:, 2])
     yield Finding("inverse_pairs", "test triples whose inverse pair is in train", int(inverse.sum()), len(test))
+    yield _twins(graph)
     heads, (r, t) = _biggest(graph, (1, 2))
     tail_query = f"({graph.relations[r]}, {graph.entities[t]})"
     yield Finding("most_heads", "most training heads of one (relation, tail)", heads, remark=tail_query)
     tails, (h, r) = _biggest(graph, (0, 1))
     head_query = f"({graph.entities[h]}, {graph.relations[r]})"
     yield Finding("most_tails", "most training tails of one (head, relation)", tails, remark=head_query)
+
+
+def _twins(graph: Graph, shown: int = 3) -> Finding:
+    """Test triples whose head and tail train joins by another relation, and the pairs of relations that make them."""
+    joined: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for h, r, t in graph.triples["train"].tolist():
+        joined[h, t].add(r)
+    made, twins = Counter[tuple[int, ...]](), 0
+    for h, r, t in graph.triples["test"].tolist():
+        others = joined.get((h, t), set()) - {r}
+        twins += bool(others)
+        made.update(tuple(sorted((r, other))) for other in others)
+    most = [f"{graph.relations[a]} / {graph.relations[b]} {n:,}" for (a, b), n in made.most_common(shown)]
+    more = f", {len(made) - shown} more pairs" if len(made) > shown else ""
+    words = "test triples whose pair of entities is in train under another relation (twins)"
+    remark = f"({', '.join(most)}{more})" if most else ""
+    return Finding("twins", words, twins, len(graph.triples["test"]), remark)
 
 
 def _biggest(graph: Graph, columns: tuple[int, int]) -> tuple[int, tuple[int, int]]:

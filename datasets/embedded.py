@@ -47,7 +47,7 @@ def graph(name: str) -> Graph:
             triples[split] = held[split].astype(np.int64)
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise _damaged(file) from error
-    return Graph(**texts, triples=triples, files={}, first_line=1)
+    return Graph(**texts, triples=triples, files={}, first_lines={})
 
 
 def names128(name: str) -> Tensor:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nsbench.datasets import embedded, modalities, places, quantised
+from nsbench.datasets import embedded, modalities, places, quantised, text
 from nsbench.datasets.graphs import graph_of
 from nsbench.datasets.modalities import EMBEDDED, NAMES, OFFICIAL
 from nsbench.datasets.places import Place
@@ -199,7 +199,7 @@ def import_features(dataset: str | Path, file: str | Path, modality: str) -> Imp
     tensor = _checked(tensor, file, len(identifiers))
     listed = file.with_name(file.name + ".ids.txt")
     if listed.is_file():
-        _check_order(listed.read_text("utf-8").removesuffix("\n").split("\n"), listed, identifiers, names)
+        _check_order(text.read(listed).removesuffix("\n").split("\n"), listed, identifiers, names)
     path = home.writable / "features" / f"{_stem(modality)}.npy"
     with places.replacing(path) as sink:
         np.save(sink, tensor.numpy())

@@ -1,19 +1,21 @@
 """Knowledge graphs as text files, read and checked.
 
 Two forms. OpenKE: `entity2id.txt`, `relation2id.txt` (`identifier id`) and `train2id.txt`, `valid2id.txt`,
-`test2id.txt`, whose first line is a count and whose columns are **head, tail, relation**. Labels: `train`, `valid`,
-`test` as .tsv or .txt, tab-separated head, relation, tail. In memory triples are always (h, r, t).
+`test2id.txt`, whose first line is a count and whose columns are **head, tail, relation**. Labels, in a file for each split
+(nsbench.datasets.labels). Any of the files may be compressed (.gz). In memory triples are always (h, r, t).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from nsbench.datasets import labels, text
 from nsbench.errors import Misuse
 
 SPLITS = ("train", "valid", "test")
@@ -29,12 +31,17 @@ class Graph:
     relations: list[str]
     triples: dict[str, np.ndarray]  # split -> int64 [n, 3] as (h, r, t), in the order of the file
     files: dict[str, Path]  # split -> where its triples come from; {}: from the package
-    first_line: int  # of the first triple in those files, counted from 1
+    first_lines: Mapping[str, int]  # split -> the line of its first triple, counted from 1; 0 where lines mean nothing (RDF)
+    labelled: bool = False  # the triples stand there as labels, not as ids
 
     @property
     def origin(self) -> str:
         """Where it was read, in words for people."""
         return f"from {self.files['train'].parent}" if self.files else "embedded"
+
+    def named(self, split: str) -> str:
+        """The split's file, in words for people."""
+        return self.files[split].name if self.files else split
 
     def codes(self, split: str) -> np.ndarray:
         """int64 [n]: one number per triple, equal for equal triples, in the order of (h, r, t)."""
@@ -44,14 +51,23 @@ class Graph:
 
 def read_graph(folder: Path) -> Graph:
     """The graph in `folder`, in either form. Raises Misuse naming file and line of whatever is wrong."""
-    if (folder / "train2id.txt").is_file() or (folder / "entity2id.txt").is_file():
+    files = labels.found(folder)
+    if _there(folder / "train2id.txt") or ("train" not in files and _there(folder / "entity2id.txt")):
         return _read_openke(folder)
-    if any((folder / f"train{end}").is_file() for end in (".tsv", ".txt")):
-        return _read_labels(folder)
+    if len(files) == len(SPLITS):
+        return _read_labels(files)
+    held = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
+    saw = f"{', '.join(held[:8])}{f' and {len(held) - 8} more' if len(held) > 8 else ''}" if held else "nothing"
+    lacking = f"no {' and no '.join(split for split in SPLITS if split not in files)}" if files else "no graph"
     raise Misuse(
-        f"{folder} holds no graph; put entity2id.txt, relation2id.txt, train2id.txt, valid2id.txt and test2id.txt "
-        "there, or train.tsv, valid.tsv and test.tsv with columns head, relation, tail"
+        f"{folder} holds {lacking}, only {saw}; put train.tsv, valid.tsv and test.tsv there, of head, relation, tail "
+        "(or .txt, .csv, .nt, .ttl, each also as .gz), or entity2id.txt, relation2id.txt, train2id.txt, valid2id.txt and "
+        "test2id.txt"
     )
+
+
+def _there(file: Path) -> bool:
+    return file.is_file() or file.with_name(f"{file.name}.gz").is_file()
 
 
 def _read_openke(folder: Path) -> Graph:
@@ -64,42 +80,27 @@ def _read_openke(folder: Path) -> Graph:
         relations=_names(folder / "relation_names.txt", relation_identifiers),
         triples={s: _triples(file, len(identifiers), len(relation_identifiers)) for s, file in files.items()},
         files=files,
-        first_line=2,
+        first_lines=dict.fromkeys(SPLITS, 2),
     )
 
 
-def _read_labels(folder: Path) -> Graph:
-    files = {}
-    for split in SPLITS:
-        candidates = [folder / f"{split}{end}" for end in (".tsv", ".txt")]
-        files[split] = next((file for file in candidates if file.is_file()), candidates[0])
-    rows = {split: _label_rows(file) for split, file in files.items()}
-    entities = sorted({label for split in rows.values() for h, _, t in split for label in (h, t)})
-    relations = sorted({r for split in rows.values() for _, r, _ in split})
+def _read_labels(files: Mapping[str, Path]) -> Graph:
+    found = labels.read(files)
+    entities = sorted({label for part in found.values() for h, _, t in part.rows for label in (h, t)})
+    relations = sorted({r for part in found.values() for _, r, _ in part.rows})
     entity_id = {label: i for i, label in enumerate(entities)}
     relation_id = {label: i for i, label in enumerate(relations)}
     triples = {
-        split: np.array([(entity_id[h], relation_id[r], entity_id[t]) for h, r, t in part], dtype=np.int64)
-        for split, part in rows.items()
+        split: np.array([(entity_id[h], relation_id[r], entity_id[t]) for h, r, t in part.rows], dtype=np.int64)
+        for split, part in found.items()
     }
-    return Graph(entities, entities, relations, triples, files, first_line=1)
-
-
-def _text(file: Path) -> str:
-    """The file as text with plain line ends; never split at anything but a line end (names may hold other breaks)."""
-    try:
-        return file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-    except FileNotFoundError:
-        raise Misuse(f"{file} is missing; put it there or give another folder") from None
-    except UnicodeDecodeError as error:
-        raise Misuse(f"{file} is not UTF-8 text (byte {error.start}); convert it to UTF-8") from None
-    except OSError as error:
-        raise Misuse(f"cannot read {file} ({error.strerror}); check its permissions") from None
+    first_lines = {split: part.first_line for split, part in found.items()}
+    return Graph(entities, entities, relations, triples, dict(files), first_lines, labelled=True)
 
 
 def _counted_lines(file: Path) -> list[str]:
     """The lines below the count line, which must be as many as it says."""
-    first, *lines = _text(file).rstrip().split("\n")
+    first, *lines = text.read(file).rstrip().split("\n")
     if not _NUMBER.fullmatch(first.strip()):
         raise Misuse(f"{file}, line 1, must be the number of lines that follow, not '{first.strip()[:60]}'; add it")
     count = int(first)
@@ -116,6 +117,7 @@ def read_identifiers(file: Path) -> list[str]:
     if not lines:
         raise Misuse(f"{file} is empty; list at least one identifier")
     found: dict[int, str] = {}
+    lines_of: dict[str, int] = {}
     for number, line in enumerate(lines, start=2):
         parts = line.rsplit(None, 1)
         if len(parts) != 2:
@@ -129,14 +131,18 @@ def read_identifiers(file: Path) -> list[str]:
         if i in found:
             raise Misuse(f"{file}, line {number}: id {i} is given twice; number the lines from 0 without repeats")
         found[i] = identifier.strip()
+        if (earlier := lines_of.setdefault(found[i], number)) != number:
+            raise Misuse(
+                f"{file}, line {number}, gives '{found[i]}' an id, as line {earlier} does; list each identifier once"
+            )
     return [found[i] for i in range(len(lines))]
 
 
 def _names(file: Path, identifiers: list[str]) -> list[str]:
     """Line i is the name of id i; without the file the identifiers are the names."""
-    if not file.is_file():
+    if not _there(file):
         return identifiers
-    names = _text(file).removesuffix("\n").split("\n")
+    names = text.read(file).removesuffix("\n").split("\n")
     if len(names) != len(identifiers):
         raise Misuse(f"{file} has {len(names)} lines for {len(identifiers)} ids; write a name a line or remove the file")
     return names
@@ -172,16 +178,3 @@ def _triples(file: Path, entities: int, relations: int) -> np.ndarray:
             "and the columns are head, tail, relation"
         )
     return htr[:, [0, 2, 1]].copy()
-
-
-def _label_rows(file: Path) -> list[list[str]]:
-    text = _text(file).rstrip("\n")
-    if not text:
-        raise Misuse(f"{file} holds no triple; every split needs at least one")
-    rows = [line.split("\t") for line in text.split("\n")]
-    for number, row in enumerate(rows, start=1):
-        if len(row) != 3:
-            raise Misuse(f"{file}, line {number}, has {len(row)} columns; write head, relation, tail with tabs between")
-        if not all(label.strip() for label in row):
-            raise Misuse(f"{file}, line {number}, has an empty label; give every head, relation and tail a label")
-    return rows

@@ -16,8 +16,6 @@ from nsbench.kernels import operators as kernels
 class Kernelled(Similarity):
     """A similarity whose table forms go through `nsbench.kernels.operators`; a subclass writes `pairwise`."""
 
-    kind: str | None = None  # one of kernels.KINDS where a native kernel exists
-
     def gathered(self, q: Tensor, table: Tensor, ids: Tensor, scale: Tensor | None = None) -> Tensor:
         return kernels.gathered(self, q, table, ids, scale)
 
@@ -84,7 +82,7 @@ class RankOne(Distance):
     def __init__(self, margin: float, p: int, unit: bool = False) -> None:
         super().__init__(margin)
         self.p, self.unit = p, unit
-        self.kind = None if unit else f"rank_one_l{p}"
+        self.form = None if unit else f"rank_one_l{p}"
 
     def pairwise(self, q: Tensor, c: Tensor) -> Tensor:
         (q, w), (c, v) = q.chunk(2, dim=-1), c.chunk(2, dim=-1)
@@ -103,7 +101,7 @@ class Blocks(Distance):
     def __init__(self, margin: float, size: int, contexts: bool = False) -> None:
         super().__init__(margin)
         self.size, self.contexts = size, contexts
-        self.kind = "contexts" if contexts else "blocks"
+        self.form = "contexts" if contexts else "blocks"
 
     def pairwise(self, q: Tensor, c: Tensor) -> Tensor:
         if not self.contexts:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nsbench.campaign import plan
-from nsbench.runs.folder import store_folder
+from nsbench.files import store_folder
 from nsbench.runs.runner import Notify, RunOptions, unheard
 
 if TYPE_CHECKING:

@@ -50,7 +50,13 @@ def _unread() -> bool:
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails; may stand anywhere.")
 @click.pass_context
 def cli(context: click.Context, debug: bool) -> None:
-    """Compare negative samplers for (multimodal) knowledge-graph embedding under one trainer, loss and budget."""
+    """Compare negative samplers for (multimodal) knowledge-graph embedding under one trainer, loss and budget.
+
+    \b
+    nsbench demo                                      every sampler on embedded data, ends in a table
+    nsbench run --sampler uniform,nscaching --kge transe --dataset mkg_y
+    nsbench table
+    """
     if context.invoked_subcommand is None:
         click.echo(FIRST_STEPS)
 

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, and the folder for what can be had again."""
+"""Files that are there as a whole or not at all; where runs lie, and what can be had again."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ REMEDY = "free some space or choose another place"
 def cache_folder() -> Path:
     """The user's own cache of nsbench, which may not be there yet: downloads and compiled kernels."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nsbench"
+
+
+def store_folder(given: str | Path | None = None) -> Path:
+    """Where runs lie: as given, else NSBENCH_RUNS, else ./runs."""
+    return Path(given or os.environ.get("NSBENCH_RUNS") or "runs")
 
 
 @contextlib.contextmanager

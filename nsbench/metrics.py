@@ -8,7 +8,6 @@ and misses Hits@1; its chance of one half under random tie-breaking is not credi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,7 @@ def metrics(ranks: ArrayLike, candidates: ArrayLike) -> dict[str, float]:
     if not (np.all(optimistic >= 1) and np.all(optimistic <= pessimistic) and np.all(pessimistic <= candidates)):
         raise ValueError("ranks must satisfy 1 <= optimistic <= pessimistic <= candidates")
     rank = realistic(ranks)
-    expected = chance(candidates)["mr"]
+    expected = float(np.mean((candidates + 1) / 2))  # of a scorer that knows nothing: ranks uniform in 1..candidates
     hits = {f"hits@{k}": float(np.mean(rank <= k)) for k in HITS}
     amri = 1 - (rank.mean() - 1) / (expected - 1) if expected > 1 else 0.0
     return {"mrr": float(np.mean(1 / rank)), "mr": float(rank.mean()), **hits, "amri": float(amri)}
@@ -69,11 +68,3 @@ def breakdown(ranks: ArrayLike, candidates: ArrayLike, labels: ArrayLike) -> dic
         chosen = labels == label
         parts[str(label)] = {**metrics(ranks[chosen], candidates[chosen]), "queries": int(chosen.sum())}
     return parts
-
-
-def chance(candidates: ArrayLike) -> Mapping[str, float]:
-    """What `metrics` expects of a scorer that knows nothing and has no ties: ranks uniform in 1..candidates [...]."""
-    n = np.asarray(candidates).ravel()
-    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, n.max() + 1))])  # [max n + 1]
-    hits = {f"hits@{k}": float(np.mean(np.minimum(k, n) / n)) for k in HITS}
-    return {"mrr": float(np.mean(harmonic[n] / n)), "mr": float(np.mean((n + 1) / 2)), **hits, "amri": 0.0}

@@ -16,14 +16,13 @@ C = TypeVar("C")
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included; `log`: as many in every decade."""
+    """Numbers from `low` to `high`, both positive and included, as many in every decade."""
 
     low: float
     high: float
-    log: bool = True
 
     def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}{', by decades' if self.log else ''}"
+        return f"{self.low:g} to {self.high:g}, by decades"
 
 
 Search = Range | tuple

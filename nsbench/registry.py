@@ -111,7 +111,7 @@ class Registry:
         if not self.accepts(component):
             raise Misuse(f"{self.kind} '{name}' must be a subclass of nsbench.contracts.{' or '.join(self.bases)}")
 
-    def _check_declared(self, name: str, component: Any) -> None:
+    def check_declared(self, name: str, component: Any) -> None:
         """Misuse for a class from elsewhere whose attributes are not what its contract says."""
         needs = list(importlib.import_module("nsbench.contracts").Need)
         version, options = getattr(component, "version", 1), getattr(component, "Options", None)
@@ -142,7 +142,7 @@ class Registry:
             if any(kind.accepts(component) for kind in KINDS if kind.group == self.group and kind.bases != self.bases):
                 return  # of another kind, which shares the group
             self._check(entry.name, component)
-            self._check_declared(entry.name, component)
+            self.check_declared(entry.name, component)
         except Exception as error:
             package = entry.dist.name if entry.dist else "a package"
             self.broken[entry.name] = f"{package} ({entry.value}): {_reason(error)}"
@@ -156,7 +156,7 @@ class Registry:
         if component is None:
             raise Misuse(f"{file} defines no '{attribute}'{suggest(attribute, vars(module)) or '; name one of its classes'}")
         self._check(name, component)
-        self._check_declared(name, component)
+        self.check_declared(name, component)
         return component
 
     def _module(self, file: str, name: str) -> types.ModuleType:

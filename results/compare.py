@@ -21,7 +21,7 @@ from nsbench.results.stats.clusters import INFLATED, labels
 from nsbench.results.stats.verdicts import ROPE
 from nsbench.results.store import Run
 from nsbench.results.store.run import flat
-from nsbench.results.store.scores import SAME_DATA, scores, seen
+from nsbench.results.store.scores import PARTS, SAME_DATA, parts, scores
 from nsbench.results.tables.contrasts import Contrast, adjusted, contrast_of, refuse_unequal_seeds
 from nsbench.results.tables.fields import p_text
 from nsbench.results.tables.labels import listed
@@ -179,17 +179,17 @@ def _names(blocks: Sequence[Block]) -> dict[Block, str]:
 
 
 def _compared(name: str, a: list[Run], b: list[Run], stored: Sequence[Run]) -> Compared:
-    """A block's runs; any of the `stored` ones tells which of its test triples have seen entities only."""
+    """A block's runs; any of the `stored` ones tells the parts of its test triples."""
     ours, theirs = scores(a, like=b[0]), scores(b, like=b[0])
     found = Compared(name, a, b, len(theirs.triples))
     hubs = labels(theirs.triples)
     few, many = sorted((len(a), len(b)))
     if few >= statistics.TEST_SEEDS:
         refuse_unequal_seeds(a, b, ("the first group", "the second"), name or "this cell")
-        return replace(found, contrast=contrast_of("B", ours, theirs, hubs, seen(b[0], stored)))
+        return replace(found, contrast=contrast_of("B", ours, theirs, hubs, parts(b[0], stored)))
     if many == 1:
-        x, y = (1 / realistic(store.ranks(run).ranks) for run in (a[0], b[0]))  # [T, 2 sides]
-        p = paired.randomisation(x, y, np.random.default_rng(0), clusters=hubs).p
+        x, y = (1 / realistic(run.ranks().ranks) for run in (a[0], b[0]))  # [T, 2 sides]
+        p = paired.randomisation(x, y, np.random.default_rng(0), hubs)
         return replace(found, single=(paired.paired_t(x, y, clusters=hubs), p))
     return found
 
@@ -212,12 +212,8 @@ def _sentences(compared: Sequence[Compared], differing: Mapping[str, tuple[str, 
 
 
 def _constants(runs: Sequence[Run]) -> str:
-    shared = []
-    for name in ("kge", "dataset"):
-        values = list(dict.fromkeys(run[name] for run in runs))
-        shared.append(listed(values, ", "))
-    splits = listed(dict.fromkeys(run["split"] for run in runs), ", ")
-    return f"{shared[0]} on {shared[1]} ({splits} split)"
+    values = (listed(dict.fromkeys(run[name] for run in runs), ", ") for name in ("kge", "dataset", "split"))
+    return "{} on {} ({} split)".format(*values)
 
 
 def _finding(each: Compared, blocks: int) -> str:
@@ -238,7 +234,7 @@ def _finding(each: Compared, blocks: int) -> str:
     if each.contrast is None:
         fewest = min(len(each.a), len(each.b))
         return f"{figures}; A minus B is {text(each.difference, sign=True)}, not testable with {fewest} seeds on a side."
-    return f"{figures}; {_verdict(each, blocks)}. {_effect(each)}{_on_seen(each)}"
+    return f"{figures}; {_verdict(each, blocks)}. {_effect(each)}{_on_parts(each)}"
 
 
 def _verdict(each: Compared, blocks: int) -> str:
@@ -274,14 +270,18 @@ def _effect(each: Compared) -> str:
     return f"A run of A beats a run of B in {wins} of {len(ours) * len(theirs)} pairs."
 
 
-def _on_seen(each: Compared) -> str:
+def _on_parts(each: Compared) -> str:
     assert each.contrast is not None
-    again = each.contrast.seen
-    if again is None:
-        return " Whether that holds for entities seen in train these runs do not record."
-    text = METRICS["mrr"].text(again.test.difference, sign=True)
-    same = "the verdict stays" if not each.contrast.changed else f"the verdict changes to {again.verdict.word}"
-    return f" On the test triples whose entities both occur in train {same} ({text}, {_interval(again.test.interval)})."
+    said = ""
+    for name, part in PARTS.items():
+        again = each.contrast.again.get(name)
+        if again is None:
+            said += f" Whether that holds on the test triples {part.words} these runs do not record."
+            continue
+        text = METRICS["mrr"].text(again.test.difference, sign=True)
+        same = f"the verdict changes to {again.verdict.word}" if each.contrast.changed(name) else "the verdict stays"
+        said += f" On the test triples {part.words} {same} ({text}, {_interval(again.test.interval)})."
+    return said
 
 
 def _overall(compared: Sequence[Compared], lacking: int) -> str:
@@ -295,7 +295,7 @@ def _overall(compared: Sequence[Compared], lacking: int) -> str:
         return f"{said}; {lacking} more have runs of one group only, so these are a choice and there is no test over blocks."
     from nsbench.results.stats.posthoc import wilcoxon
 
-    p = p_text(wilcoxon(differences).p)
+    p = p_text(wilcoxon(differences))
     return f"{said} (signed-rank p {p}; blocks that share a dataset or a model are not independent)."
 
 

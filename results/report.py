@@ -23,8 +23,10 @@ from nsbench.results import plots, store
 from nsbench.results.plots import drawing
 from nsbench.results.store import Run, Store
 from nsbench.results.store.run import flat
+from nsbench.results.store.scores import PARTS
 from nsbench.results.tables import ablation, papers
 from nsbench.results.tables.build import FIRST_RUN, comparison
+from nsbench.results.tables.captions import count
 from nsbench.results.tables.cells import Cell, Table
 from nsbench.results.tables.contrasts import BASELINE
 from nsbench.results.tables.fields import p_text
@@ -96,15 +98,15 @@ def report(
     default: plots.Default | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> str:
-    """The page of the runs in a store that pass the filters; of an empty store, the papers' figures alone.
+    """The page of the runs in a store that pass the filters.
 
     `baseline` is what rows are tested against, `default` gives options that runs do not record (results.plots), and
-    `progress` hears how many of how many pieces are made. Misuse if no run passes the filters.
+    `progress` hears how many of how many pieces are made. Misuse if no complete run passes the filters.
     """
     found, where = store.read(runs), dict(where or {})
     folder, skipped = found.folder, found.skipped
     if not found.runs:
-        return _page(f"No complete run in {folder}.", [_nothing_yet(found, where), *_left_out(skipped), _papers()])
+        raise Misuse(f"no complete run in {folder}; start with `{FIRST_RUN}`, or name another store with --runs")
     chosen = store.select(found.runs, where)
     if not chosen:
         raise Misuse(f"no run passes the filters {where}; ask for at least one value of each")
@@ -115,8 +117,8 @@ def report(
         section = _Section(f"s{i + 1}", found, where | only, baseline)
         parts.append(section.part(progress, i * total // len(apart), total))
     parts += [*_plots_apart(found, where, default), *_left_out(skipped), _papers()]
-    counts = ", ".join(_count(len({run[name] for run in chosen}), word) for name, word in COUNTED.items())
-    return _page(f"{_count(len(chosen), 'run')} in {folder}: {counts}. A figure leads to the runs behind it.", parts)
+    counts = ", ".join(count(len({run[name] for run in chosen}), word) for name, word in COUNTED.items())
+    return _page(f"{count(len(chosen), 'run')} in {folder}: {counts}. A figure leads to the runs behind it.", parts)
 
 
 def _sections(runs: Sequence[Run]) -> list[dict[str, list[str]]]:
@@ -166,7 +168,7 @@ class _Section:
         split = f", {config['split']} split" if "split" in self.where else ""
         title = f"Protocol {config['protocol']['name']}, version {config['protocol']['version']}{changed}{split}"
         data = sorted({f"{run['dataset']} ({run['split']} split)" for run in self.records})
-        lead = escape(f"{_count(len(self.records), 'run')} on {', '.join(data)}.")
+        lead = escape(f"{count(len(self.records), 'run')} on {', '.join(data)}.")
         inner: list[Part] = []
         for i, layout in enumerate(LAYOUTS.values(), 1):
             for baseline in self.ablated() if layout.one_sampler else [self.baseline]:
@@ -247,7 +249,7 @@ def _box(name: str, about: Mapping[str, Any], cell: Sequence[Run]) -> str:
         config = {key: value for key, value in run.config.items() if key not in ("seed", "id")}
         settings = flat({**config, "code": run["code"] or "unknown", "env": run.record["env"]})
         made.setdefault("\n".join(f"{key} = {value}" for key, value in settings.items()), []).append(run)
-    summary = f"{about['row']}, {about['model']} on {about['dataset']}: {_count(len(cell), 'run')}"
+    summary = f"{about['row']}, {about['model']} on {about['dataset']}: {count(len(cell), 'run')}"
     boxed = "".join(_runs(runs) + f"<pre>{escape(settings)}</pre>\n" for settings, runs in made.items())
     lost = (f"The generator of seed {run['seed']} is dead: {'; '.join(run.dead)}." for run in cell if run.dead)
     boxed += "".join(f"<p>{escape(sentence)}</p>\n" for sentence in lost)
@@ -310,9 +312,13 @@ def _sentence(record: Mapping[str, Any], link: str) -> str:
     said += "" if record["converged"] else ", at this budget"
     said += f": {text('difference')} MRR x100, 95 % interval {text('difference_low')} to {text('difference_high')}, "
     said += f"p {escape(p_text(record['p_holm']))} after Holm over {record['family']}."
-    if record.get("seen_verdict", record["verdict"]) != record["verdict"]:
-        seen = f"{record['seen_verdict']} ({text('seen_difference')})"
-        said += f" On the test triples whose entities both occur in train: {seen}."
+    for name, part in PARTS.items():
+        again = record.get(f"{name}_verdict", record["verdict"])
+        said += (
+            ""
+            if again == record["verdict"]
+            else f" On the test triples {part.words}: {again} ({text(f'{name}_difference')})."
+        )
     said += " Its generator is dead (see the notes below the table)." if record.get("dead") else ""
     return said
 
@@ -365,22 +371,6 @@ def _papers() -> Part:
     return Part("papers", "Sources of published figures", titles)
 
 
-def _nothing_yet(found: Store, where: Mapping[str, Any]) -> Part:
-    """The papers' tables with empty cells for ours; Misuse where the filters leave none of them."""
-    inner, refused = [], ""
-    for layout in (layout.name for layout in LAYOUTS.values() if layout.published):
-        try:
-            table = comparison(found, layout=layout, published=True, where=where)
-        except Misuse as reason:
-            refused = str(reason)
-        else:
-            inner.append(Part(f"t-{layout}", f"Layout {layout}", html.fragment(table, _paper)))
-    if not inner:
-        raise Misuse(refused)
-    begin = f"<p>To fill the empty cells of ours, start with</p>\n{_code(FIRST_RUN)}"
-    return Part("published", "Published figures", begin, tuple(inner))
-
-
 def _page(lead: str, parts: Sequence[Part]) -> str:
     written = f"Written on {date.today().isoformat()} by nsbench {nsbench.__version__}."
     return (
@@ -407,10 +397,6 @@ def _written(part: Part, level: int) -> str:
 def _list(items: Iterable[str]) -> str:
     lines = "".join(f"<li>{item}</li>\n" for item in items)
     return f"<ul>\n{lines}</ul>\n"
-
-
-def _count(n: int, word: str) -> str:
-    return f"{n} {word}" if n == 1 else f"{n} {word}s"
 
 
 def _code(command: str) -> str:

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from nsbench.contracts import Negatives, Positives, Sampler, Setting, View
+from nsbench.kernels import operators as kernels
 from nsbench.kernels.operators import rows
 from nsbench.registry import SAMPLERS, option
-from nsbench.samplers.parts.reinforce import Advantage, choose, on_side, reinforce_loss
+from nsbench.samplers.parts.reinforce import Advantage, on_side, reinforce_loss
 
 
 class Generator(nn.Module):
@@ -41,13 +42,20 @@ class Generator(nn.Module):
 
     def forward(self, anchor: Tensor, relation: Tensor, side: Tensor) -> Tensor:
         """[B, N] for the kept entity, the relation and the replaced side, [B] each."""
+        return self.out(self.hidden_of(anchor, relation, side))
+
+    def hidden_of(self, anchor: Tensor, relation: Tensor, side: Tensor) -> Tensor:
+        """[B, d]."""
         directed = relation + self.num_relations * ~side  # the second vectors: the tail is asked for
         x = torch.cat([rows(self.entity.weight, anchor), rows(self.relation.weight, directed)], dim=1)
-        return self.out(self.hidden(x).relu())
+        return self.hidden(x).relu()
 
 
 @SAMPLERS.register("igan")
 class IGAN(Sampler):
+    version = 2
+    every_entity = True
+
     @dataclass(frozen=True)
     class Options:
         width: int = option(100, "embedding and hidden width of the generator", minimum=1, search=(20, 50, 100, 200))
@@ -94,7 +102,7 @@ class IGAN(Sampler):
         """K draws per positive; ids and log_q are [B, K]. log_q carries its graph unless it is the model's turn."""
         side = view.draw_side(positives)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.phase(view) != "model"):
-            ids, log_q = on_side(side, lambda end: choose(self.logits(positives, end, view), self.k, view.rng))
+            ids, log_q = on_side(side, lambda end: self._propose(positives, end, view))
         valid = view.graph.drawable(positives.key(side), self.k) if self.filtered else None
         return Negatives(side, ids=ids, log_q=log_q, valid=valid)
 
@@ -102,6 +110,19 @@ class IGAN(Sampler):
         assert negatives.log_q is not None
         reward = torch.tanh(s_neg - s_pos.view(len(s_neg), -1) + self.options.margin)
         return reinforce_loss(self.advantage(reward, negatives.valid), negatives.log_q, negatives.valid)
+
+    def _propose(self, positives: Positives, side: Tensor, view: View) -> tuple[Tensor, Tensor]:
+        u = torch.rand(len(positives), self.k, generator=view.rng, device=view.device, dtype=torch.float64)
+        if not kernels.serve(self.generator.out.weight):
+            p = self.logits(positives, side, view).softmax(1)
+            below = p.detach().cumsum(1, dtype=torch.float64)
+            ids = torch.searchsorted(below, u * below[:, -1:], right=True).clamp_(max=p.shape[1] - 1)
+            return ids, p.gather(1, ids).log()
+        hidden = self.generator.hidden_of(positives.anchor(side), positives.r, side)
+        key = positives.key(side)
+        if not self.filtered:
+            key = torch.full_like(key, view.graph.num_keys)  # of queries that train does not answer
+        return kernels.choices(hidden, self.generator.out.weight, self.generator.out.bias, view.graph.answer_lists(key), u)
 
     def logits(self, positives: Positives, side: Tensor, view: View) -> Tensor:
         """[B, N] for the end that side [B] names; -inf for known answers, unless every entity is one."""

@@ -63,6 +63,8 @@ from torch.autograd.function import once_differentiable
 
 from nsbench.contracts import Need, Negatives, Positives, Sampler, Setting, View
 from nsbench.errors import Misuse
+from nsbench.kernels.operators import distinct
+from nsbench.kernels.race import SoftRows, race
 from nsbench.registry import SAMPLERS, option
 from nsbench.samplers.parts import mmrns_released as released
 from nsbench.samplers.parts.attention import NEVER, CrossModalAttention, Structure, Tokens
@@ -77,9 +79,10 @@ TILE = 16  # most rows that share one product with the candidates
 
 @SAMPLERS.register("mmrns")
 class MMRNS(Sampler):
-    version = 2
+    version = 3
     coupled = True
     reads_features = True
+    few = True
     requires = frozenset({Need.ONE_VIEW})
 
     @dataclass(frozen=True)
@@ -180,7 +183,7 @@ class MMRNS(Sampler):
         side = side if side.dim() == 1 else side[:, 0]
         key, answer = positives.key(side), positives.answer(side)
         candidates = torch.randperm(self.num_entities, generator=view.rng, device=view.device)[: self.candidates]
-        known = view.graph.answers(key).index_select(1, candidates)  # [B, N]
+        known = view.graph.answers(key, candidates)  # [B, N]
         more = MOST_ANSWERS - 1 if options.beta > 0 and not self.released else 0
         others = self.answers.others(key, answer, more, view.rng)
 
@@ -188,13 +191,13 @@ class MMRNS(Sampler):
         vectors = view.vectors(ids)  # one lookup: its gradient is as large as the table
         components = self.components(ids, vectors, positives.r, others, view)
         log_p = mixture(components, exploration(options.exploration, view.step))
-        index, soft, free = gumbel_draws(log_p.detach(), known, self.k, view.rng)
-        self._count(log_p.detach(), free)
+        draws = race(log_p.detach(), known, self.k, view.rng)
+        self._count(log_p.detach(), draws.free)
         delta = None
         if options.feedback:
-            delta = StraightThrough.apply(log_p, soft, vectors[: self.candidates].detach(), options.feedback)
-        tape = Tape(components, known, index, others) if options.beta > 0 else None
-        return Negatives(side, ids=candidates[index], delta=delta, valid=free, tape=tape)
+            delta = SoftRows.apply(log_p, draws, vectors[: self.candidates].detach(), options.feedback)
+        tape = Tape(components, known, draws.index, others) if options.beta > 0 else None
+        return Negatives(side, ids=candidates[draws.index], delta=delta, valid=draws.free, tape=tape)
 
     def feedback(self, negatives: Negatives, s_pos: Tensor, s_neg: Tensor) -> Tensor | None:
         """beta times eqs. 10 and 11."""
@@ -216,28 +219,32 @@ class MMRNS(Sampler):
         rho_o = rho_b.index_select(0, others.row)
 
         def compared(seen: Tensor, anchor: Tensor, other: Tensor, has: Tensor | None) -> Component:
-            """From seen [tiles, N, width], anchor [B, width], other [M, width], and which ids have the modality."""
-            near = groups.rows(self.cosine(groups.tiles(anchor), seen))
-            own = self.cosine(anchor.unsqueeze(1), anchor.unsqueeze(1)).flatten()
-            answered = self.cosine(anchor.index_select(0, others.row).unsqueeze(1), other.unsqueeze(1)).flatten()
+            """From seen [Q, N, width], anchor [B, width], other [M, width], and which ids have the modality."""
+            products, norms = groups.products(anchor, seen)
+            length, at = anchor.norm(dim=1), others.row
+            near = self.cosine(products, length.unsqueeze(1), norms.index_select(0, groups.of_row))
+            own = self.cosine(torch.linalg.vecdot(anchor, anchor), length, length)
+            answered = torch.linalg.vecdot(anchor.index_select(0, at), other)
+            answered = self.cosine(answered, length.index_select(0, at), other.norm(dim=1))
             return Component(near, own, answered, *([None] * 3 if has is None else has.split(sizes)))
 
         found = []
         if self.structure is not None:
             candidate, anchor, other = vectors.split(sizes)
-            seen = self.structure(candidate.unsqueeze(0), rho_q.index_select(0, groups.of_tile).unsqueeze(1))
+            seen = self.structure(candidate.unsqueeze(0), rho_q.unsqueeze(1))
             found.append(compared(seen, self.structure(anchor, rho_b), self.structure(other, rho_o), None))
 
-        tokens = {m: self._tokens(m, ids, view) for m in self.attention.names}
-        at = [slice(0, sizes[0]), slice(sizes[0], sizes[0] + sizes[1]), slice(sizes[0] + sizes[1], None)]
-        of_candidates, of_anchors, of_others = ({m: x[part] for m, x in tokens.items()} for part in at)
+        # On a CPU nobody is projected twice; a GPU must not be asked how many that leaves.
+        on_cpu = ids.device.type == "cpu"
+        different, place = distinct(ids, self.num_entities) if on_cpu else (ids, torch.arange(len(ids), device=ids.device))
+        tokens = {m: self._tokens(m, different, view) for m in self.attention.names}
+        of_candidates, of_anchors, of_others = ({m: x.at(at) for m, x in tokens.items()} for at in place.split(sizes))
         grid = self.attention.grid(of_candidates, rho_q)
         anchors = self.attention.pairs(of_anchors, rho_b, self.bare)
         rest = self.attention.pairs(of_others, rho_o)
         for m in self.attention.names:
-            seen = grid[m].index_select(1, groups.of_tile).transpose(0, 1)
             has = None if self.released else view.present[m].index_select(0, ids)
-            found.append(compared(seen, anchors[m], rest[m], has))
+            found.append(compared(grid[m].transpose(0, 1), anchors[m], rest[m], has))
         return found
 
     def describe(self) -> dict[str, float]:
@@ -282,74 +289,65 @@ def mixture(components: list[Component], eps: float) -> Tensor:
     return log_p.where(kept.unsqueeze(1) > 0, -math.log(log_p.shape[1]))
 
 
-@torch.no_grad()
-def gumbel_draws(log_p: Tensor, known: Tensor, k: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Eq. 13: k columns of log_p [B, N], the softmax [k, B, N] behind each, and whether it was there to be drawn [B, k].
-
-    Every draw has noise of its own, as released; what is known or drawn before is out.
-    """
-    # Minus the logarithm of -log(1 - u). Uniform numbers are multiples of 2**-24, their smallest stands for half of that;
-    # on a CPU they take a seventh of the time of exponential_().
-    v = log_p.new_empty(k, *log_p.shape).uniform_(generator=rng)
-    v = v.neg_().log1p_().neg_().clamp_min_(2.0**-25).log_().neg_()
-    left = log_p.masked_fill(known, NEVER)
-    index, free = [], []
-    for one in v:
-        one += left
-        index.append(one.argmax(1, keepdim=True))
-        free.append(left.gather(1, index[-1]) > NEVER / 2)
-        left.scatter_(1, index[-1], NEVER)
-    return torch.cat(index, dim=1), v.softmax(2), torch.cat(free, dim=1)
-
-
-class StraightThrough(torch.autograd.Function):
-    """Zeros [B, K, D] with the gradient of factor x sum_c y_c e_c into the logits of the softmax y."""
-
-    @staticmethod
-    def forward(ctx: Any, log_p: Tensor, soft: Tensor, table: Tensor, factor: float) -> Tensor:
-        """log_p [B, N], whose softmaxes with noise are soft [K, B, N]; table [N, D], a constant."""
-        ctx.save_for_backward(soft, table)
-        ctx.factor = factor
-        return log_p.new_zeros(soft.shape[1], soft.shape[0], table.shape[1])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        soft, table = ctx.saved_tensors
-        to_log_p = torch.zeros_like(soft[0])
-        for y, g in zip(soft, grad.unbind(1)):  # one draw at a time: no second [K, B, N]
-            pull = y * (g @ table.T)
-            to_log_p += pull - y * pull.sum(1, keepdim=True)
-        return ctx.factor * to_log_p, None, None, None
-
-
 class Groups:
-    """The rows of a batch by relation, in tiles of at most TILE rows of one relation, so that a product with what that
-    relation sees serves them all; no shape depends on how unevenly relations occur.
+    """The rows of a batch by relation, so that products with what a relation sees serve all its rows at once.
+
+    A GPU must not be asked how many rows a relation has: there they go in tiles of at most TILE rows of one relation.
     """
 
     def __init__(self, r: Tensor, num_relations: int) -> None:
-        rows = torch.arange(len(r), device=r.device)
         count = torch.zeros(num_relations, dtype=torch.int64, device=r.device).index_add_(0, r, torch.ones_like(r))
         number = (count > 0).cumsum(0)  # [R]
         size = size_of(number[-1], min(num_relations, len(r)))
         slot = (number - 1).where(count > 0, size)  # absent relations share a place beyond the end
         self.relation = r.new_zeros(size + 1).scatter_(0, slot, torch.arange(num_relations, device=r.device))[:size]  # [Q]
-        count = r.new_zeros(size + 1).scatter_(0, slot, count)[:size]
-        tiles = (count + TILE - 1) // TILE
+        self.count = r.new_zeros(size + 1).scatter_(0, slot, count)[:size]
+        self.of_row = (number - 1)[r]  # [B], of the Q
+
+    def products(self, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, N] of x [B, width] with what each row's relation sees, seen [Q, N, width]; and norms [Q, N] of the latter."""
+        if x.device.type == "cpu":
+            return _Products.apply(x, seen, self.of_row.sort(stable=True).indices, self.count.tolist())
+        return self.products_in_tiles(x, seen)
+
+    def products_in_tiles(self, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """`products` without asking how many rows a relation has."""
+        rows = torch.arange(len(x), device=x.device)
+        tiles = (self.count + TILE - 1) // TILE
         end = tiles.cumsum(0)
-        self.of_tile = torch.searchsorted(  # which relation of the Q each tile is for
-            end, torch.arange(size_of(end[-1], size + (len(r) - size) // TILE), device=r.device), right=True
-        ).clamp_(max=size - 1)
-        group, order = (number - 1)[r].sort(stable=True)
-        rank = rows - (count.cumsum(0) - count)[group]
-        self._slot = torch.empty_like(r).scatter_(0, order, (end - tiles)[group] * TILE + rank)
-        self._row = r.new_zeros(len(self.of_tile) * TILE).scatter_(0, self._slot, rows)  # 0 where a tile is not full
+        of_tile = torch.searchsorted(  # which relation of the Q each tile is for
+            end, torch.arange(len(tiles) + (len(x) - len(tiles)) // TILE, device=x.device), right=True
+        ).clamp_(max=len(tiles) - 1)
+        group, order = self.of_row.sort(stable=True)
+        rank = rows - (self.count.cumsum(0) - self.count)[group]
+        slot = torch.empty_like(order).scatter_(0, order, (end - tiles)[group] * TILE + rank)
+        row = slot.new_zeros(len(of_tile) * TILE).scatter_(0, slot, rows)  # 0 where a tile is not full
+        tiled = x.index_select(0, row).view(len(of_tile), TILE, -1) @ seen.index_select(0, of_tile).transpose(1, 2)
+        return tiled.flatten(0, 1).index_select(0, slot), seen.norm(dim=2)
 
-    def tiles(self, x: Tensor) -> Tensor:
-        """x [B, width] -> [tiles, TILE, width]."""
-        return x.index_select(0, self._row).view(len(self.of_tile), TILE, x.shape[1])
 
-    def rows(self, x: Tensor) -> Tensor:
-        """x [tiles, TILE, N] -> [B, N]."""
-        return x.flatten(0, 1).index_select(0, self._slot)
+class _Products(torch.autograd.Function):
+    """`Groups.products`, a relation at a time: what is as large as `seen` is passed over once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, seen: Tensor, order: Tensor, count: list[int]) -> tuple[Tensor, Tensor]:
+        """`order` [B] sorts rows by relation, `count` says how many each has."""
+        x, norms = x.index_select(0, order), seen.norm(dim=2)
+        out = x.new_empty(len(x), seen.shape[1])
+        for rows, z, to in zip(x.split(count), seen, out.split(count)):
+            torch.mm(rows, z.T, out=to)
+        ctx.save_for_backward(x, seen, norms, order)
+        ctx.count = count
+        return torch.empty_like(out).index_copy_(0, order, out), norms
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, to_norms: Tensor) -> tuple[Tensor | None, ...]:
+        x, seen, norms, order = ctx.saved_tensors
+        pull = (to_norms / norms).masked_fill_(norms == 0, 0).unsqueeze(2)
+        to_x, to_seen = torch.empty_like(x), seen.new_empty(seen.shape)
+        parts = (y.split(ctx.count) for y in (grad.index_select(0, order), x, to_x))
+        for weight, rows, to_rows, z, to_z, factor in zip(*parts, seen, to_seen, pull):
+            torch.mm(weight, z, out=to_rows)
+            torch.mul(z, factor, out=to_z).addmm_(weight.T, rows)
+        return torch.empty_like(x).index_copy_(0, order, to_x), to_seen, None, None

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from nsbench.contracts import Negatives, NonPositives, Positives, Sampler, Setting, View
+from nsbench.kernels import operators as kernels
 from nsbench.registry import SAMPLERS, Range, option
 from nsbench.samplers.bernoulli import head_probability
 from nsbench.samplers.parts.allowed import list_buffers
@@ -34,6 +35,8 @@ from nsbench.samplers.parts.allowed import list_buffers
 
 @SAMPLERS.register("nscaching")
 class NSCaching(Sampler):
+    version = 2
+
     @dataclass(frozen=True)
     class Options:
         cache: int = option(50, "N1, entities kept per query", minimum=1, search=(10, 30, 50, 70, 90))
@@ -92,13 +95,14 @@ class NSCaching(Sampler):
     def renew(self, positives: Positives, side: Tensor, view: View) -> None:
         """Algorithm 3 for the queries that side [B] names. No gradient: the view is detached."""
         key = positives.key(side)
-        fresh = self.pool.draw(key, self.options.candidates, view.rng).int()
-        union = torch.cat([self.cache.index_select(0, key), fresh], dim=1).sort(dim=1).values  # [B, N1 + N2]
+        fresh = self.pool.draw(key, self.options.candidates, view.rng)
+        union = torch.cat([self.cache.index_select(0, key).long(), fresh], dim=1)  # [B, N1 + N2]
         # Scored in pieces by the kernels: without a candidate scale (PairRE) [B, N1 + N2, D] is never built.
-        score = perturbed(view.score_ids(positives, side, union.long()), self.options.tau, view.rng)
-        if not self.options.duplicates:
-            score[:, 1:].masked_fill_(union[:, 1:] == union[:, :-1], -torch.inf)
-        kept = union.gather(1, score.topk(self.options.cache, dim=1, sorted=False).indices)
+        score = view.score_ids(positives, side, union)
+        u = torch.rand(union.shape, generator=view.rng, device=view.device)
+        kept = kernels.keep_largest(
+            union, score, u, self.options.cache, view.graph.num_entities, self.options.tau, not self.options.duplicates
+        )
         # Every occurrence of a query writes the row of the last one: the order of the writes does not matter.
         self.cache.index_copy_(0, key, kept.index_select(0, last_occurrence(key, len(self.cache))))
 
@@ -117,13 +121,6 @@ def distinct(pool: NonPositives, key: Tensor, n: int, rng: torch.Generator) -> T
     u = torch.rand(low.shape, generator=rng, device=key.device, dtype=torch.float64)
     u = (low + (u * (high - low)).long()).clamp(max=high - 1).clamp(min=low)
     return pool.at(key, u)
-
-
-def perturbed(score: Tensor, tau: float, rng: torch.Generator) -> Tensor:
-    """score [...] plus tau times Gumbel noise, a copy: its n largest are draws without replacement, p ~ exp(score / tau)."""
-    if tau == 0:
-        return score.clone()
-    return score - tau * torch.empty_like(score).exponential_(generator=rng).log_()
 
 
 def last_occurrence(key: Tensor, keys: int) -> Tensor:

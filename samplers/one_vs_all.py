@@ -9,23 +9,33 @@ loss under `uniform`, so its distance to that row is what the sampling noise cos
 them as negatives (variant `paper`). It also asks for heads through reciprocal relations, here through the model's own
 head query. Both sides enter at every step, whatever the protocol says about sides. Subsampling weights and the
 self-adversarial temperature do not apply. Answers are known from train alone.
-Cost per step: 2 B N scores; memory: five to six [B, N] float tensors (300 MiB at B = 1024, N = 15000).
+Cost per step: 2 B N scores and their gradients. A PIECE of the batch is scored and differentiated at a time, so that memory
+is five to six [PIECE, N] float tensors, which a CPU's cache nearly holds.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from nsbench.contracts import Objective, Positives, Scoring, View
+from nsbench.kernels import operators as kernels
 from nsbench.registry import SAMPLERS, option
+
+PIECE = 256  # queries
 
 
 @SAMPLERS.register("one_vs_all")
 class OneVsAll(Objective):
+    every_entity = True
+
     @dataclass(frozen=True)
     class Options:
         loss: str = option("softmax", "softmax over all entities, or logistic on each", choices=("softmax", "logistic"))
@@ -35,17 +45,51 @@ class OneVsAll(Objective):
 
     def loss(self, positives: Positives, scoring: Scoring, view: View) -> Tensor:
         """Mean over the batch and both sides."""
-        head = torch.ones_like(positives.h, dtype=torch.bool)
-        return (self._one_side(positives, head, scoring, view) + self._one_side(positives, ~head, scoring, view)) / 2
+        names = list(scoring.tables)
+
+        def losses(relation: Tensor, *tables: Tensor) -> Iterator[Tensor]:
+            of_leaves = copy.copy(scoring)
+            of_leaves.tables, of_leaves.relation = dict(zip(names, tables)), relation
+            for rows in positives.rows.split(PIECE):
+                piece, share = view.graph.positives(rows), len(rows) / len(positives)
+                head = torch.ones_like(piece.h, dtype=torch.bool)
+                for side in (head, ~head):
+                    yield share / 2 * self._one_side(piece, side, of_leaves, view)
+
+        return _Summed.apply(losses, scoring.relation, *scoring.tables.values())
 
     def _one_side(self, positives: Positives, side: Tensor, scoring: Scoring, view: View) -> Tensor:
         score = scoring.all(positives.anchor(side), positives.r, side)  # [B, N]
-        answer = positives.answer(side)
+        answer, key = positives.answer(side), positives.key(side)
+        if not self.options.filtered:
+            key = torch.full_like(key, view.graph.num_keys)  # of queries that train does not answer
+        if self.options.loss == "softmax" and kernels.serve(score):
+            return kernels.cross_entropy(score, answer, view.graph.answer_lists(key))
         if self.options.filtered:
-            known = view.graph.answers(positives.key(side))
+            known = view.graph.answers(key)
         else:
             known = torch.zeros_like(score, dtype=torch.bool).scatter_(1, answer.unsqueeze(1), True)
         return (softmax_loss if self.options.loss == "softmax" else logistic_loss)(score, answer, known)
+
+
+class _Summed(torch.autograd.Function):
+    """The sum of what `losses(relation, *tables)` yields, each differentiated before the next is made."""
+
+    @staticmethod
+    def forward(ctx: Any, losses: Callable[..., Iterator[Tensor]], *leaves: Tensor) -> Tensor:
+        leaves = tuple(x.detach().requires_grad_() for x in leaves)
+        total = leaves[0].new_zeros(())
+        with torch.enable_grad():
+            for loss in losses(*leaves):
+                loss.backward()
+                total += loss.detach()
+        ctx.save_for_backward(*(x.grad for x in leaves))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(grad * x for x in ctx.saved_tensors)
 
 
 def softmax_loss(score: Tensor, answer: Tensor, known: Tensor) -> Tensor:

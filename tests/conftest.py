@@ -6,7 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("nsbench", max_examples=40, deadline=None)  # a test that wants more says so
+hypothesis.settings.load_profile("nsbench")
 
 
 @dataclass(frozen=True)

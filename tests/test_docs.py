@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
 
 import nsbench
-from nsbench.registry import AUXILIARIES
+from nsbench.registry import AUXILIARIES, Registry
 from nsbench.testing.rules import assert_contract
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,7 +72,13 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").r
 
 @pytest.mark.parametrize(
     ("kind", "name", "aux"),
-    [("kge", "Twice", {}), ("fusion", "Added", {}), ("kge", "", {"aux.short": 0.1}), ("dataset", "ring", {})],
+    [
+        ("sampler", "Hardest", {"sampler.candidates": 90}),
+        ("kge", "Twice", {}),
+        ("fusion", "Added", {}),
+        ("kge", "", {"aux.short": 0.1}),
+        ("dataset", "ring", {}),
+    ],
 )
 def test_the_examples_run(kind: str, name: str, aux: dict, tmp_path: Path) -> None:
     (source,) = [text for text in EXAMPLES if (name or "class Short") in text]
@@ -85,10 +94,63 @@ def test_the_examples_run(kind: str, name: str, aux: dict, tmp_path: Path) -> No
     finally:
         AUXILIARIES._found.pop("short", None)
     assert 0 < result.test["mrr"] < 1
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 6
+
+
+def test_the_sampler_of_the_examples_keeps_the_contract(tmp_path: Path) -> None:
+    (source,) = [text for text in EXAMPLES if "class Hardest" in text]
+    (tmp_path / "mine.py").write_text(source)
+    assert_contract(f"{tmp_path / 'mine.py'}:Hardest")
 
 
 def test_the_fusion_of_the_examples_delivers_slots_to_samplers(tmp_path: Path) -> None:
     (source,) = [text for text in EXAMPLES if "class Added" in text]
     (tmp_path / "mine.py").write_text(source)
     assert_contract("dhns", fusion=f"{tmp_path / 'mine.py'}:Added")
+
+
+WEBSITE = runpy.run_path(str(ROOT / "tools" / "website.py"))
+
+
+@pytest.mark.parametrize(("file", "kind"), [(file, about[0]) for file, about in WEBSITE["KINDS"].items()])
+def test_every_component_has_its_card(file: str, kind: Registry) -> None:
+    """Its docstring word by word, with what Markdown is made to read literally, and all of its options."""
+    page = WEBSITE["cards"]()[f"cards/{file}"]
+    for name in (name for name in kind.names() if kind.source(name) == "built-in"):
+        card = re.search(rf"^## {name}$(.*?)(?=^## |\Z)", page, flags=re.DOTALL | re.MULTILINE)[1]
+        shown = (
+            re.sub(r"\\(\W|_)", r"\1", card)
+            .replace("&lt;", "<")
+            .replace("&amp;", "&")
+            .replace("```text", "")
+            .replace("```", "")
+        )
+        said = inspect.getdoc(sys.modules[kind.get(name).__module__])
+        assert " ".join(shown.split()).startswith(" ".join(said.split()))
+        assert all(f".{field.name}` |" in card for field in dataclasses.fields(kind.get(name).Options))
+
+
+@pytest.mark.parametrize(
+    ("text", "page", "link"),
+    [
+        (
+            "see notes/dhns.md 2.4.",
+            "footguns.md",
+            "see [notes/dhns.md 2.4](notes/dhns.md#24-what-the-gradient-leak-t2-really-is).",
+        ),
+        ("(docs/features.md 1)", "notes/mmrns.md", "([docs/features.md 1](../features.md#1-features))"),
+        ("[notes](notes/dhns.md), `notes/dhns.md 2`", "footguns.md", "[notes](notes/dhns.md), `notes/dhns.md 2`"),
+    ],
+)
+def test_what_the_site_cites_becomes_a_link(text: str, page: str, link: str) -> None:
+    pytest.importorskip("markdown")
+    assert WEBSITE["linked"](text, page) == link
+
+
+def test_the_figure_of_the_two_way_t_says_what_a_simulation_says() -> None:
+    """To what 300 of its trials allow, and as the page says it."""
+    tool = runpy.run_path(str(ROOT / "tools" / "two_way.py"))
+    drawn = [int(rate) for rate in re.findall(r"wrong in (\d+) of 100", tool["PICTURE"].read_text(encoding="utf-8"))]
+    said = re.findall(r"wrong in (\d+) of 100", (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8"))
+    assert [int(rate) for rate in said] == drawn
+    assert 100 * tool["wrong"](tool["intervals"](300)).mean(axis=0) == pytest.approx(drawn, abs=5)

@@ -6,7 +6,7 @@ from importlib import metadata
 
 import pytest
 
-from nsbench.contracts import KGE, Objective, Sampler
+from nsbench.contracts import KGE, Sampler
 from nsbench.errors import Misuse, suggest
 from nsbench.options import build_options, option
 from nsbench.registry import MODELS, MOVED, SAMPLERS, Registry, plugin_file
@@ -79,14 +79,6 @@ def test_what_is_no_sampler_is_refused(registry, component):
     assert "odd" not in registry.names()
 
 
-def test_an_objective_is_chosen_like_a_sampler(registry):
-    class Mine(Objective):
-        pass
-
-    registry.register("mine")(Mine)
-    assert registry.get("mine") is Mine
-
-
 def test_a_file_plugin(registry, tmp_path):
     path = plugin(tmp_path, MINE)
     found = registry.get(f"{path}:Mine")
@@ -154,12 +146,6 @@ def test_an_entry_point_that_takes_a_built_in_name_is_refused(registry, monkeypa
         registry.names()
 
 
-def test_an_entry_point_of_another_kind_is_refused(registry, monkeypatch):
-    installed(monkeypatch, Entry("model", KGE))
-    with pytest.raises(Misuse, match="must be a subclass"):
-        registry.get("model")
-
-
 @dataclass(frozen=True)
 class Options:
     size: int = option(5, "how many", minimum=1)
@@ -203,16 +189,3 @@ def test_options_that_make_no_sense_are_refused_in_words(values, words):
     with pytest.raises(Misuse) as error:
         build_options(Options, values, "sampler")
     assert str(error.value) == words
-
-
-def test_models_and_fusions_share_an_entry_point_group(monkeypatch):
-    from nsbench.contracts import Fusion
-    from nsbench.registry import Registry
-
-    class MyFusion(Fusion):
-        pass
-
-    installed(monkeypatch, Entry("my_fusion", MyFusion), Entry("my_model", KGE))
-    models = Registry("model", "nsbench.kge", "KGE")
-    assert "my_model" in models.names()
-    assert "my_fusion" not in models.names()

@@ -37,7 +37,7 @@ class Perturb(Auxiliary):
         if view.step == 0 and len(names) == 1 and scoring.kge.similarity.margin is not None:
             warnings.warn("aux.perturb only shifts the margin of a distance with one view; use it with others", stacklevel=2)
         ends = [
-            {name: scoring.standing(name, ids, tail) for name in names}
+            {name: scoring.standing(name, ids, torch.full_like(ids, tail, dtype=torch.bool)) for name in names}
             for tail, ids in enumerate((positives.h, positives.t))
         ]
         moved = (

@@ -72,6 +72,13 @@ class AdaMF(Fusion):
         phi = [getattr(self, f"phi_{name}") for name in self.modalities]
         return {"fused": _Attention.apply(self.q, self.mask, entity, *self._projected(phi))}
 
+    def some(self, entity: Tensor, ids: Tensor) -> Tensor:
+        """Rows of the fused table, [n, D] for ids [n]."""
+        if not self.modalities:
+            return rows(entity, ids)
+        phi = [rows(getattr(self, f"phi_{name}"), ids) for name in self.modalities]
+        return _Attention.apply(self.q, rows(self.mask, ids), rows(entity, ids), *self._projected(phi))
+
     def slots(self, entity: Tensor, ids: Tensor) -> Tensor:
         """[..., S, D] for ids [...]: only the rows asked for are projected. A missing modality's slot holds its bias b_m."""
         flat = ids.reshape(-1)

@@ -13,7 +13,7 @@ class Projection(nn.Linear):
     A step of Adam moves every weight by about its rate, so a slot by that times the L1 norm of phi, which is some 15 for a
     unit vector of 384 numbers. Rows of the table move by the rate alone. At one rate for both, slots of features outgrow
     the structure in the first steps; products of such slots (DistMult) then rank hardly better than chance, and distances
-    do worse as well (docs/protocols.md 7). So the rate is divided by that norm: both move equally fast.
+    do worse as well (docs/features.md 2). So the rate is divided by that norm: both move equally fast.
     """
 
     def __init__(self, phi: Tensor, present: Tensor, width: int) -> None:

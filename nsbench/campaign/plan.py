@@ -10,12 +10,13 @@ from typing import Any
 
 from nsbench.campaign.choices import AUTO, choose_fusion, choose_protocol
 from nsbench.config.protocol import read_protocol
-from nsbench.config.run import Config, check_features, configure, from_record, replaying
+from nsbench.config.run import Config, check_needs, configure, from_record, replaying
 from nsbench.contracts import Dataset
 from nsbench.datasets.loading import check_choice, load_dataset
 from nsbench.errors import Misuse
+from nsbench.files import store_folder
 from nsbench.runs.device import pick_device
-from nsbench.runs.folder import RunFolder, store_folder
+from nsbench.runs.folder import RunFolder
 from nsbench.runs.inspection import check_same, find_run
 from nsbench.runs.result import Result
 from nsbench.runs.runner import Notify, RunOptions, Stopping, check_sizes, execute, never, unheard
@@ -92,7 +93,7 @@ def dataset_of(config: Config, tested: bool = True) -> Dataset:
     """
     check_choice(config.dataset, config.features)  # what is wrong is refused even where nothing reads it
     dataset = loaded(config.dataset, config.split, config.features if config.wants_features else "none", tested)
-    check_features(config, dataset)
+    check_needs(config, dataset)
     check_sizes(config, dataset, tested)
     return dataset
 

@@ -12,7 +12,8 @@
     change = ["", "sampler.weight=1"]     # left out: nothing; each is one or several --set, comma-separated
     set = ["protocol.steps=500"]          # for the whole block, as --set on the command line
 
-What is missing is run, in the order of the file; several processes may work on one store.
+Paths (./mine.py:Mine, ./graph, mine.toml) go by the file. What is missing is run, in the order of the file; several
+processes may work on one store.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ from typing import Any
 from nsbench.campaign.plan import plan
 from nsbench.config.protocol import MOST_SEEDS, Protocol, read_protocol
 from nsbench.config.run import Config
+from nsbench.datasets.loading import is_folder
 from nsbench.errors import Misuse, suggest
+from nsbench.registry import DATASETS
 
 FACTORS = ("sampler", "kge", "dataset", "fusion", "aux", "change")
+PATHS = ("sampler", "kge", "dataset", "protocol")  # what may be a path
 SHARED = ("protocol", "seeds", "split", "features", "set")
 
 
@@ -79,6 +83,7 @@ def _block(name: str, block: dict[str, Any], store: Path | None) -> list[Config]
     missing = [key for key in FACTORS[:3] if key not in block]
     if missing:
         raise Misuse(f'{name}: a [[grid]] names no {missing[0]}; add {missing[0]} = ["..."]')
+    block = {key: _by_file(name, value) if key in PATHS else value for key, value in block.items()}
     lists = {key: _texts(name, key, block.get(key, {"fusion": "none", "aux": "", "change": ""}.get(key))) for key in FACTORS}
     empty = [key for key in FACTORS if not lists[key]]
     if empty:
@@ -99,6 +104,17 @@ def _block(name: str, block: dict[str, Any], store: Path | None) -> list[Config]
         given |= {"fusion": fusion, "settings": [*settings, *added]}
         configs += plan(lists["sampler"], lists["kge"], lists["dataset"], seeds, store=store, **given)
     return configs
+
+
+def _by_file(name: str, value: Any) -> Any:
+    """The value with paths as seen from the sweep file; what is no path, and names in the package, stay."""
+    folder = Path(name).parent
+    if isinstance(value, list):
+        return [_by_file(name, one) for one in value]
+    if not isinstance(value, str) or not name.endswith(".toml") or folder == Path() or value.startswith("~"):
+        return value
+    path = ".py:" in value or value.endswith(".toml") or is_folder(value) or (folder / value).is_dir()
+    return str(folder / value) if path and value not in DATASETS.names() else value
 
 
 def _parts(text: str) -> list[str]:

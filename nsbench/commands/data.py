@@ -24,7 +24,12 @@ def data() -> None:
 
 @data.command("list")
 def data_list() -> None:
-    """List which datasets are on this machine, the features that each has here, and those that it could have."""
+    """List which datasets are on this machine, the features that each has here, and those that it could have.
+
+    \b
+    nsbench data list
+    nsbench data fetch mkg_y --features mm         brings what it says is not here
+    """
     from nsbench.datasets import features, graphs, modalities, places
     from nsbench.registry import DATASETS, card
 
@@ -107,6 +112,7 @@ def import_features(dataset: str, file: Path, modality: str) -> None:
 
     \b
     nsbench data import-features path/to/my/graph images.npy --modality images
+    nsbench run --dataset path/to/my/graph --features images --fusion adamf
     """
     from nsbench.datasets import features
 
@@ -125,7 +131,7 @@ def encode_names(dataset: str) -> None:
 
     \b
     nsbench data encode-names mkg_y
-    nsbench run --dataset mkg_y --features names --fusion two_view ...
+    nsbench run --dataset mkg_y --features names --fusion adamf
     """
     from nsbench.commands.display import counting
     from nsbench.datasets import making

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from nsbench.errors import Misuse, suggest
+from nsbench.files import store_folder
 
 
 class Commands(click.Group):
@@ -18,6 +19,12 @@ class Commands(click.Group):
             path = context.command_path
             raise Misuse(f"unknown command '{args[0]}'{suggest(args[0], self.commands)} ({path} --help)")
         return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """The first sentence of each command's help, whole."""
+        commands = ((name, self.get_command(context, name)) for name in self.list_commands(context))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(limit=500)) for name, command in commands if command])
 
 
 def words(text: str) -> list[str]:
@@ -62,9 +69,7 @@ def one_fusion(context: click.Context, parameter: click.Parameter, given: str) -
 
 def _folder(context: click.Context, parameter: click.Parameter, runs: Path | None) -> Path | None:
     """Refuse a packed store."""
-    from nsbench.results.store import default_folder
-
-    if (store := runs or default_folder()).is_file():
+    if (store := store_folder(runs)).is_file():
         raise Misuse(f"{store} is one file, which is only read; `nsbench runs merge {store}` copies its runs into a folder")
     return runs
 
@@ -96,6 +101,17 @@ workers_option = click.option(
     "--workers",
     type=click.IntRange(min=1),
     help="Runs at a time, each in a process; 1: in this one.  [default: as many as cores; on a GPU 1]",
+)
+
+diagnostics_option = click.option(
+    "--diagnostics/--no-diagnostics",
+    "diagnose",
+    default=True,
+    show_default=True,
+    help="Measure what the samplers draw at start, middle and end; changes no other figure.",
+)
+checkpoint_option = click.option(
+    "--checkpoint-every", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds."
 )
 
 

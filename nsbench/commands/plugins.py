@@ -10,13 +10,19 @@ import click
 
 from nsbench.commands.options import one_fusion, runs_option, set_option, set_threads, threads_option, words
 from nsbench.errors import Misuse, RunFailed, suggest
+from nsbench.files import store_folder
 
 KINDS = ("SAMPLERS", "MODELS", "FUSIONS", "AUXILIARIES", "DATASETS")  # registries in nsbench.registry
 
 
 @click.command("list")
 def list_() -> None:
-    """List the samplers, models, fusions, datasets, protocols and sweeps at hand."""
+    """List the samplers, models, fusions, datasets, protocols and sweeps at hand.
+
+    \b
+    nsbench list
+    nsbench show nscaching         more about one of them
+    """
     from nsbench import registry
     from nsbench.campaign.sweep import content as sweep_content
     from nsbench.campaign.sweep import names as sweep_names
@@ -150,10 +156,9 @@ def inspect(
 
     \b
     nsbench run --sampler nscaching --kge transe --dataset mkg_y --protocol cpu --save-model
-    nsbench inspect --run nscaching --head "Taylor Swift" --relation plays --overlap
+    nsbench inspect --run nscaching --head "Taylor Swift" --relation created --overlap
     """
     from nsbench.runs import inspection
-    from nsbench.runs.folder import store_folder
 
     folder = inspection.find_run(store_folder(runs), name)
     found = inspection.inspect(folder, head=head, relation=relation, tail=tail, dataset=dataset)
@@ -167,7 +172,8 @@ def new_sampler(name: str, into: Path | None) -> None:
     """Write a small package with a working sampler NAME, its options and its test, to be changed into your own.
 
     \b
-    nsbench new-sampler near_misses
+    nsbench new-sampler near_misses && pip install -e nsbench-near-misses
+    nsbench check near_misses
     nsbench new-sampler near_misses --into samplers/near
     """
     from nsbench.commands import scaffold

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 
 from nsbench.commands.options import Commands, read_option, runs_option, where_option, words
 from nsbench.errors import Busy, Misuse, RunFailed
+from nsbench.files import store_folder
 
 
 class Listing(click.Command):
@@ -104,6 +106,7 @@ def plot(runs: Path | None, kinds: str | None, where: dict[str, str], posthoc: s
 
     \b
     nsbench plot --where dataset=mkg_y
+    nsbench plot --runs results/runs/classic.nsb           the runs that ship
     nsbench plot --kind epochs,cost -o figures
     """
     from nsbench.results import plots
@@ -139,10 +142,7 @@ def report(runs: Path | None, where: dict[str, str], baseline: str, output: Path
     """
     from nsbench.commands.display import counting
     from nsbench.results import report as reporting
-    from nsbench.results import store
 
-    if not store.folders(folder := runs or store.default_folder()):
-        raise Misuse(f"no run in {folder}; start with nsbench run, or name another store with --runs")
     with counting("report", "tables and kinds of plots") as progress:
         page = reporting.report(runs, where, baseline=baseline, default=default_of, progress=progress)
     output.write_text(page, encoding="utf-8")
@@ -166,14 +166,26 @@ def default_of(run: Any, option: str) -> Any:
 
 @click.group("runs", cls=Commands)
 def runs_() -> None:
-    """The run store: what is in it, and how to carry it from machine to machine."""
+    """List, delete, export and carry the runs of a run store.
+
+    \b
+    nsbench runs list
+    nsbench runs pack mine.nsb             here
+    nsbench runs merge mine.nsb            on the other machine
+    """
 
 
 @runs_.command("list")
 @where_option
 @read_option
 def runs_list(where: dict[str, str], runs: Path | None) -> None:
-    """The runs of the store, MRR x100; without --where also what is unfinished or damaged, and why."""
+    """List the runs of the store, MRR x100; without --where also what is unfinished or damaged, and why.
+
+    \b
+    nsbench runs list
+    nsbench runs list --where sampler=nscaching,uniform --where dataset=mkg_y
+    nsbench runs list --runs results/runs/classic.nsb
+    """
     from nsbench.results import store
     from nsbench.results.store import inventory
 
@@ -196,12 +208,18 @@ def runs_rm(names: tuple[str, ...], where: dict[str, str], yes: bool, runs: Path
     nsbench runs rm --where protocol=quick
     """
     from nsbench.commands import removal
-    from nsbench.results.store import default_folder, inventory
+    from nsbench.results.store import inventory
 
-    paths = removal.chosen(runs or default_folder(), names, where)
+    paths = removal.chosen(store_folder(runs), names, where)
     for path in paths:
         click.echo(f"{inventory.megabytes(inventory.size(path)):>12}  {path}")
-    if not paths or not (yes or click.confirm(f"delete these {len(paths)} runs?")):
+    try:
+        wanted = bool(paths) and (yes or click.confirm(f"delete these {len(paths)} runs?"))
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        raise Misuse("nothing was deleted, since there is no terminal to ask on; add --yes") from None
+    if not wanted:
         click.echo("nothing was deleted")
         return
     kept = []
@@ -220,7 +238,12 @@ def runs_rm(names: tuple[str, ...], where: dict[str, str], yes: bool, runs: Path
 @where_option
 @read_option
 def runs_export(file: Path, where: dict[str, str], runs: Path | None) -> None:
-    """Write FILE.csv: a line per complete run with all of its figures, unrounded, and its configuration."""
+    """Write FILE.csv: a line per complete run with all of its figures, unrounded, and its configuration.
+
+    \b
+    nsbench runs export figures.csv
+    nsbench runs export figures.csv --where protocol=cpu
+    """
     from nsbench.results import store
     from nsbench.results.store import inventory
 
@@ -237,11 +260,15 @@ def runs_export(file: Path, where: dict[str, str], runs: Path | None) -> None:
 @click.argument("archive", type=click.Path(path_type=Path, dir_okay=False))
 @read_option
 def pack(archive: Path, runs: Path | None) -> None:
-    """Write the complete runs of the store to one file, ARCHIVE (.nsb), which every --runs reads as it is."""
-    from nsbench.results.store import archive as archives
-    from nsbench.results.store import default_folder
+    """Write the complete runs of the store to one file, ARCHIVE (.nsb), which every --runs reads as it is.
 
-    names = archives.pack(runs or default_folder(), archive)
+    \b
+    nsbench runs pack mine.nsb
+    nsbench table --runs mine.nsb
+    """
+    from nsbench.results.store import archive as archives
+
+    names = archives.pack(store_folder(runs), archive)
     click.echo(f"{len(names)} runs in {archive}; next, on the other machine: nsbench runs merge {archive.name}")
 
 
@@ -249,10 +276,15 @@ def pack(archive: Path, runs: Path | None) -> None:
 @click.argument("archives", nargs=-1, required=True, type=click.Path(path_type=Path))
 @runs_option
 def merge(archives: tuple[Path, ...], runs: Path | None) -> None:
-    """Add the runs of packed stores, or of other stores' folders; what is there already stays as it is."""
-    from nsbench.results.store import archive, default_folder
+    """Add the runs of packed stores, or of other stores' folders; what is there already stays as it is.
 
-    store = runs or default_folder()
+    \b
+    nsbench runs merge results/runs/classic.nsb            the runs that ship
+    nsbench runs merge mine.nsb other/runs --runs all
+    """
+    from nsbench.results.store import archive
+
+    store = store_folder(runs)
     for one in archives:
         found = archive.merge(one, store)
         click.echo(f"{one}: {len(found.added)} runs added to {store}, {len(found.present)} were there already")

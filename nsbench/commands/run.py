@@ -17,7 +17,9 @@ import click
 import nsbench
 from nsbench.commands.options import (
     cell_options,
+    checkpoint_option,
     device_option,
+    diagnostics_option,
     runs_option,
     set_option,
     set_threads,
@@ -26,6 +28,7 @@ from nsbench.commands.options import (
     workers_option,
 )
 from nsbench.errors import Busy, Misuse, RunFailed
+from nsbench.files import store_folder
 
 if TYPE_CHECKING:
     from nsbench.campaign.conduct import Plan
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
     MakeEngine = Callable[[Reporter], Engine]
 
 
+LONGEST = 600.0  # seconds; what docs/protocols.md promises of protocol cpu
+
+
 @click.command()
 @cell_options
 @click.option("--seed", type=click.IntRange(min=0), help="One seed.  [default: 0]")
@@ -48,14 +54,13 @@ if TYPE_CHECKING:
 @workers_option
 @threads_option
 @click.option("--save-model", is_flag=True, help="Keep model.safetensors beside the result.")
+@diagnostics_option
+@checkpoint_option
 @click.option(
-    "--diagnostics/--no-diagnostics",
-    "diagnose",
-    default=True,
-    show_default=True,
-    help="Measure what the sampler draws at start, middle and end; changes no other figure.",
+    "--long",
+    is_flag=True,
+    help="Carry out what compares every entity (igan, one_vs_all) even above ten minutes of protocol cpu.",
 )
-@click.option("--checkpoint-every", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds.")
 @click.option("--plan", "only_plan", is_flag=True, help="Print the runs and whether they are done; run nothing.")
 def run(
     sampler: str,
@@ -71,6 +76,7 @@ def run(
     save_model: bool,
     diagnose: bool,
     checkpoint_every: float,
+    long: bool,
     only_plan: bool,
     **shared: Any,
 ) -> None:
@@ -83,7 +89,6 @@ def run(
     """
     from nsbench.campaign import plan as campaign
     from nsbench.commands.outcome import outcome
-    from nsbench.runs.folder import store_folder
     from nsbench.runs.result import Result
     from nsbench.runs.runner import RunOptions
 
@@ -106,7 +111,8 @@ def run(
     if only_plan:
         show_plan(configs, store)
         return
-    options = RunOptions(device, save_model, diagnose, checkpoint_every)
+    longest = float("inf") if long else LONGEST
+    options = RunOptions(device, save_model, diagnose, checkpoint_every, longest)
     run_missing(configs, store, options, workers=workers, threads=threads, patient=len(configs) > 1, reasons=reasons)
     if len(configs) == 1:
         given = {"protocol": protocol, "features": shared["features"], "split": shared["split"], "runs": runs}

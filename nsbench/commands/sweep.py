@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
@@ -10,9 +11,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nsbench.commands.options import device_option, runs_option, threads_option, workers_option
+from nsbench.commands.options import (
+    checkpoint_option,
+    device_option,
+    diagnostics_option,
+    runs_option,
+    threads_option,
+    workers_option,
+)
 from nsbench.commands.run import get_threads, run_missing, slots_for
 from nsbench.errors import Misuse
+from nsbench.files import store_folder
 
 if TYPE_CHECKING:
     from nsbench.campaign.engines import Engine, Job
@@ -36,10 +45,8 @@ if TYPE_CHECKING:
 @click.option("--address", help="Address of a running Ray cluster.  [default: one of this machine]")
 @click.option("--retry-failed", is_flag=True, help="Run again what failed earlier.")
 @click.option("--only", help="Runs by their number in the grid: 3, or 0-4,7.")
-@click.option(
-    "--diagnostics/--no-diagnostics", "diagnose", default=True, show_default=True, help="Measure what the samplers draw."
-)
-@click.option("--checkpoint-every", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds.")
+@diagnostics_option
+@checkpoint_option
 @click.option("--plan", "only_plan", is_flag=True, help="Print the runs, where each stands, and what the rest will cost.")
 @click.option(
     "--calibrate/--no-calibrate",
@@ -81,29 +88,23 @@ def sweep(
     kge = ["transe"]
     dataset = ["mkg_y"]                        further: fusion, aux, change, seeds, set
     """
-    from nsbench.runs.folder import store_folder
     from nsbench.runs.runner import RunOptions
 
     if engine == "local" and address is not None:
         raise Misuse("--address is of a Ray cluster; add --engine ray")
     store = store_folder(runs)
     picked = jobs_of(grid, store, only)
+    options = RunOptions(device, diagnose=diagnose, checkpoint_seconds=checkpoint_every, retry=retry_failed)
+    each = threads or get_threads()
     if slurm:
-        each = threads or get_threads()
-        click.echo(array_job(grid, picked, store, device, each, retry_failed, diagnose, checkpoint_every))
+        click.echo(array_job(grid, picked, store, each, options))
         return
     if only_plan:
-        plan(picked, store, device, workers, threads, calibrate, diagnose, retry_failed)
+        plan(picked, store, options, workers, threads, calibrate)
         return
-    options = RunOptions(
-        device=device if engine == "local" else "auto",  # the driver of a cluster may have no GPU
-        diagnose=diagnose,
-        checkpoint_seconds=checkpoint_every,
-        retry=retry_failed,
-    )
     configs = [job.config for job in picked]
     if engine == "ray":
-        each = threads or get_threads()
+        options = dataclasses.replace(options, device="auto")  # the driver of a cluster may have no GPU
         make = functools.partial(ray_engine, store, address, workers, each, device, options)
         run_missing(configs, store, options, workers=1, threads=each, make=make)
     else:
@@ -122,7 +123,6 @@ def status(grid: str | None, runs: Path | None) -> None:
     nsbench status classic         the runs of a grid, and the time left
     """
     from nsbench.campaign import status as standing
-    from nsbench.runs.folder import store_folder
 
     store = store_folder(runs)
     if grid is None:
@@ -155,14 +155,7 @@ def jobs_of(grid: str, store: Path, only: str | None = None) -> list[Job]:
 
 
 def plan(
-    jobs: list[Job],
-    store: Path,
-    device: str,
-    workers: int | None,
-    threads: int | None,
-    calibrated: bool,
-    diagnose: bool,
-    retry: bool,
+    jobs: list[Job], store: Path, options: RunOptions, workers: int | None, threads: int | None, calibrated: bool
 ) -> None:
     """Print the runs with their states; then, by cell, what the rest will cost."""
     from tabulate import tabulate
@@ -173,13 +166,13 @@ def plan(
     from nsbench.commands.display import counting
     from nsbench.runs.device import environment, pick_device
 
-    target = pick_device(device)
+    target = pick_device(options.device)
     states = {job.number: status.state(job.folder) for job in jobs}
     for job in jobs:
         found = states[job.number]
         click.echo(f"{job.number:4}  {found.kind:8} {job.folder.path}{f' ({found.text})' if found.text else ''}")
-    left = [job for job in jobs if states[job.number].kind in open_kinds(retry)]
-    slots = slots_for(len(left), workers, threads, device)
+    left = [job for job in jobs if states[job.number].kind in open_kinds(options.retry)]
+    slots = slots_for(len(left), workers, threads, options.device)
     costs = Costs(store, environment(target)["device"], get_threads())
     groups = {job.group: job for job in left}
     unknown = [job for group, job in groups.items() if costs.of(group) is None]
@@ -188,7 +181,7 @@ def plan(
         with counting("calibration", "cells") as progress:
             for i, job in enumerate(unknown):
                 progress(i, len(unknown))
-                costs.measured(job.group, calibrate(job.config, dataset_of(job.config), target, diagnose))
+                costs.measured(job.group, calibrate(job.config, dataset_of(job.config), target, options.diagnose))
     rows = []
     for group, job in groups.items():
         runs = sum(other.group == group for other in left)
@@ -226,29 +219,27 @@ def open_kinds(retry: bool) -> tuple[str, ...]:
     return ("begun", "missing", "failed") if retry else ("begun", "missing")
 
 
-def array_job(
-    grid: str, jobs: list[Job], store: Path, device: str, threads: int, retry: bool, diagnose: bool, checkpoint_every: float
-) -> str:
+def array_job(grid: str, jobs: list[Job], store: Path, threads: int, options: RunOptions) -> str:
     """A SLURM script: an array job with a task for each run that is missing. Misuse where none is."""
     from shlex import quote
 
     from nsbench.campaign import status
     from nsbench.campaign.estimates import Costs
 
-    left = [job for job in jobs if status.state(job.folder).kind in open_kinds(retry)]
+    left = [job for job in jobs if status.state(job.folder).kind in open_kinds(options.retry)]
     if not left:
         raise Misuse("no run of the grid is missing; there is nothing to submit (nsbench status)")
     costs = Costs(store)
     known = [cost.memory for job in left if (cost := costs.of(job.group))]
     further = ""
-    if device.startswith("cuda"):
+    if options.device.startswith("cuda"):
         further = "#SBATCH --gres=gpu:1\n"
     elif len(known) == len(left):
         further = f"#SBATCH --mem={max(known) * 5 // 4 // 2**20 + 256}M\n"
-    options = [f"--checkpoint-every {checkpoint_every:g}"]
-    options += [] if diagnose else ["--no-diagnostics"]
-    options += ["--retry-failed"] if retry else []
-    references = {job.reference for job in left} if diagnose else set()
+    words = [f"--checkpoint-every {options.checkpoint_seconds:g}"]
+    words += [] if options.diagnose else ["--no-diagnostics"]
+    words += ["--retry-failed"] if options.retry else []
+    references = {job.reference for job in left} if options.diagnose else set()
     first = ranges([job.number for job in left if job.folder.path in references])
     return SLURM.format(
         first=f"# The hardness of the others refers to runs {first}: give sbatch --array={first} first.\n" if first else "",
@@ -260,8 +251,8 @@ def array_job(
         here=quote(str(Path.cwd())),
         grid=quote(grid),
         store=quote(str(store.resolve())),
-        device=device,
-        options=" ".join(options),
+        device=options.device,
+        options=" ".join(words),
         runs="\n".join(f"# {job.number} {job.folder.path.name}" for job in left),
     )
 

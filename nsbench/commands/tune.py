@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nsbench.commands.options import cell_options, device_option, runs_option, set_threads, threads_option, words
+from nsbench.commands.options import (
+    cell_options,
+    checkpoint_option,
+    device_option,
+    runs_option,
+    set_threads,
+    threads_option,
+    words,
+)
+from nsbench.files import store_folder
 
 if TYPE_CHECKING:
     from nsbench.tuning.study import Study
@@ -38,7 +47,7 @@ if TYPE_CHECKING:
 @runs_option
 @device_option
 @threads_option
-@click.option("--checkpoint-every", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds.")
+@checkpoint_option
 @click.option("--plan", "only_plan", is_flag=True, help="Print the studies, their spaces and what is done; run nothing.")
 def tune(
     sampler: str,
@@ -70,7 +79,6 @@ def tune(
     from nsbench.commands.display import Display
     from nsbench.commands.run import stop_signal
     from nsbench.runs.device import pick_device
-    from nsbench.runs.folder import store_folder
     from nsbench.runs.runner import Interrupted, RunOptions
     from nsbench.tuning import trials as tuning
     from nsbench.tuning import tuned

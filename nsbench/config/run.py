@@ -236,7 +236,7 @@ def configure(
         tuning=tuning,
         uniform_tuning=tuning_of(protocol, study_key("uniform", kge, dataset), asked),
     )
-    _check_needs(config)
+    check_needs(config)
     return config
 
 
@@ -315,12 +315,7 @@ def _check_seed(seed: int) -> None:
         raise Misuse(f"the seed must be below 2^63, not {seed}")
 
 
-def check_features(config: Config, dataset: Dataset) -> None:
-    """Refuse, once the dataset is loaded, a sampler whose features are not there."""
-    _check_needs(config, dataset)
-
-
-def _check_needs(config: Config, dataset: Dataset | None = None) -> None:
+def check_needs(config: Config, dataset: Dataset | None = None) -> None:
     """Refuse pairs that cannot work. Features are checked once the dataset is there."""
     MODELS.get(config.kge).check(config.kge_options, config.protocol.width)
     provided = {Need.LIVE} | MODELS.get(config.kge).provided(config.kge_options)

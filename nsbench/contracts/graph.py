@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nsbench.contracts.batch import Positives
+from nsbench.kernels.operators import passed
 
 MANY = 1.5  # mean answers per query from which an end of a relation counts as `n`
 
@@ -48,8 +49,9 @@ class NonPositives:
 
     def at(self, key: Tensor, u: Tensor) -> Tensor:
         """[B, k] the candidate that u [B, k] others precede, for key [B, 1] or [B, k]; 0 <= u < free[key]."""
-        passed = torch.searchsorted(self.survivors_before, key * self.stride + u, right=True) - self.first[key]
-        rank = (u + passed).clamp_(max=self.stride - 2)  # past the end only where nothing is free
+        rank = (u + passed(u, key, self.survivors_before, self.first, self.stride)).clamp_(
+            max=self.stride - 2
+        )  # past the end only where nothing is free
         if self.members is None:
             return rank
         assert self.start is not None
@@ -75,6 +77,8 @@ class TrainGraph:
         size = torch.full((self.num_keys + 1,), num_entities, device=self.device)
         self._answered, self._answer = torch.cat([tail_key, head_key]), torch.cat([t, h])  # each distinct fact, both ways
         self.non_positives = NonPositives(self._answered, self._answer, size)
+        order = (self._answered * num_entities + self._answer).sort().values
+        self._answers_in_order = order % num_entities
         self.any_key_full = bool((self.non_positives.free <= 0).any())  # a query that every entity answers
 
         self.key_tail, self.key_head = self._keys(*self.triples.unbind(1))  # [n] each
@@ -138,8 +142,8 @@ class TrainGraph:
         at = torch.searchsorted(self.codes, code).clamp_(max=len(self.codes) - 1)
         return self.codes[at] == code
 
-    def answers(self, key: Tensor) -> Tensor:
-        """bool [B, N]: which entities answer the query `key` [B] in train.
+    def answers(self, key: Tensor, among: Tensor | None = None) -> Tensor:
+        """bool [B, N]: which entities answer the query `key` [B] in train; or [B, M], which of M different ones, `among`.
 
         Every training answer is written to its query's row of a table that holds the asked queries alone, and the others'
         to a last row: shapes do not depend on the data, and nothing is stored between calls.
@@ -147,9 +151,19 @@ class TrainGraph:
         asked = torch.arange(len(key), device=key.device)
         row = torch.full((self.num_keys + 1,), len(key), device=key.device)
         row.scatter_reduce_(0, key, asked, "amin")  # a query that is asked twice is written once
-        table = torch.zeros(len(key) + 1, self.num_entities, dtype=torch.bool, device=key.device)
-        table.view(-1).index_fill_(0, row[self._answered] * self.num_entities + self._answer, True)
-        return table.index_select(0, row[key])
+        column, width = self._answer, self.num_entities
+        if among is not None:  # the last column is for all others
+            width = len(among) + 1
+            place = torch.full((self.num_entities,), width - 1, device=key.device)
+            column = place.scatter_(0, among, torch.arange(width - 1, device=key.device))[column]
+        table = torch.zeros(len(key) + 1, width, dtype=torch.bool, device=key.device)
+        table.view(-1).index_fill_(0, row[self._answered] * width + column, True)
+        return table.index_select(0, row[key])[:, : None if among is None else -1]
+
+    def answer_lists(self, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same as lists: the answers of key [B] are entities[start : start + count], for start and count [B]."""
+        pool = self.non_positives
+        return pool.first[key], self.num_entities - pool.free[key], self._answers_in_order
 
     def key_of(self, anchor: Tensor, relation: Tensor, side: Tensor) -> Tensor:
         """Keys of arbitrary queries; those without a training answer share the last key."""

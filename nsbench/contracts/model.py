@@ -15,6 +15,9 @@ from nsbench.contracts.setting import Need, NoOptions, Setting
 class Similarity:
     """How a query vector is compared with a candidate: one formula in three forms that agree (nsbench.kge.similarity)."""
 
+    kind: str | None = None  # of nsbench.kernels.KINDS, where a native kernel exists
+    form: str | None = None  # of nsbench.kernels.native.FORMS, of those that have a native kernel and no kind
+    size: int = 1  # numbers in a block, of distances of blocks
     margin: float | None = None  # gamma, of those that are gamma minus a distance
 
     def pairwise(self, q: Tensor, c: Tensor) -> Tensor:
@@ -160,6 +163,10 @@ class Fusion(nn.Module):
     def pairs(self, views: Sequence[str]) -> list[Pair]:
         """The terms that the score sums, of the views that `views` made; all pairs of them."""
         return [Pair(kept, candidate) for kept in views for candidate in views]
+
+    def some(self, entity: Tensor, ids: Tensor) -> Tensor:
+        """Rows [n, D] of the one table that `views` gives, for ids [n]; of fusions that need not make the others for it."""
+        raise NotImplementedError
 
     def slots(self, entity: Tensor, ids: Tensor) -> Tensor:
         """[..., S, D] for ids [...]."""

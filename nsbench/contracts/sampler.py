@@ -20,6 +20,8 @@ class _Component(nn.Module):
     requires: frozenset[Need] = frozenset()
     version: int = 1  # raise it whenever behaviour changes; part of the run id
     fusion: str = "none"  # what its paper's model is built with; `--fusion auto` takes it where there are features
+    few: bool = False  # True: a step reads few entities' vectors, so on a CPU no table of all fused ones is made
+    every_entity: bool = False  # a step's work grows with the number of entities, each of which it compares
     needs_run: bool = False  # True: it works beside another run alone, and is asked for as NAME:RUN (replay)
 
     def __init__(self, setting: Setting, options: Any) -> None:

@@ -15,11 +15,13 @@ class Formula(Protocol):
 
     kind: str | None  # one of KINDS; None: eager only
     margin: float | None
+    form: str | None  # one of FORMS, of those without a kind
+    size: int  # numbers in a block
 
     def pairwise(self, q: Tensor, c: Tensor) -> Tensor: ...
 
 
-def gathered(similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, scale: Tensor | None) -> Tensor:
+def gathered(similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, scale: Tensor | None = None) -> Tensor:
     """[B, K] for q and scale [B, D], table [N, D], ids [B, K]."""
     step = _piece(q, ids.shape[1])
     pieces = zip(q.split(step), _split(scale, step, q), ids.split(step))
@@ -27,7 +29,7 @@ def gathered(similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, scale: 
 
 
 def gradients(
-    similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, scale: Tensor | None, grad: Tensor
+    similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, grad: Tensor, scale: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of `gathered` for grad [B, K], for q, table and scale."""
     step = _piece(q, ids.shape[1])
@@ -43,6 +45,17 @@ def gradients(
     return dq, dtable, dscale[0] if dscale else None
 
 
+def each_gradient(similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, grad: Tensor) -> Tensor:
+    """[B, K, D]: the gradients of `gathered` for grad [B, K] with respect to the rows that ids name, one by one."""
+    step, found = _piece(q, ids.shape[1]), []
+    for left, some, weight in zip(q.split(step), ids.split(step), grad.split(step)):
+        with torch.enable_grad():
+            c = _take(table, some).detach().requires_grad_()
+            score = similarity.pairwise(left.detach().unsqueeze(1), c)
+        found += torch.autograd.grad(score, c, weight)
+    return torch.cat(found)
+
+
 def all_pairs(similarity: Formula, q: Tensor, table: Tensor, scale: Tensor | None, learns: bool) -> Tensor:
     """[Q, N] for q [Q, D], table [N, D], scale [Q, D]; where it learns, pieces are computed again on the way back."""
     if similarity.kind == "dot":
@@ -51,6 +64,7 @@ def all_pairs(similarity: Formula, q: Tensor, table: Tensor, scale: Tensor | Non
         # On a GPU the gradient of cdist would build [Q, N, D].
         p = 1.0 if similarity.kind == "l1" else 2.0
         return (similarity.margin or 0.0) - torch.cdist(q, table, p=p, compute_mode="donot_use_mm_for_euclid_dist")
+
     pieces = table.split(_piece(table, len(q)))
     if learns:
         return torch.cat([checkpoint(_against, similarity, q, c, scale, use_reentrant=False) for c in pieces], dim=1)
@@ -70,6 +84,19 @@ def rank_counts(scores: Tensor, row: Tensor, answer: Tensor) -> tuple[Tensor, Te
     if not torch.stack(finite).all():
         return None
     return torch.cat(greater), torch.cat(equal)
+
+
+def keep_largest(ids: Tensor, score: Tensor, u: Tensor, k: int, tau: float, once: bool) -> Tensor:
+    """As `operators.keep_largest`."""
+    value = score
+    if tau > 0:  # u is moved off 0 and 1, by half of its own step
+        value = score - tau * (u * (1 - 2.0**-24) + 2.0**-25).log_().neg_().log_()
+    if once:
+        ordered, place = ids.sort(dim=1, stable=True)
+        again = torch.zeros_like(ids, dtype=torch.bool)
+        again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+        value = value.masked_fill(again.gather(1, place.argsort(1)), -torch.inf)
+    return ids.gather(1, value.sort(dim=1, descending=True, stable=True).indices[:, :k].sort(1).values).int()
 
 
 def _against(similarity: Formula, q: Tensor, c: Tensor, scale: Tensor | None = None) -> Tensor:

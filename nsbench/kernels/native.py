@@ -29,16 +29,8 @@ from nsbench.machine import cpu_facts
 
 Choice = Literal["auto", "native", "eager"]
 
-KINDS = (
-    "dot",
-    "l1",
-    "l2",
-    "moduli",
-    "rank_one_l1",
-    "rank_one_l2",
-    "blocks",
-    "contexts",
-)  # the order of `Kind` in kernels.cpp
+KINDS = ("dot", "l1", "l2", "moduli")  # the order of `Kind` in kernels.cpp
+FORMS = (*KINDS, "rank_one_l1", "rank_one_l2", "blocks", "contexts")  # of `by_form`; the first take a scale there
 SOURCE = Path(__file__).with_name("kernels.cpp")
 # Sums may be reordered into vector lanes; NaN and infinity keep their meaning (never -ffinite-math-only).
 FLAGS = (
@@ -127,24 +119,45 @@ def _cpu() -> str:
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, size, real, code = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
-    library.gathered.argtypes = [code, size, *[pointer] * 5, *[size] * 4, real, code]
-    library.gathered_backward.argtypes = [code, size, *[pointer] * 8, *[size] * 4, code]
-    library.all_pairs.argtypes = [code, size, *[pointer] * 4, *[size] * 3, real, code]
+    library.gathered.argtypes = [code, *[pointer] * 4, *[size] * 4, real, code]
+    library.gathered_backward.argtypes = [code, *[pointer] * 6, *[size] * 4, code]
+    library.gathered_each.argtypes = [code, *[pointer] * 5, *[size] * 3, code]
+    library.all_pairs.argtypes = [code, *[pointer] * 4, *[size] * 3, real, code]
+    library.all_pairs_backward.argtypes = [code, *[pointer] * 5, *[size] * 3, code]
+    library.exponentials.argtypes = [*[pointer] * 11, *[size] * 3, code]
+    library.keep_largest.argtypes = [*[pointer] * 4, *[size] * 4, real, code, code]
+    library.passed.argtypes = [*[pointer] * 5, *[size] * 5, code]
     library.rank_counts.argtypes = [*[pointer] * 5, *[size] * 3, code]
     library.add_rows.argtypes = [*[pointer] * 3, *[size] * 2, code]
+    library.formed.argtypes = [code, size, *[pointer] * 5, *[size] * 4, real, code]
+    library.formed_backward.argtypes = [code, size, *[pointer] * 8, *[size] * 4, code]
+    library.formed_pairs.argtypes = [code, size, *[pointer] * 3, *[size] * 3, real, code]
     library.hidden_layer.argtypes = [*[pointer] * 10, *[size] * 3, real]
-    for nothing in ("gathered_backward", "all_pairs", "add_rows", "hidden_layer"):
+    library.race.argtypes = [pointer, pointer, size, pointer, pointer, *[size] * 3, real, code]
+    library.race_backward.argtypes = [pointer, pointer, size, *[pointer] * 3, *[size] * 4, real, code]
+    for nothing in (
+        "formed_backward",
+        "formed_pairs",
+        "gathered_backward",
+        "gathered_each",
+        "all_pairs",
+        "all_pairs_backward",
+        "exponentials",
+        "keep_largest",
+        "add_rows",
+        "hidden_layer",
+        "race",
+        "race_backward",
+    ):
         getattr(library, nothing).restype = None
     return library
 
 
-def gathered(
-    library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, scale: Tensor | None
-) -> Tensor:
-    """[B, K] for contiguous q and scale [B, D], table [N, D], ids [B, K]."""
+def gathered(library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Tensor, ids: Tensor) -> Tensor:
+    """[B, K] for contiguous q [B, D], table [N, D], ids [B, K]."""
     out = q.new_empty(ids.shape)
     sizes = (*ids.shape, *table.shape, similarity.margin or 0.0, torch.get_num_threads())
-    if library.gathered(*_form(similarity), *map(_at, (q, scale, table, ids, out)), *sizes):
+    if library.gathered(_code(similarity), *map(_at, (q, table, ids, out)), *sizes):
         raise IndexError(f"an id lies outside of the table's {len(table)} rows")
     return out
 
@@ -155,16 +168,22 @@ def gradients(
     q: Tensor,
     table: Tensor,
     ids: Tensor,
-    scale: Tensor | None,
     grad: Tensor,
     wanted: Sequence[bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of `gathered` for grad [B, K], for q, table and scale; wanted: of q or the scale, and of the table."""
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients [B, D] and [N, D] of `gathered` for grad [B, K], each where it is wanted."""
     dq, dtable = (torch.empty_like(x) if wants else None for x, wants in zip((q, table), wanted))
-    dscale = None if scale is None or dq is None else torch.empty_like(scale)
-    tensors = (q, scale, table, ids, grad.contiguous(), dq, dscale, dtable)
-    library.gathered_backward(*_form(similarity), *map(_at, tensors), *ids.shape, *table.shape, torch.get_num_threads())
-    return dq, dtable, dscale
+    tensors = (q, table, ids, grad.contiguous(), dq, dtable)
+    library.gathered_backward(_code(similarity), *map(_at, tensors), *ids.shape, *table.shape, torch.get_num_threads())
+    return dq, dtable
+
+
+def each_gradient(library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, grad: Tensor) -> Tensor:
+    """[B, K, D]: the gradients of `gathered` for grad [B, K] with respect to the rows that ids name, one by one."""
+    out = q.new_empty(*ids.shape, table.shape[1])
+    sizes = (*out.shape, torch.get_num_threads())
+    library.gathered_each(_code(similarity), *map(_at, (q, table, ids, grad.contiguous(), out)), *sizes)
+    return out
 
 
 def all_pairs(library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Tensor, scale: Tensor | None) -> Tensor:
@@ -172,7 +191,95 @@ def all_pairs(library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Tenso
     q, table, scale = q.contiguous(), table.contiguous(), None if scale is None else scale.contiguous()
     out = q.new_empty(len(q), len(table))
     sizes = (len(q), *table.shape, similarity.margin or 0.0, torch.get_num_threads())
-    library.all_pairs(*_form(similarity), *map(_at, (q, scale, table, out)), *sizes)
+    library.all_pairs(_code(similarity), *map(_at, (q, table, scale, out)), *sizes)
+    return out
+
+
+def all_pairs_gradients(
+    library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients [Q, D] and [N, D] of `all_pairs` without a scale, for grad [Q, N] (l2: over the distances)."""
+    dq, dtable = torch.empty_like(q), torch.empty_like(table)
+    sizes = (len(q), *table.shape, torch.get_num_threads())
+    library.all_pairs_backward(_code(similarity), *map(_at, (q, table, grad.contiguous(), dq, dtable)), *sizes)
+    return dq, dtable
+
+
+def exponentials(
+    library: ctypes.CDLL,
+    scores: Tensor,
+    left_out: Sequence[Tensor],
+    bias: Tensor | None = None,
+    keep: Tensor | None = None,
+    u: Tensor | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """exp(scores + bias - top) [Q, N], top [Q], the sums [Q] of the rows and, for u [Q, K], the entities [Q, K] picked.
+
+    left_out is `start` and `count` [Q], and the entities that they list, which get 0; keep [Q] is never left out, and
+    without it no row loses all.
+    """
+    out = torch.empty_like(scores) if out is None else out
+    top, total = scores.new_empty(len(scores)), scores.new_empty(len(scores))
+    picked = None if u is None else torch.empty(u.shape, dtype=torch.int64)
+    tensors = (scores, bias, *left_out, keep, u, out, top, total, picked)
+    sizes = (*scores.shape, 0 if u is None else u.shape[1], torch.get_num_threads())
+    library.exponentials(*map(_at, tensors), *sizes)
+    return out, top, total, picked
+
+
+def keep_largest(
+    library: ctypes.CDLL, ids: Tensor, score: Tensor, u: Tensor, k: int, n: int, tau: float, once: bool
+) -> Tensor:
+    """As `operators.keep_largest`, for contiguous tensors."""
+    kept = torch.empty(len(ids), k, dtype=torch.int32)
+    library.keep_largest(*map(_at, (ids, score, u, kept)), *ids.shape, k, n, tau, once, torch.get_num_threads())
+    return kept
+
+
+def passed(library: ctypes.CDLL, rank: Tensor, key: Tensor, values: Tensor, first: Tensor, stride: int) -> Tensor:
+    """As `operators.passed`, for contiguous tensors."""
+    out = torch.empty_like(rank)
+    each = rank.shape[1] if key.shape[1] == 1 else 1
+    sizes = (rank.numel(), max(each, 1), len(first), len(values), stride, torch.get_num_threads())
+    if library.passed(*map(_at, (rank, key, values, first, out)), *sizes):
+        raise IndexError(f"a key lies outside of the {len(first)} there are")
+    return out
+
+
+def formed(library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, scale: Tensor | None) -> Tensor:
+    """[B, K] for contiguous q and scale [B, D], table [N, D], ids [B, K]."""
+    out = q.new_empty(ids.shape)
+    sizes = (*ids.shape, *table.shape, similarity.margin or 0.0, torch.get_num_threads())
+    if library.formed(*_form(similarity), *map(_at, (q, scale, table, ids, out)), *sizes):
+        raise IndexError(f"an id lies outside of the table's {len(table)} rows")
+    return out
+
+
+def formed_gradients(
+    library: ctypes.CDLL,
+    similarity: Formula,
+    q: Tensor,
+    table: Tensor,
+    ids: Tensor,
+    scale: Tensor | None,
+    grad: Tensor,
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of `formed` for grad [B, K], for q, table and scale; wanted: of q or the scale, and of the table."""
+    dq, dtable = (torch.empty_like(x) if wants else None for x, wants in zip((q, table), wanted))
+    dscale = None if scale is None or dq is None else torch.empty_like(scale)
+    tensors = (q, scale, table, ids, grad.contiguous(), dq, dscale, dtable)
+    library.formed_backward(*_form(similarity), *map(_at, tensors), *ids.shape, *table.shape, torch.get_num_threads())
+    return dq, dtable, dscale
+
+
+def formed_pairs(library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Tensor) -> Tensor:
+    """[Q, N] for q [Q, D], table [N, D], of a form without a scale."""
+    q, table = q.contiguous(), table.contiguous()
+    out = q.new_empty(len(q), len(table))
+    sizes = (len(q), *table.shape, similarity.margin or 0.0, torch.get_num_threads())
+    library.formed_pairs(*_form(similarity), *map(_at, (q, table, out)), *sizes)
     return out
 
 
@@ -200,9 +307,32 @@ def hidden_layer(library: ctypes.CDLL, hidden: Tensor, parts: Sequence[Tensor], 
     return factor
 
 
+def race(library: ctypes.CDLL, log_p: Tensor, known: Tensor, seed: int, k: int, nobody: float) -> tuple[Tensor, Tensor]:
+    """Index and whether something was left, [B, K] each, for contiguous log_p and known [B, N] (nsbench.kernels.race)."""
+    index, free = (torch.empty(len(log_p), k, dtype=kind) for kind in (torch.int64, torch.bool))
+    sizes = (len(log_p), k, log_p.shape[1], nobody, torch.get_num_threads())
+    library.race(_at(log_p), _at(known), seed, _at(index), _at(free), *sizes)
+    return index, free
+
+
+def raced_back(
+    library: ctypes.CDLL, log_p: Tensor, known: Tensor, seed: int, index: Tensor, pull: Tensor, first: int, nobody: float
+) -> Tensor:
+    """As `race.Draws.pulled`, for the draws that `race` made."""
+    pull = pull.contiguous()
+    out = log_p.new_empty(len(pull), log_p.shape[1])
+    sizes = (first, *pull.shape, nobody, torch.get_num_threads())
+    library.race_backward(_at(log_p), _at(known), seed, *map(_at, (index, pull, out)), *sizes)
+    return out
+
+
 def _form(similarity: Formula) -> tuple[int, int]:
+    return FORMS.index(similarity.form or similarity.kind or ""), similarity.size
+
+
+def _code(similarity: Formula) -> int:
     assert similarity.kind is not None
-    return KINDS.index(similarity.kind), getattr(similarity, "size", 0)
+    return KINDS.index(similarity.kind)
 
 
 def _at(x: Tensor | None) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-import os
 import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -134,11 +133,6 @@ class RunFolder:
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
-
-
-def store_folder(given: str | Path | None = None) -> Path:
-    """Where runs lie: as given, else NSBENCH_RUNS, else ./runs."""
-    return Path(given or os.environ.get("NSBENCH_RUNS") or "runs")
 
 
 def run_folders(store: Path) -> list[RunFolder]:

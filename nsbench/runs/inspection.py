@@ -19,6 +19,7 @@ from torch import Tensor
 from nsbench.config.run import from_record
 from nsbench.contracts import Dataset, Positives, Sampler
 from nsbench.datasets.loading import load_dataset
+from nsbench.datasets.questions import folded
 from nsbench.errors import Misuse, suggest
 from nsbench.runs.folder import RunFolder
 from nsbench.training.diagnostics import nearest
@@ -217,7 +218,7 @@ def _index(name: str, names: Sequence[str], kind: str) -> int:
         if int(name[1:]) < len(names):
             return int(name[1:])
         raise Misuse(f"there is no {kind} {name}; they are numbered from #0 to #{len(names) - 1}")
-    for form in (str, str.casefold, lambda text: text.replace("#", "/").rpartition("/")[2].casefold()):
+    for form in (str, folded, lambda text: folded(text.replace("#", "/").rpartition("/")[2])):
         found = [i for i, known in enumerate(names) if form(known) == form(name)]
         if len(found) == 1:
             return found[0]

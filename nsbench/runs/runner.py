@@ -56,6 +56,7 @@ class RunOptions:
     save_model: bool = False  # keep model.safetensors and sampler.safetensors
     diagnose: bool = True  # measure what the sampler draws (nsbench.training.diagnostics)
     checkpoint_seconds: float = 60.0
+    longest: float = float("inf")  # seconds, above which a sampler that compares every entity is refused in protocol cpu
     retry: bool = True  # run again what failed earlier; else FailedBefore
 
 
@@ -210,6 +211,7 @@ class _Run:
             since = now
             if self.time_left.pace and now - began > PROBE_SECONDS and not (due or self.time_left.knows("validation")):
                 self._probe()
+                self._refuse_if_long(now - began)
                 since = time.monotonic()
             if due or now - spoken > 0.5:
                 spoken = now
@@ -235,6 +237,16 @@ class _Run:
             began = time.monotonic()
             self._ranking(part, self.dataset.known_untested).ranks(self.trainer.scoring())
             self.time_left.took("validation", (time.monotonic() - began) * len(valid) / len(part))
+
+    def _refuse_if_long(self, since_began: float) -> None:
+        """In the protocol that promises minutes on a CPU. A run whose first validation came before the probe is short."""
+        seconds = since_began + (self._seconds_left() or 0.0)
+        promised = self.config.protocol.name == "cpu" and self.device.type == "cpu"
+        if promised and SAMPLERS.get(self.config.sampler).every_entity and seconds > self.options.longest:
+            raise Misuse(
+                f"{self.config.sampler} compares every entity at each step, and this run would take {seconds / 60:.0f} "
+                f"minutes here, more than the {self.options.longest / 60:.0f} of protocol cpu; --long carries it out"
+            )
 
     def _seconds_left(self) -> float | None:
         """Until the result is there: steps, validations, diagnoses and the ranking of the test triples; None: too early."""
@@ -356,8 +368,8 @@ class _Run:
         self.notify({"stage": "writing"})
         triples = dataset.test.numpy()
         of_queries = labels(trainer.graph, dataset.test)
-        seen = np.array([both == "seen" for both, _ in of_queries["seen"]])  # [T]
-        save = functools.partial(np.savez_compressed, ranks=r, candidates=c, triples=triples, seen=seen)
+        seen, twin = (np.array([label == by for label, _ in of_queries[by]]) for by in ("seen", "twin"))  # [T] each
+        save = functools.partial(np.savez_compressed, ranks=r, candidates=c, triples=triples, seen=seen, twin=twin)
         self.folder.write("ranks.npz", save)
         if save_model:
             self._save_model()

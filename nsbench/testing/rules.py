@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nsbench.config.run import Config, check_features, configure
+from nsbench.config.run import Config, check_needs, configure
 from nsbench.contracts import KGE, Dataset, Need, Negatives, Objective
 from nsbench.errors import Misuse
 from nsbench.options import build_options
@@ -111,7 +111,7 @@ def check_sampler(
         name = sampler if isinstance(sampler, str) else stack.enter_context(_named(sampler))
         case = Case(name, kge, fusion, tuple(settings), pick_device(device))
         if set(case.component.requires) <= set(Need):  # else rule `declared` says so
-            check_features(case.config(), case.dataset())
+            check_needs(case.config(), case.dataset())
         rules, checks = (OBJECTIVE_RULES, OBJECTIVE_CHECKS) if case.is_objective else (SAMPLER_RULES, SAMPLER_CHECKS)
         report = Report(rules)
         for check, decides in checks:
@@ -241,13 +241,7 @@ class Report:
 
 def declared(case: Case, report: Report) -> None:
     component = case.component
-    if not isinstance(component.version, int) or component.version < 1:
-        raise Broken("declared", f"version must be a whole number of at least 1, not {component.version!r}")
-    if not (isinstance(component.Options, type) and dataclasses.is_dataclass(component.Options)):
-        raise Broken("declared", "Options must be a frozen dataclass of nsbench.registry.option fields")
-    unknown = [need for need in component.requires if need not in list(Need)]
-    if unknown:
-        raise Broken("declared", f"requires names {unknown[0]!r}; the needs are {', '.join(Need)}")
+    SAMPLERS.check_declared(case.sampler, component)
     for name, values in component.variants.items():
         build_options(component.Options, values, f"variant '{name}', sampler")
     for need in case.needs:
@@ -268,7 +262,7 @@ def _refused(case: Case, need: Need) -> None:
             elif need is Need.SIDE:
                 case.config("sides=alternate")
             elif need is Need.FEATURES:
-                check_features(case.config(), toy())
+                check_needs(case.config(), toy())
             else:
                 return  # LIVE: every trainer provides it
     except Misuse:

@@ -114,8 +114,8 @@ FREQUENCY_BINS = ("0", "1-3", "4-10", "11+")
 def labels(graph: TrainGraph, triples: Tensor) -> dict[str, list[list[str]]]:
     """Breakdown -> label of each (triple, side), [T][2 (head, tail)].
 
-    side: which end is asked for; category: of the relation; seen: whether both entities occur in train;
-    frequency: training facts of the entity asked for.
+    side: which end is asked for; category: of the relation; seen: whether both entities occur in train; twin: whether train
+    joins them by another relation; frequency: training facts of the entity asked for.
     """
     triples = triples.to(graph.device)
     category = graph.categories()
@@ -126,5 +126,15 @@ def labels(graph: TrainGraph, triples: Tensor) -> dict[str, list[list[str]]]:
         "side": [["head", "tail"]] * len(triples),
         "category": [[category[r]] * 2 for r in triples[:, 1].tolist()],
         "seen": [[label] * 2 for label in seen],
+        "twin": [["twin" if other else "no twin"] * 2 for other in twins(graph, triples).tolist()],
         "frequency": [[FREQUENCY_BINS[a], FREQUENCY_BINS[b]] for a, b in bins],
     }
+
+
+def twins(graph: TrainGraph, triples: Tensor) -> Tensor:
+    """bool [T]: whether train has the pair of entities under another relation too."""
+    n, relations = graph.num_entities, graph.num_relations
+    pairs = (graph.codes // (n * relations) * n + graph.codes % n).sort().values  # one for each distinct training fact
+    h, r, t = triples.unbind(1)
+    facts = torch.searchsorted(pairs, h * n + t, right=True) - torch.searchsorted(pairs, h * n + t)
+    return facts > torch.isin(graph.code(h, r, t), graph.codes).long()

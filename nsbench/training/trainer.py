@@ -35,6 +35,7 @@ from nsbench.contracts import (
 )
 from nsbench.errors import Misuse, RunFailed
 from nsbench.kernels.adam import Adam
+from nsbench.machine import keep_freed_memory
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS
 from nsbench.training.clock import Stopwatch
 from nsbench.training.losses import add_penalty_gradient, block_loss, importance_of
@@ -47,6 +48,7 @@ class Trainer:
     """The state of a run between steps. `step()` advances it by one; `state_dict` holds all of it."""
 
     def __init__(self, config: Config, dataset: Dataset, device: torch.device | str = "cpu") -> None:
+        keep_freed_memory()
         self.config = config
         self.protocol = protocol = config.protocol
         self.device = torch.device(device)
@@ -138,7 +140,8 @@ class Trainer:
         self._set_learning_rate()
         with self._noted():
             positives = self._next_positives()
-            scoring = Scoring(self.kge, self.fusion, self.graph, absent=positives.rows)
+            few = self.device.type == "cpu" and self.sampler.few  # how many entities those are, a GPU must not be asked
+            scoring = Scoring(self.kge, self.fusion, self.graph, few=few, absent=positives.rows)
             if isinstance(self.sampler, Objective):
                 loss = self.sampler.loss(positives, scoring, self._view(scoring, live=True))
                 self._model_step(loss, positives, scoring)
@@ -149,7 +152,7 @@ class Trainer:
     def draw(self, positives: Positives, rng: torch.Generator) -> list[Negatives]:
         """What the sampler answers to a batch outside the training stream; the caller puts the sampler's state back."""
         assert isinstance(self.sampler, Sampler)
-        scoring = Scoring(self.kge, self.fusion, self.graph, self.live, positives.rows)
+        scoring = Scoring(self.kge, self.fusion, self.graph, self.live, absent=positives.rows)
         view = dataclasses.replace(self.view, step=self.step_count, epoch=self.epoch, scoring=scoring, rng=rng)
         with self._noted():
             return self._checked(self.sampler.sample(positives, view), positives)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nsbench.errors import Misuse
-from nsbench.options import Range, Search, shown
+from nsbench.options import Search, shown
 
 STARTUP = 4  # trials that the estimator must know of, the defaults among them
 LAG = 2  # two processes can work on one study without waiting for each other
@@ -40,25 +40,14 @@ def including(search: Search, default: Any, name: str) -> Search:
     """The place to look, with the default in it: trial 0 has that."""
     if isinstance(search, tuple):
         return search if default in search else (*search, default)
-    if search.log and default <= 0:
+    if default <= 0:
         raise Misuse(f"{name} = {default:g} cannot be tuned by decades; give it a positive value in the protocol")
     return dataclasses.replace(search, low=min(search.low, default), high=max(search.high, default))
 
 
 def size(space: Space) -> float:
     """How many different trials there are."""
-    return math.prod(map(points, space.values()))
-
-
-def points(search: Search) -> float:
-    if isinstance(search, tuple):
-        return len(search)
-    return search.high - search.low + 1 if whole(search) else math.inf
-
-
-def whole(search: Range) -> bool:
-    """Whether only whole numbers lie in it."""
-    return isinstance(search.low, int) and isinstance(search.high, int)
+    return math.prod(len(search) if isinstance(search, tuple) else math.inf for search in space.values())
 
 
 def space_hash(space: Space) -> str:
@@ -95,20 +84,18 @@ def propose(space: Space, history: Sequence[Trial], tried: Sequence[Values], see
 
 def _rounded(value: Any, search: Search) -> Any:
     """Three digits of a number from a range."""
-    if isinstance(search, tuple) or isinstance(value, int):
+    if isinstance(search, tuple):
         return value
     return min(max(float(f"{value:.3g}"), search.low), search.high)
 
 
 def distributions(space: Space) -> dict[str, Any]:
     """The space in Optuna's words."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    def one(search: Search) -> Any:
-        if isinstance(search, tuple):
-            return CategoricalDistribution(search)
-        if whole(search):
-            return IntDistribution(int(search.low), int(search.high), log=search.log)
-        return FloatDistribution(search.low, search.high, log=search.log)
-
-    return {name: one(search) for name, search in space.items()}
+    return {
+        name: CategoricalDistribution(search)
+        if isinstance(search, tuple)
+        else FloatDistribution(search.low, search.high, log=True)
+        for name, search in space.items()
+    }

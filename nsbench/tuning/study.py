@@ -28,7 +28,6 @@ from nsbench.options import Search, searched
 from nsbench.tuning.ledger import Ledger
 from nsbench.tuning.space import LAG, STARTUP, Trial, Values, including, propose, size, space_hash
 
-BACKBONES = ("frozen", "alike")
 TRIAL_SEED = 1_000_000  # of training, to which the tuning's own seed is added: nothing is fitted to the seeds of runs
 
 
@@ -162,8 +161,6 @@ def studies(
     tuning: Tuning, ledger: Ledger, samplers: Sequence[str], models: Sequence[str], datasets: Sequence[str]
 ) -> list[Study]:
     """All that there are to do, checked before any work; that of a frozen backbone before those that need it."""
-    if tuning.backbone not in BACKBONES:
-        raise Misuse(f"--backbone is {' or '.join(BACKBONES)}, not '{tuning.backbone}'")
     base = read_protocol(tuning.protocol)
     if "tuning" in base:
         raise Misuse(f"protocol {tuning.protocol} is tuned already; name the one that it extends, {base['tuning']['base']}")

@@ -23,6 +23,7 @@ from nsbench.files import replacing
 from nsbench.results import store
 from nsbench.results.plots import drawing
 from nsbench.results.store import Run, Store
+from nsbench.results.store.inventory import no_formula
 from nsbench.results.tables.build import FIRST_RUN
 from nsbench.results.tables.grid import Grid, Key
 from nsbench.results.tables.labels import listed
@@ -180,7 +181,7 @@ def write(plot: Plot, folder: Path) -> list[Path]:
     for ending, width in WIDTHS.items():
         figure = plot.draw(width)
         files |= {f"{plot.name}{ending}.{form}": drawing.save(figure, form, plot.caption) for form in FORMS}
-    files[f"{plot.name}.csv"] = plot.data.to_csv(index=False, lineterminator="\n").encode()
+    files[f"{plot.name}.csv"] = plot.data.map(no_formula).to_csv(index=False, lineterminator="\n").encode()
     files[f"{plot.name}.txt"] = f"{plot.caption}\n".encode()
     for name, content in files.items():
         with replacing(folder / name, "choose another folder with -o") as file:

@@ -13,7 +13,7 @@ from nsbench.results.plots import drawing
 from nsbench.results.plots.plot import Asked, Kind, Plot, Shown
 from nsbench.results.stats import statistics
 from nsbench.results.tables import papers
-from nsbench.results.tables.beside import half_digit
+from nsbench.results.tables.beside import predicted
 from nsbench.results.tables.labels import cited
 
 if TYPE_CHECKING:
@@ -32,13 +32,12 @@ def make(asked: Asked) -> Iterator[Plot]:
         if identity not in cited(shown.present[group, dataset], shown.called):
             continue
         ours = [run["mrr"] for run in cell]
-        several = len(ours) >= statistics.SPREAD_SEEDS
-        low, high = statistics.prediction_interval(ours) if several else (nan, nan)
         where = ("mrr", cell[0]["sampler"], cell[0]["kge"], dataset)
         for figure in papers.figures():
             if (figure.metric, figure.sampler, figure.kge, figure.dataset) != where:
                 continue
-            inside = low - half_digit(figure) <= figure.value <= high + half_digit(figure)
+            several = len(ours) >= statistics.SPREAD_SEEDS
+            low, high, outside = predicted(figure, ours) if several else (nan, nan, nan)
             row: dict[str, Any] = {"model": group, "dataset": dataset, "row": shown.labels[identity]}
             row |= {
                 "source": figure.source,
@@ -47,19 +46,17 @@ def make(asked: Asked) -> Iterator[Plot]:
                 "low": low,
                 "high": high,
             }
-            rows.append(row | {"outside": not inside if several else nan, "n": len(ours), "note": figure.note})
+            rows.append(row | {"outside": outside, "n": len(ours), "note": figure.note})
             beside.append(figure)
     if not rows:
         raise Misuse("no paper prints an MRR for these samplers, models and datasets; see nsbench table --published")
     notes = [f"{note[0].upper()}{note[1:]}." for note in dict.fromkeys(figure.note for figure in beside) if note]
-    for dataset, split in sorted({(run["dataset"], run["split"]) for run in asked.runs}):
-        if split != "released" and any(figure.dataset == dataset for figure in beside):
-            notes.append(f"{dataset}: ours is the {split} split, the papers trained on the released one.")
     caption = (
         "Our mean test MRR against the published one; on the diagonal they agree. Bars: where one more run of ours would "
-        "fall with 95 % chance, from three seeds on; thin lines join what two papers print for one cell. "
+        "fall with 95 % chance, from three seeds on; thin lines join what two papers print for one cell."
     )
-    yield shown.plot("published", shown.datasets, caption + " ".join([*papers.caveats(beside), *notes]), rows, draw)
+    words = [caption, *papers.caveats(beside, asked.runs), *notes]
+    yield shown.plot("published", shown.datasets, " ".join(words), rows, draw)
 
 
 def draw(data: pd.DataFrame, labels: Sequence[str], width: float) -> Figure:

@@ -1,4 +1,4 @@
-"""Parts of the test set: test MRR by relation category, and for entities seen and unseen in train."""
+"""Parts of the test set: test MRR by relation category, for entities seen and unseen in train, and for twins and others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-PARTS = {"category": "relation category", "seen": "entities in train"}
+PARTS = {"category": "relation category", "seen": "entities in train", "twin": "pair in train by another relation"}
 FEW_QUERIES = 100  # two for each triple
 
 
@@ -23,7 +23,10 @@ def make(asked: Asked) -> Iterator[Plot]:
     shown = Shown(asked.runs)
     for dataset in shown.datasets:
         rows = []
-        for (about, run), by in product(shown.of(dataset), PARTS):
+        there = list(shown.of(dataset))
+        lacking = sum("twin" not in run.record.get("breakdown", {}) for _, run in there)  # runs of earlier versions
+        left_out = f" Not by twins: {lacking} of {len(there)} runs do not record them." if lacking else ""
+        for (about, run), by in product(there, [by for by in PARTS if by != "twin" or not lacking]):
             parts = run.record.get("breakdown", {}).get(by)
             if not parts:
                 raise Misuse(f"{run.name} has no figures by {by}; leave it out with a filter")
@@ -33,8 +36,9 @@ def make(asked: Asked) -> Iterator[Plot]:
             f"relations-{dataset}",
             [dataset],
             "Test MRR by category of the relation (heads per tail and tails per head in train, threshold 1.5), and of test "
-            "triples with both entities in train or not; below, the number of queries, two for each triple. Bars: 95 % t "
-            f"interval over seeds, from three seeds on. Pale: fewer than {FEW_QUERIES} queries.",
+            "triples with both entities in train or not, and joined there by another relation (twin) or not; below, the "
+            "number of queries, two for each triple. Bars: 95 % t interval over seeds, from three seeds on. Pale: fewer "
+            f"than {FEW_QUERIES} queries.{left_out}",
             rows,
             draw,
         )
@@ -45,20 +49,21 @@ def draw(data: pd.DataFrame, labels: Sequence[str], width: float) -> Figure:
     from matplotlib.patches import Patch
 
     models, dataset, there = data["model"].unique(), data["dataset"].iloc[0], set(data["row"])
+    kinds = list(data["by"].unique())
     looks = {row: drawing.bar(i) for i, row in enumerate(labels) if row in there}
     figure, axes = drawing.panels(
         width,
-        [f"{model}, {dataset}" for model in models for _ in PARTS],
+        [f"{model}, {dataset}" for model in models for _ in kinds],
         [Patch(label=row, **look) for row, look in looks.items()],
         "",  # each its own
         "test MRR ×100",
-        columns=2 if width > drawing.ONE_COLUMN else 1,
-        ratios=[data[data["by"] == by]["part"].nunique() for by in PARTS],
+        columns=len(kinds) if width > drawing.ONE_COLUMN else 1,
+        ratios=[data[data["by"] == by]["part"].nunique() for by in kinds],
         height=1.6,
         handle=2,
     )
     thick = 0.84 / len(looks)
-    for ax, (model, by) in zip(axes, product(models, PARTS)):
+    for ax, (model, by) in zip(axes, product(models, kinds)):
         panel = data[(data["model"] == model) & (data["by"] == by)].assign(mrr=lambda panel: 100 * panel["mrr"])
         parts = list(panel["part"].unique())
         rows = [row for row in looks if (panel["row"] == row).any()]  # of other models' rows no gap
@@ -79,4 +84,4 @@ def draw(data: pd.DataFrame, labels: Sequence[str], width: float) -> Figure:
     return figure
 
 
-KINDS = (Kind("relations", "test MRR by relation category, and for entities seen and unseen in train", make, place=6),)
+KINDS = (Kind("relations", "test MRR by relation category, entities seen and unseen in train, and twins", make, place=6),)

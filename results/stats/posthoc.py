@@ -8,77 +8,40 @@ Mangili 2016).
 from __future__ import annotations
 
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr
-from scipy.stats import rankdata, studentized_range
 
 from nsbench.results.stats.multiplicity import holm
 
 Matrix = NDArray[np.float64]
 
-EXACT = 50  # blocks
 
+def wilcoxon(differences: ArrayLike) -> float:
+    """Two-sided p of the signed-rank test of differences [N]; zeros are split between the signs (Demšar 2006, 3.1.3).
 
-class Wilcoxon(NamedTuple):
-    """Two-sided p, the smaller rank sum, and both."""
-
-    p: float
-    statistic: float
-    plus: float
-    minus: float
-
-
-class Pair(NamedTuple):
-    """Treatment `first` against `second`, by column: p, and p adjusted."""
-
-    first: int
-    second: int
-    p: float
-    p_adjusted: float
-
-
-def wilcoxon(differences: ArrayLike) -> Wilcoxon:
-    """Signed-rank test of differences [N]; zeros are split between the signs (Demšar 2006, section 3.1.3).
-
-    Differences count as equal to 12 decimals. p counts all signs of the ranks at hand, ties included, up to EXACT blocks;
-    beyond, it is the normal one. It is 1 where nothing differs.
+    Differences count as equal to 12 decimals. All signs of the ranks at hand are counted, ties included.
     """
-    d: Matrix = np.round(np.asarray(differences, np.float64), 12).astype(np.float64)
+    d = np.round(np.asarray(differences, np.float64), 12)
     if d.ndim != 1 or len(d) < 1 or not np.all(np.isfinite(d)):
         raise ValueError("differences must be a vector of finite numbers")
-    ranks = np.asarray(rankdata(np.abs(d)), np.float64)
-    half = float(ranks[d == 0].sum()) / 2
-    plus, minus = float(ranks[d > 0].sum()) + half, float(ranks[d < 0].sum()) + half
-    if not np.any(d):
-        p = 1.0
-    elif len(d) <= EXACT:
-        ways = _sums(np.rint(2 * ranks[d != 0]).astype(int))
-        middle = (len(ways) - 1) / 2
-        p = float(ways[np.abs(np.arange(len(ways)) - middle) >= abs(plus - minus)].sum() / ways.sum())
-    else:  # half the root of the sum of squared ranks: split zeros count as tied ranks with a sign of their own
-        p = float(2 * ndtr(-abs(plus - minus) / float((ranks @ ranks) ** 0.5)))
-    return Wilcoxon(p, min(plus, minus), plus, minus)
+    ranks = np.sign(d) * scipy.stats.rankdata(np.abs(d))
+    shares = np.ones(1)  # of the signs that give each sum of the doubled ranks of one sign, from 0 to that of all
+    for rank in np.rint(2 * np.abs(ranks)).astype(int):
+        shares = (np.append(shares, np.zeros(rank)) + np.append(np.zeros(rank), shares)) / 2
+    away = np.abs(np.arange(len(shares)) - (len(shares) - 1) / 2)
+    return float(shares[away >= abs(ranks.sum())].sum())
 
 
-def _sums(ranks: NDArray[np.int64]) -> Matrix:
-    """In how many ways a subset of the ranks [n] has each sum, from 0 to that of all of them."""
-    ways = np.ones(1)
-    for rank in ranks:
-        ways = np.concatenate([ways, np.zeros(rank)]) + np.concatenate([np.zeros(rank), ways])
-    return ways
-
-
-def wilcoxon_holm(values: ArrayLike) -> list[Pair]:
-    """All pairs of the columns of values [N, k]; Holm over all of them."""
+def wilcoxon_holm(values: ArrayLike) -> Matrix:
+    """p [k, k] of all pairs of the columns of values [N, k]; Holm over all of them."""
     values = np.asarray(values, np.float64)
-    if values.ndim != 2 or not np.all(np.isfinite(values)):
-        raise ValueError("values must be [blocks, treatments], every block complete")
     pairs = list(combinations(range(values.shape[1]), 2))
-    p = [wilcoxon(values[:, i] - values[:, j]).p for i, j in pairs]
-    return [Pair(i, j, raw, float(adjusted)) for (i, j), raw, adjusted in zip(pairs, p, holm(p))]
+    found = np.ones((values.shape[1], values.shape[1]))
+    for (i, j), p in zip(pairs, holm([wilcoxon(values[:, i] - values[:, j]) for i, j in pairs])):
+        found[i, j] = found[j, i] = p
+    return found
 
 
 def blocks_needed(comparisons: int, alpha: float = 0.05) -> int:
@@ -90,7 +53,7 @@ def nemenyi_p(average_ranks: ArrayLike, blocks: int) -> Matrix:
     """p [k, k] of all pairs of average ranks [k], the studentized range with infinite degrees (Nemenyi 1963)."""
     average = np.asarray(average_ranks, np.float64)
     z = (average[:, None] - average[None, :]) / _rank_error(len(average), blocks)
-    p = studentized_range.sf(np.abs(z) * 2**0.5, len(z), np.inf)
+    p = scipy.stats.studentized_range.sf(np.abs(z) * 2**0.5, len(z), np.inf)
     np.fill_diagonal(p, 1)
     return np.asarray(p)
 
@@ -102,7 +65,7 @@ def _rank_error(k: int, blocks: int) -> float:
 
 def critical_difference(k: int, blocks: int, alpha: float = 0.05) -> float:
     """Nemenyi's: average ranks further apart differ."""
-    return float(studentized_range.isf(alpha, k, np.inf)) / 2**0.5 * _rank_error(k, blocks)
+    return float(scipy.stats.studentized_range.isf(alpha, k, np.inf)) / 2**0.5 * _rank_error(k, blocks)
 
 
 def cliques(p: ArrayLike, alpha: float = 0.05) -> list[tuple[int, ...]]:

@@ -15,16 +15,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit  # Student's t without importing the whole of scipy.stats
 
-from nsbench.errors import Misuse
 from nsbench.results.stats.clusters import cluster_totals, mean_error
-from nsbench.results.stats.resampling import bootstrap_totals
 
 ALPHA = 0.05
 LEVEL = 0.95  # of every interval
-TEST_SEEDS = 5  # per arm: fewer, and no p-value is given unless asked for
+TEST_SEEDS = 5  # per arm: fewer, and no p-value is given
 SPREAD_SEEDS = 3  # fewer, and no standard deviation is shown
 FEWEST_BLOCKS = 6  # fewer, and no signed-rank test over them can reach ALPHA
 BOOTSTRAP_DRAWS = 10_000
+AT_ONCE = 2**22  # numbers that the bootstrap draws
 
 
 class TwoWayT(NamedTuple):
@@ -41,21 +40,7 @@ class TwoWayT(NamedTuple):
     inflation: float = 1.0
 
 
-class CrossedBootstrap(NamedTuple):
-    """The estimate, its bootstrap standard error and percentile interval."""
-
-    estimate: float
-    standard_error: float
-    interval: tuple[float, float]
-
-
-def two_way_t(
-    a: ArrayLike,
-    b: ArrayLike,
-    *,
-    minimum_seeds: int = TEST_SEEDS,
-    clusters: ArrayLike | None = None,
-) -> TwoWayT:
+def two_way_t(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None) -> TwoWayT:
     """Is the mean of a [S_a, T] that of b [S_b, T], over seeds and over triples that both were scored on?
 
     SE^2 = var(seed means of a)/S_a + the same of b + var over triples(mean_s a - mean_s b)/T, all with ddof 1, less the
@@ -64,16 +49,12 @@ def two_way_t(
     taken row by row for that: runs of one seed begin alike, so part of what seeds do to single triples cancels in the
     triples' term, and is in the seeds' terms alone.
     With `clusters` (labels [T]) the term of the triples is the clustered one where that is larger. Seeds are not paired:
-    equal seed numbers share initialisation and order of batches but no negatives. Misuse below `minimum_seeds` in an arm:
+    equal seed numbers share initialisation and order of batches but no negatives. Callers ask for TEST_SEEDS in each arm:
     from 3 seeds a standard deviation is known only up to a factor of 6, from 5 of 3.
     """
     a, b = _arms(a, b)
-    if minimum_seeds < 2 or a.shape[1] < 2:
+    if min(len(a), len(b)) < 2 or a.shape[1] < 2:
         raise ValueError("the variances need at least two seeds in each arm and two triples")
-    seeds = min(len(a), len(b))
-    if seeds < minimum_seeds:
-        raise Misuse(f"a test needs at least {minimum_seeds} seeds on each side and here is {seeds}; run more seeds")
-
     difference = float(a.mean() - b.mean())
     triples = mean_error(a.mean(axis=0) - b.mean(axis=0), clusters)
     by_seed = [(float(arm.mean(axis=1).var(ddof=1)) / len(arm), len(arm) - 1.0) for arm in (a, b)]
@@ -101,43 +82,49 @@ def _interaction(y: NDArray[np.float64]) -> tuple[float, float]:
 
 def crossed_bootstrap(
     a: ArrayLike,
+    b: ArrayLike,
     rng: np.random.Generator,
-    *,
-    b: ArrayLike | None = None,
-    draws: int = BOOTSTRAP_DRAWS,
     clusters: ArrayLike | None = None,
-) -> CrossedBootstrap:
-    """Percentile interval of the mean of a [S, T], or of its difference from b [S_b, T]: seeds x triples, both drawn.
+    draws: int = BOOTSTRAP_DRAWS,
+) -> NDArray[np.float64]:
+    """Differences [draws] of the means of a [S_a, T] and b [S_b, T], seeds and triples both drawn with replacement.
 
     Seeds are drawn apart in each arm, triples jointly, so that the difficulty that both share cancels. The seeds' part
     is widened by S/(S - 1) in variance, which drawing with replacement loses. With `clusters` (labels [T])
-    whole clusters are drawn. The interval is normal in its tails: where few seeds carry most of the variance it is
-    shorter than the two-way t's.
+    whole clusters are drawn. Their percentile interval is normal in its tails: where few seeds carry most of the variance
+    it is shorter than the two-way t's.
     """
-    arms = list(_arms(a, a if b is None else b))[: 1 if b is None else 2]
-    # Seeds first: the number of draws made of them must not depend on how the triples' come in chunks.
+    arms = _arms(a, b)
+    # Seeds first: the number of draws made of them must not depend on how the triples' come in pieces.
     weights = [_seed_weights(len(arm), draws, rng) for arm in arms]
     if clusters is None:
         totals, sizes = np.concatenate(arms), np.ones(arms[0].shape[1])
     else:
         totals, sizes = cluster_totals(np.concatenate(arms), clusters)
-    drawn = bootstrap_totals(np.concatenate([totals, sizes[None]]).T, draws, rng)  # [draws, S + 1]
-    means = drawn[:, :-1] / drawn[:, -1:]
-    estimate, value, first = 0.0, np.zeros(draws), 0
-    for arm, weight, sign in zip(arms, weights, (1, -1)):
-        estimate += sign * float(arm.mean())
-        value += sign * (means[:, first : first + len(arm)] * weight).sum(axis=1)
-        first += len(arm)
-    low, high = np.quantile(value, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return CrossedBootstrap(estimate, float(value.std()), (float(low), float(high)))
+    drawn = _bootstrap_totals(np.concatenate([totals, sizes[None]]).T, draws, rng)  # [draws, S_a + S_b + 1]
+    means = np.split(drawn[:, :-1] / drawn[:, -1:], [len(arms[0])], axis=1)
+    return (means[0] * weights[0]).sum(axis=1) - (means[1] * weights[1]).sum(axis=1)
+
+
+def percentile_interval(drawn: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def _seed_weights(seeds: int, draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Weights [draws, S] of a mean over seeds drawn with replacement, their spread as wide as S seeds are."""
+    """Weights [draws, S] of a mean over at least two seeds drawn with replacement, their spread as wide as S seeds are."""
     weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
-    if seeds == 1:
-        return weights
     return 1 / seeds + (seeds / (seeds - 1)) ** 0.5 * (weights - 1 / seeds)
+
+
+def _bootstrap_totals(values: NDArray[np.float64], draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Totals [draws, K] of values [n, K] over n rows drawn with replacement."""
+    n = len(values)
+    totals, step = [], max(1, AT_ONCE // n)
+    for rows in (min(step, draws - first) for first in range(0, draws, step)):
+        drawn = rng.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]
+        totals.append(np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64) @ values)
+    return np.concatenate(totals)
 
 
 def _arms(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

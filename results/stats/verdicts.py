@@ -8,7 +8,7 @@ from nsbench.results.stats.statistics import ALPHA
 
 ROPE = 0.005  # MRR: a region of practical equivalence, to be declared before the runs
 
-Word = Literal["better", "worse", "practically equal", "inconclusive", "not testable"]
+Word = Literal["better", "worse", "practically equal", "inconclusive"]
 
 
 class Verdict(NamedTuple):
@@ -18,17 +18,13 @@ class Verdict(NamedTuple):
     negligible: bool
 
 
-def verdict(
-    difference: float, interval: tuple[float, float], p_adjusted: float | None, *, rope: float = ROPE, alpha: float = ALPHA
-) -> Verdict:
-    """The verdict on a difference with its interval and its p, adjusted for the family; no p where no test could be made.
+def verdict(difference: float, interval: tuple[float, float], p_adjusted: float) -> Verdict:
+    """The verdict on a difference with its interval and its p, adjusted for the family.
 
-    Better or worse if and only if p < alpha, whatever the rope; else practically equal if the interval lies inside it.
+    Better or worse if and only if p < ALPHA, whatever the rope; else practically equal if the interval lies inside it.
     """
-    if p_adjusted is None:
-        return Verdict("not testable", False)
     low, high = interval
-    negligible = -rope <= low and high <= rope
-    if p_adjusted < alpha and difference != 0:
+    negligible = low >= -ROPE and high <= ROPE
+    if p_adjusted < ALPHA and difference != 0:
         return Verdict("better" if difference > 0 else "worse", negligible)
     return Verdict("practically equal" if negligible else "inconclusive", negligible)

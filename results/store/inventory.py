@@ -59,8 +59,9 @@ def megabytes(count: int) -> str:
 def export(runs: Sequence[Run]) -> str:
     """CSV (RFC 4180), a line per run: SETTINGS and FIGURES, then every other value of config.json and result.json.
 
-    Nothing is rounded. Values of config.json have the names that filters take, as protocol.steps; those of result.json
-    the path to them, as breakdown.side.head.mrr. A field is empty where a run has no such value.
+    Nothing is rounded, and a spreadsheet takes no cell for a formula. Values of config.json have the names that filters
+    take, as protocol.steps; those of result.json the path to them, as breakdown.side.head.mrr. A field is empty where a run
+    has no such value.
     """
     plain = [*SETTINGS, *FIGURES]
     known = {*CONFIG.values(), *(f"env.{name}" for name in ENV), *(f"cost.{name}" for name in (*COST, "steps"))}
@@ -73,7 +74,20 @@ def export(runs: Sequence[Run]) -> str:
     first = ["folder", *plain]
     further = {name for line in lines for name in line} - set(first)
     text = io.StringIO()
-    writer = csv.DictWriter(text, first + sorted(further), restval="")
-    writer.writeheader()
-    writer.writerows({name: "" if value in (None, "null") else value for name, value in line.items()} for line in lines)
+    names = first + sorted(further)
+    writer = csv.writer(text)
+    writer.writerow(map(no_formula, names))
+    for line in lines:
+        writer.writerow("" if line.get(name) in (None, "null") else no_formula(line[name]) for name in names)
     return text.getvalue()
+
+
+def no_formula(value: Any) -> Any:
+    """What no spreadsheet computes: text that begins as a formula does, and is no number, gets an apostrophe."""
+    if not (isinstance(value, str) and len(value) > 1 and value[0] in "=+-@\t\r"):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value

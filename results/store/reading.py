@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import os
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nsbench.files import store_folder
 from nsbench.results.store.packed import packed
 from nsbench.results.store.run import Damaged, Run, begun, complete, content
 
@@ -28,11 +27,6 @@ class Store:
     begun: list[Run]
 
 
-def default_folder() -> Path:
-    """NSBENCH_RUNS, or ./runs."""
-    return Path(os.environ.get("NSBENCH_RUNS") or "runs")
-
-
 def folders(store: Path) -> list[str]:
     """Names of the runs of a packed store, or of the folders in a folder, sorted; none if it does not exist."""
     if pack := packed(store):
@@ -44,25 +38,12 @@ def folders(store: Path) -> list[str]:
         return []
 
 
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Without the garbage collector, which takes a third of the time to find that none of these records is garbage."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@uncollected()
 def read(store: str | Path | None = None) -> Store:
     """The runs of a store, or of the default one. Unfinished and damaged ones never stop the reading.
 
     A store that does not exist is an empty one.
     """
-    folder = default_folder() if store is None else Path(store)
+    folder = store_folder(store)
     found = Store(folder, [], {}, [])
     first: dict[str, list[Run]] = {}  # id -> runs
     for name in folders(folder):
@@ -90,9 +71,8 @@ def _record(path: Path) -> dict[str, Any]:
         raise Damaged(_why_unfinished(path)) from None
     except OSError as error:
         raise Damaged(f"result.json cannot be read: {error.strerror}") from None
-    if not packed(path.parent) and not zipfile.is_zipfile(
-        path / "ranks.npz"
-    ):  # looks at the end of the file only, which a cut file lacks
+    # It looks at the end of the file only, which a cut file lacks.
+    if not packed(path.parent) and not zipfile.is_zipfile(path / "ranks.npz"):
         raise Damaged("ranks.npz is missing or cut off")
     try:
         return json.loads(text.decode("utf-8"))

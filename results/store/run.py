@@ -33,7 +33,7 @@ KINDS |= {"config.aux": dict, "config.changed": dict, "config.options": dict, "c
 KINDS |= {"env.device": str, "env.threads": int, "env.kernels": str, **{f"cost.{name}": float for name in COST}}
 KINDS |= {f"config.options.{part}": dict for part in ("sampler", "kge", "fusion", "aux")}
 KINDS |= {"config.tuning": dict, "config.tuning.trials": int, "config.tuning.chosen": dict, "config.modalities": list}
-KINDS |= {"breakdown": dict, **{f"breakdown.{by}": dict for by in ("category", "seen", "side", "frequency")}}
+KINDS |= {"breakdown": dict, **{f"breakdown.{by}": dict for by in ("category", "seen", "twin", "side", "frequency")}}
 KINDS |= {"diagnostics": dict, **{f"diagnostics.{moment}": dict for moment in ("sampler", "start", "middle", "end")}}
 KINDS |= {"config.proposed": dict, "config.reads": list, "config.called": str, "dead": list}
 
@@ -45,13 +45,15 @@ class Damaged(Exception):
 class Ranks(NamedTuple):
     """T test triples: ranks [T, 2 (head, tail), 2 (optimistic, pessimistic)], candidates [T, 2], triples [T, 3].
 
-    `seen` [T]: whether both entities of the triple occur in train; None where the run did not record it.
+    `seen` [T]: whether both entities of the triple occur in train; `twin` [T]: whether train joins them by another relation.
+    None where the run did not record it.
     """
 
     ranks: NDArray[np.integer]
     candidates: NDArray[np.integer]
     triples: NDArray[np.int64]
     seen: NDArray[np.bool_] | None
+    twin: NDArray[np.bool_] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +74,6 @@ class Run:
         return self.path.name
 
     @property
-    def seed(self) -> int:
-        return self.values["seed"]
-
-    @property
     def dead(self) -> list[str]:
         """Why the run counts its sampler's generator as dead, a sentence each; empty where it does not, or has none."""
         return list(map(str, self.record.get("dead", ())))
@@ -84,7 +82,21 @@ class Run:
         return self.values[name]
 
     def ranks(self) -> Ranks:
-        return ranks(self.path)
+        """Read from disk on each call. Misuse if they are damaged."""
+        path, pack = self.path, packed(self.path.parent)
+        file = path / "ranks.npz"
+        try:
+            arrays = pack.arrays(path.name) if pack else unzipped(file, file.read_bytes())
+            stored = Ranks(*(arrays.get(name) for name in Ranks._fields))  # type: ignore[arg-type]
+            count = len(stored.triples)
+            shapes = [array.shape for array in stored[:3]]
+        except (OSError, TypeError, AttributeError) as error:
+            raise Misuse(f"{file} is damaged ({error}); delete {path} and run it again") from None
+        if shapes != [(count, 2, 2), (count, 2), (count, 3)]:
+            raise Misuse(f"{file} has arrays of shapes {', '.join(map(str, shapes))}; delete {path} and run it again")
+        parts = {name: getattr(stored, name) for name in ("seen", "twin")}
+        whole = {name: part is not None and part.shape == (count,) for name, part in parts.items()}
+        return stored._replace(**{name: part.astype(bool) if whole[name] else None for name, part in parts.items()})
 
 
 def complete(path: Path, record: Mapping[str, Any]) -> Run:
@@ -94,9 +106,8 @@ def complete(path: Path, record: Mapping[str, Any]) -> Run:
         row |= {name: record["env"][name] for name in ENV} | {"code": record.get("code")}
         row |= {name: float(record["test"][name]) for name in METRICS}
         row |= {f"valid_{name}": float(record["valid"][name]) for name in METRICS}
-        row |= {name: record["cost"][name] for name in COST}
+        row |= {name: record["cost"][name] for name in (*COST, "steps")} | {"selected_at": record["selected_at"]}
         row["sampler_state"] = record["cost"].get("sampler_state")  # bytes; runs of earlier versions do not say
-        row |= {"steps": record["cost"]["steps"], "selected_at": record["selected_at"]}
         row["converged"] = bool(record["converged"])
         for where, kind in KINDS.items():
             with contextlib.suppress(KeyError):  # what tables cannot do without is in the lines above
@@ -161,20 +172,3 @@ def content(path: Path, name: str) -> bytes:
 def events(path: Path) -> list[dict[str, Any]]:
     """The lines of a run's events.jsonl. OSError or ValueError where there is none that can be read."""
     return [json.loads(line) for line in content(path, "events.jsonl").splitlines()]
-
-
-def ranks(run: Run | Mapping[str, Any] | str | Path) -> Ranks:
-    """The stored ranks of a run; read from disk on each call. Misuse if they are damaged."""
-    path = Path(run if isinstance(run, str | Path) else run["path"] if isinstance(run, Mapping) else run.path)
-    file, pack = path / "ranks.npz", packed(path.parent)
-    try:
-        arrays = pack.arrays(path.name) if pack else unzipped(file, file.read_bytes())
-        stored = Ranks(*(arrays.get(name) for name in Ranks._fields))  # type: ignore[arg-type]
-        count = len(stored.triples)
-        shapes = [array.shape for array in stored[:3]]
-    except (OSError, TypeError, AttributeError) as error:
-        raise Misuse(f"{file} is damaged ({error}); delete {path} and run it again") from None
-    if shapes != [(count, 2, 2), (count, 2), (count, 3)]:
-        raise Misuse(f"{file} has arrays of shapes {', '.join(map(str, shapes))}; delete {path} and run it again")
-    seen = stored.seen
-    return stored._replace(seen=seen.astype(bool) if seen is not None and seen.shape == (count,) else None)

@@ -1,4 +1,4 @@
-"""Per-triple scores of runs that are compared, read from their ranks, and which triples hold seen entities only."""
+"""Per-triple scores of runs that are compared, read from their ranks, and the parts of the test triples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nsbench.errors import Misuse
 from nsbench.metrics import reciprocal
 from nsbench.results.stats.ties import tie_gap
-from nsbench.results.store.run import Run, ranks
+from nsbench.results.store.run import Run
 
 SAME_DATA = ("dataset", "split", "fingerprint")  # of runs that rank the same triples, among the same candidates
 
@@ -31,8 +31,8 @@ class Scores(NamedTuple):
 
 def scores(cell: Sequence[Run], like: Run) -> Scores:
     """Scores of a cell's runs. Misuse unless they rank the triples of `like`, in its order, and none is another's copy."""
-    reference = ranks(like)
-    stored = [reference if run.path == like.path else ranks(run) for run in cell]
+    reference = like.ranks()
+    stored = [reference if run.path == like.path else run.ranks() for run in cell]
     values = np.stack([reciprocal(own.ranks) for own in stored])
     for run, own, mean in zip(cell, stored, values.mean(axis=1)):
         pairs = ((own.triples, reference.triples), (own.candidates, reference.candidates))
@@ -48,10 +48,30 @@ def scores(cell: Sequence[Run], like: Run) -> Scores:
     return Scores(values, reference.triples, max(tie_gap(own.ranks) for own in stored))
 
 
-def seen(like: Run, runs: Iterable[Run]) -> NDArray[np.bool_] | None:
-    """Whether both entities of each test triple of `like` occur in train, [T]; None where no run of its data recorded it."""
+class Part(NamedTuple):
+    """A part of the test triples that claims are repeated on: those of which runs record `value` as `array`."""
+
+    array: str
+    value: bool
+    short: str
+    words: str
+
+
+PARTS = {
+    "seen": Part("seen", True, "seen entities only", "whose entities both occur in train"),
+    "untwinned": Part("twin", False, "no twins", "whose pair of entities train has under no other relation"),
+}
+
+
+def parts(like: Run, runs: Iterable[Run]) -> dict[str, NDArray[np.bool_]]:
+    """Which test triples of `like` are in each of PARTS, [T], without those that no run of its data recorded."""
+    found: dict[str, NDArray[np.bool_]] = {}
     for run in (like, *(run for run in runs if all(run[name] == like[name] for name in SAME_DATA))):
         with contextlib.suppress(Misuse):  # damaged, which concerns nobody who does not ask about its ranks
-            if (found := ranks(run).seen) is not None:
-                return found
-    return None
+            stored = run.ranks()
+            for name, part in PARTS.items():
+                if name not in found and (recorded := getattr(stored, part.array)) is not None:
+                    found[name] = recorded == part.value
+        if len(found) == len(PARTS):
+            break
+    return found

@@ -63,8 +63,7 @@ class Beside:
             spread = f"({metric.text(record['ours_minus_published'], sign=True)})"
             values = [float(value) for value in own.record["values"].split()]
             if len(values) >= statistics.SPREAD_SEEDS:
-                low, high = statistics.prediction_interval(values)
-                outside = not low - half_digit(figure) <= figure.value <= high + half_digit(figure)
+                low, high, outside = predicted(figure, values)
                 record |= {"prediction_low": low, "prediction_high": high, "outside": outside}
                 marks = (OUTSIDE,) if outside else ()
                 self.outside |= outside
@@ -85,19 +84,19 @@ class Beside:
             )
         if any(figure.metric == "difference" for figure in self.figures):
             notes.append("Published Δ: computed from the printed MRRs.")
-        notes += papers.caveats(self.figures)
-        splits = {run["dataset"]: run["split"] for run in runs}
-        for dataset in sorted({figure.dataset for figure in self.figures}):
-            if splits.get(dataset, "released") != "released":
-                notes.append(f"{dataset}: ours is the {splits[dataset]} split, the papers trained on the released one.")
-        return notes
+        return notes + papers.caveats(self.figures, runs)
 
 
-def half_digit(figure: papers.Figure) -> float:
-    """Half a unit of the last digit that the paper prints, in the unit of `value`."""
+def predicted(figure: papers.Figure, ours: Sequence[float]) -> tuple[float, float, bool]:
+    """Where one new run like ours would fall, from and to, and whether the printed figure is outside.
+
+    It is not while its rounding, half a unit of the last digit that the paper prints, may put it inside.
+    """
     exponent = Decimal(figure.printed).as_tuple().exponent
     assert isinstance(exponent, int)
-    return 0.5 * 10.0**exponent / (1 if figure.metric == "mr" else 100)
+    half = 0.5 * 10.0**exponent / (1 if figure.metric == "mr" else 100)
+    low, high = statistics.prediction_interval(ours)
+    return low, high, not low - half <= figure.value <= high + half
 
 
 def published_table(

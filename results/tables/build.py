@@ -21,12 +21,10 @@ from nsbench.results.tables.mixtures import chosen_by, refuse_mixtures
 FIRST_RUN = "nsbench run --sampler uniform,bernoulli --kge transe --dataset mkg_y"
 
 
-@store.uncollected()
 def comparison(
     runs: Store | str | Path | None = None,
     *,
     layout: str = "dhns4",
-    metrics: Sequence[str] | None = None,
     baseline: str = BASELINE,
     published: bool = False,
     where: Mapping[str, Any] | None = None,
@@ -39,8 +37,8 @@ def comparison(
     filter, if the runs cannot stand in one table.
     """
     where = dict(where or {})
-    laid = _layout(layout, metrics, published)
-    shown = [METRICS[name] for name in metrics or laid.metrics]
+    laid = _layout(layout, published)
+    shown = [METRICS[name] for name in laid.metrics]
     printed = laid.published() if published and laid.published else None
     found = runs if isinstance(runs, Store) else store.read(runs)
     if not found.runs:
@@ -59,15 +57,11 @@ def comparison(
     return laid.table(Asked(grid, shown, laid.title, baseline, printed, found.skipped, progress))
 
 
-def _layout(name: str, metrics: Sequence[str] | None, published: bool) -> Layout:
+def _layout(name: str, published: bool) -> Layout:
     if name not in LAYOUTS:
         raise Misuse(f"unknown layout '{name}'; there are {', '.join(LAYOUTS)}")
-    if unknown := [each for each in metrics or () if each not in METRICS]:
-        raise Misuse(f"unknown metric '{unknown[0]}'; there are {', '.join(METRICS)}")
     if published and LAYOUTS[name].published is None:
         raise Misuse(f"papers print nothing that fits the layout {name}; leave out --published")
-    if metrics and name == "claims":
-        raise Misuse("claims are about MRR; leave the metrics out")
     return LAYOUTS[name]
 
 

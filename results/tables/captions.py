@@ -9,6 +9,7 @@ from nsbench.results.stats.clusters import INFLATED
 from nsbench.results.stats.ties import TIE_WARNING
 from nsbench.results.stats.verdicts import ROPE
 from nsbench.results.store.run import flat
+from nsbench.results.store.scores import PARTS
 from nsbench.results.tables.contrasts import EQUAL, Contrast
 from nsbench.results.tables.grid import Grid, Key
 from nsbench.results.tables.labels import chosen, differs, implied, listed, proposed, reads, trials
@@ -60,12 +61,12 @@ def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None, means:
     sentences += [_read(grid)] if READS not in shown and any(map(reads, grid.runs)) else []
     sentences.append(_seeds(grid) if means else f"Seeds: {listed((listed(s) for s in sorted(grid.seed_lists)), ' or ')}")
     sentences += [test] if test else []
-    machines = {(run["device"], _count(run["threads"], "thread"), f"{run['kernels']} kernels") for run in grid.runs}
+    machines = {(run["device"], count(run["threads"], "thread"), f"{run['kernels']} kernels") for run in grid.runs}
     sentences.append(f"Ran on {' and '.join(sorted(map(', '.join, machines)))}")
     return ". ".join(sentences) + "."
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -226,7 +227,7 @@ def _dead(grid: Grid) -> list[str]:
     for key, runs in sorted(grid.cells.items(), key=lambda item: (item[0][0], grid.labels[item[0][1]], item[0][2])):
         if lost := [run for run in runs if run.dead]:
             notes.append(
-                f"The generator of {_named(grid, key)} is dead in {len(lost)} of {_count(len(runs), 'run')}; in that of "
+                f"The generator of {_named(grid, key)} is dead in {len(lost)} of {count(len(runs), 'run')}; in that of "
                 f"seed {lost[0]['seed']}, {listed(lost[0].dead, ', and ')}."
             )
     return notes
@@ -267,18 +268,17 @@ def _doubts(grid: Grid, tested: Mapping[Key, Contrast]) -> list[str]:
         notes.append(f"Ties: their order could move the MRR by up to {said}.")
     if not tested:
         return notes
-    if any(c.seen is None for c in tested.values()):
-        datasets = sorted({key[2] for key, c in tested.items() if c.seen is None})
-        notes.append(
-            f"Not repeated on test triples whose entities both occur in train: the runs of {listed(datasets, ', ')} do not "
-            "record which those are."
-        )
-    for key, c in tested.items():
-        if c.changed and c.seen is not None:
-            notes.append(
-                f"{named[key]} is {c.verdict.word}, but {c.seen.verdict.word} on the test triples whose entities both occur "
-                f"in train ({text(c.seen.test.difference, sign=True)})."
-            )
+    for name, part in PARTS.items():
+        if datasets := sorted({key[2] for key, c in tested.items() if name not in c.again}):
+            where = listed(datasets, ", ")
+            notes.append(f"Not repeated on test triples {part.words}: the runs of {where} do not record which those are.")
+        for key, c in tested.items():
+            if c.changed(name):
+                again = c.again[name]
+                notes.append(
+                    f"{named[key]} is {c.verdict.word}, but {again.verdict.word} on the test triples {part.words} "
+                    f"({text(again.test.difference, sign=True)})."
+                )
     return notes
 
 

@@ -54,10 +54,6 @@ class Table:
     footnotes: tuple[str, ...] = ()  # the n-th is what a mark "n" refers to
 
     @property
-    def groups(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(row.group for row in self.rows))
-
-    @property
     def legend(self) -> tuple[tuple[str, Style], ...]:
         """What the emphasis means, as (text, style); empty if the table has none."""
         if not any(cell.style for row in self.rows for cell in row.cells):

@@ -50,7 +50,7 @@ def _row(grid: Grid, key: Key, theirs: list[Run], baseline: str, contrast: Contr
     if contrast is None:
         record |= {"difference": plain_difference(runs, theirs), "verdict": UNTESTED}
         said = {"difference": Cell(DIFFERENCE.text(record["difference"], sign=True))}
-        said |= {name: Cell(UNTESTED) for name in ("verdict", "seen_verdict")}
+        said |= {name: Cell(UNTESTED) for name in SHOWN if name.endswith("verdict")}
     else:
         record |= contrast.record
         said = {name: shown.cell(contrast) for name, shown in SHOWN.items()}

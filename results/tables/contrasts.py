@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from nsbench.results.stats.clusters import labels
 from nsbench.results.stats.multiplicity import holm
 from nsbench.results.stats.verdicts import Verdict, verdict
 from nsbench.results.store import Run
-from nsbench.results.store.scores import Scores, scores, seen
+from nsbench.results.store.scores import PARTS, Scores, parts, scores
 from nsbench.results.tables import fields
 from nsbench.results.tables.grid import Grid, Key
 from nsbench.results.tables.labels import Identity, listed
@@ -33,16 +33,15 @@ Progress = Callable[[int, int], None]  # (done, total)
 class Contrast:
     """A cell's two-way t against its baseline, for MRR.
 
-    `seen`: the same on the test triples whose entities both occur in train, None where that is not recorded; `ties`:
-    how far the order of ties could move one of the MRRs. Where claims are made: `drawn`, the bootstrap's interval, and
-    `arms`, the MRRs of the runs and of the baseline's.
+    `again`: the same on each of PARTS that is recorded; `ties`: how far the order of ties could move one of the MRRs.
+    Where claims are made: `drawn`, the bootstrap's interval, and `arms`, the MRRs of the runs and of the baseline's.
     """
 
     baseline: str
     test: statistics.TwoWayT
     p_holm: float = 1.0
     family: int = 0
-    seen: Contrast | None = None
+    again: Mapping[str, Contrast] = field(default_factory=dict)
     ties: float = 0.0
     drawn: tuple[float, float] | None = None
     arms: tuple[list[float], list[float]] | None = None
@@ -56,10 +55,9 @@ class Contrast:
         word, negligible = self.verdict
         return tuple(mark for mark in (MARKS.get(word), EQUAL if negligible else None) if mark)
 
-    @property
-    def changed(self) -> bool:
-        """Is the verdict another on triples of seen entities?"""
-        return self.seen is not None and self.seen.verdict.word != self.verdict.word
+    def changed(self, part: str) -> bool:
+        """Is the verdict another on this part of the test triples?"""
+        return part in self.again and self.again[part].verdict.word != self.verdict.word
 
     @property
     def near(self) -> tuple[str, ...]:
@@ -110,7 +108,7 @@ def _computed(grid: Grid, pairs: Mapping[Key, Key], bootstrap: bool, progress: P
     """The contrasts of these cells, not yet adjusted."""
     found: dict[Key, Contrast] = {}
     theirs: dict[Key, Scores] = {}  # of the baselines, which several cells share
-    known: dict[str, Any] = {}  # dataset -> cluster labels of its test triples, and which have seen entities only
+    known: dict[str, Any] = {}  # dataset -> cluster labels of its test triples, and their parts
     for done, (key, other) in enumerate(pairs.items()):
         progress(done, len(pairs))
         like, dataset = grid.cells[other][0], key[2]
@@ -118,16 +116,15 @@ def _computed(grid: Grid, pairs: Mapping[Key, Key], bootstrap: bool, progress: P
             theirs[other] = scores(grid.cells[other], like)
         ours = scores(grid.cells[key], like)
         if dataset not in known:
-            known[dataset] = labels(ours.triples), seen(like, (run for cell in grid.cells.values() for run in cell))
-        hubs, both_seen = known[dataset]
-        found[key] = contrast_of(grid.labels[other[1]], ours, theirs[other], hubs, both_seen)
+            known[dataset] = labels(ours.triples), parts(like, (run for cell in grid.cells.values() for run in cell))
+        hubs, apart = known[dataset]
+        found[key] = contrast_of(grid.labels[other[1]], ours, theirs[other], hubs, apart)
         if bootstrap:
             clusters = hubs if found[key].test.inflation > 1 else None
-            drawn = statistics.crossed_bootstrap(
-                ours.values, np.random.default_rng(BOOTSTRAP_SEED), b=theirs[other].values, clusters=clusters
-            )
+            rng = np.random.default_rng(BOOTSTRAP_SEED)
+            drawn = statistics.crossed_bootstrap(ours.values, theirs[other].values, rng, clusters)
             arms = [run["mrr"] for run in grid.cells[key]], [run["mrr"] for run in grid.cells[other]]
-            found[key] = replace(found[key], drawn=drawn.interval, arms=arms)
+            found[key] = replace(found[key], drawn=statistics.percentile_interval(drawn), arms=arms)
     return found
 
 
@@ -135,23 +132,26 @@ def _computed(grid: Grid, pairs: Mapping[Key, Key], bootstrap: bool, progress: P
 
 
 def contrast_of(
-    baseline: str, ours: Scores, theirs: Scores, hubs: NDArray[np.int64], both_seen: NDArray[np.bool_] | None
+    baseline: str, ours: Scores, theirs: Scores, hubs: NDArray[np.int64], apart: Mapping[str, NDArray[np.bool_]]
 ) -> Contrast:
-    """One contrast, not yet adjusted: hubs [T] label the triples' clusters, both_seen [T] those of seen entities."""
+    """One contrast, not yet adjusted: hubs [T] label the triples' clusters, `apart` [T] those of each part."""
     test = statistics.two_way_t(ours.values, theirs.values, clusters=hubs)
-    repeated = None
-    if both_seen is not None and len(np.unique(hubs[both_seen])) > 1:
-        kept = ours.values[:, both_seen], theirs.values[:, both_seen]
-        repeated = Contrast(baseline, statistics.two_way_t(*kept, clusters=hubs[both_seen]))
-    return Contrast(baseline, test, seen=repeated, ties=max(ours.ties, theirs.ties))
+    again = {
+        name: Contrast(baseline, statistics.two_way_t(ours.values[:, kept], theirs.values[:, kept], clusters=hubs[kept]))
+        for name, kept in apart.items()
+        if len(np.unique(hubs[kept])) > 1
+    }
+    return Contrast(baseline, test, again=again, ties=max(ours.ties, theirs.ties))
 
 
 def adjusted(found: Mapping[Name, Contrast]) -> dict[Name, Contrast]:
-    """Holm over all contrasts, and over their repetitions on seen triples, which are a family of their own."""
+    """Holm over all contrasts, and over their repetitions on a part of the triples, which are a family of their own."""
     after = dict(found)
-    repeated = {key: contrast.seen for key, contrast in found.items() if contrast.seen is not None}
-    for p, (key, again) in zip(holm([again.test.p for again in repeated.values()]), repeated.items()):
-        after[key] = replace(after[key], seen=replace(again, p_holm=float(p), family=len(repeated)))
+    for part in PARTS:
+        repeated = {key: contrast.again[part] for key, contrast in found.items() if part in contrast.again}
+        for p, (key, one) in zip(holm([one.test.p for one in repeated.values()]), repeated.items()):
+            again = {**after[key].again, part: replace(one, p_holm=float(p), family=len(repeated))}
+            after[key] = replace(after[key], again=again)
     for p, key in zip(holm([contrast.test.p for contrast in found.values()]), found):
         after[key] = replace(after[key], p_holm=float(p), family=len(found))
     return after

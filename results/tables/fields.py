@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from scipy.special import stdtr
 
 from nsbench.results.stats.verdicts import ROPE
+from nsbench.results.store.scores import PARTS
 from nsbench.results.tables.cells import Cell
 from nsbench.results.tables.metrics import DIFFERENCE, Metric
 
@@ -40,27 +42,27 @@ P = Metric("p_holm", "p (Holm)", None, 1, 4, "probability")
 CLIFF = Metric("cliffs_delta", "Cliff's δ", None, 1, 2, "")
 IN_ROPE = Metric("p_rope", "P(equal)", None, 1, 2, "probability")
 VERDICT = Metric("verdict", "verdict", None, 1, 0, "")
-SEEN = Metric("seen_verdict", "seen entities only", None, 1, 0, "")
 
 
 def p_text(p: float) -> str:
     return "< 0.0001" if p < 0.0001 else P.text(p)
 
 
-def p_rope(test: TwoWayT, rope: float = ROPE) -> float:
-    """Mass within ±rope of the t distribution around the difference: a posterior under a flat prior."""
+def p_rope(test: TwoWayT) -> float:
+    """Mass within ±ROPE of the t distribution around the difference: a posterior under a flat prior."""
     if test.standard_error == 0:
-        return float(abs(test.difference) <= rope)
-    ends = ((end - test.difference) / test.standard_error for end in (-rope, rope))
+        return float(abs(test.difference) <= ROPE)
+    ends = ((end - test.difference) / test.standard_error for end in (-ROPE, ROPE))
     low, high = (float(stdtr(test.df, end)) for end in ends)
     return high - low
 
 
 def cliffs_delta(contrast: Contrast) -> float | None:
-    """Over the runs of both arms, where these are kept."""
-    from nsbench.results.stats.effects import superiority  # loads the whole of scipy.stats
-
-    return superiority(*contrast.arms).delta if contrast.arms else None
+    """How often a run beats one of the baseline, minus how often it loses; None where the arms are not kept."""
+    if contrast.arms is None:
+        return None
+    ours, theirs = (np.round(arm, 12) for arm in contrast.arms)
+    return float(np.sign(np.subtract.outer(ours, theirs)).mean())
 
 
 def interval_text(ends: tuple[float, float]) -> str:
@@ -68,9 +70,24 @@ def interval_text(ends: tuple[float, float]) -> str:
     return f"[{low}, {high}]"
 
 
-def _seen(contrast: Contrast) -> Cell:
-    again = contrast.seen
-    return Cell(again.verdict.word, "(changed)" * contrast.changed, "", again.near) if again else Cell("not recorded")
+def _repeated(part: str, place: int) -> tuple[Field, ...]:
+    """The test on a part of the triples."""
+
+    def again(contrast: Contrast) -> Contrast | None:
+        return contrast.again.get(part)
+
+    def cell(contrast: Contrast) -> Cell:
+        found = again(contrast)
+        return (
+            Cell(found.verdict.word, "(changed)" * contrast.changed(part), "", found.near) if found else Cell("not recorded")
+        )
+
+    shown = Shown(place, Metric(f"{part}_verdict", PARTS[part].short, None, 1, 0, ""), cell)
+    return (
+        Field(f"{part}_difference", of=lambda c: (found := again(c)) and found.test.difference),
+        Field(f"{part}_p_holm", of=lambda c: (found := again(c)) and found.p_holm),
+        Field(f"{part}_verdict", of=lambda c: (found := again(c)) and found.verdict.word, column=shown),
+    )
 
 
 FIELDS = (
@@ -121,9 +138,7 @@ FIELDS = (
         lambda c: c.verdict.word,
         Shown(7, VERDICT, lambda c: Cell(c.verdict.word, marks=c.near)),
     ),
-    Field("seen_difference", of=lambda c: c.seen and c.seen.test.difference),
-    Field("seen_p_holm", of=lambda c: c.seen and c.seen.p_holm),
-    Field("seen_verdict", of=lambda c: c.seen and c.seen.verdict.word, column=Shown(8, SEEN, _seen)),
+    *(field for place, part in enumerate(PARTS, start=8) for field in _repeated(part, place)),
     Field("source", "source"),
     Field("published", "published"),
     Field("ours_minus_published", "ours - published"),

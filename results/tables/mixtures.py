@@ -39,18 +39,10 @@ TUNED_ALIKE = (  # of a tuned protocol; the rest is a study's own
 
 def refuse_mixtures(runs: Sequence[Run], timed: bool) -> None:
     """Raise Misuse at the first thing that the runs must share and do not; `timed` adds the hardware."""
-    kinds: dict[str, list[Run]] = {}  # alike but for their seeds; one of them speaks for all, as there may be thousands
-    for run in runs:
-        hardware = [run[name] for name in store.ENV] if timed else []
-        kinds.setdefault(f"{_but_for_seed(run)} {hardware}", []).append(run)
-    size = {id(members[0]): len(members) for members in kinds.values()}
-    runs = [members[0] for members in kinds.values()]
 
     def check(name: str, value: Callable[[Run], Any], scope: str = "", of: Sequence[Run] = runs) -> None:
-        if len({store.comparable(name, value(run)) for run in of}) > 1:
-            counts: Counter[str] = Counter()
-            for run in of:
-                counts[store.comparable(name, value(run))] += size[id(run)]
+        counts = Counter(store.comparable(name, value(run)) for run in of)
+        if len(counts) > 1:
             number = ", ".join(f"{value} in {n} runs" for value, n in sorted(counts.items()))
             example = f"{name}{'@' if scope else ''}{scope}={counts.most_common(1)[0][0]}"
             beside = f" of {scope}" if scope else ""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from importlib import resources
 
+from nsbench.results.store import Run
+
 PAPERS = {
     "mmrns2022": "Xu et al., ACM MM 2022, doi 10.1145/3503161.3548388",
     "dhns2025": "Niu and Zhang, DASFAA 2025, arXiv 2501.15393",
@@ -97,8 +99,8 @@ def print_order(column: str) -> dict[str, int]:
     return {name: i for i, name in enumerate(names)}
 
 
-def caveats(shown: Iterable[Figure]) -> list[str]:
-    """What a reader must know about the figures shown, beyond the notes of single ones."""
+def caveats(shown: Iterable[Figure], runs: Iterable[Run] = ()) -> list[str]:
+    """What a reader must know about the figures shown beside our runs, beyond the notes of single ones."""
     shown = list(shown)
     papers = {figure.paper for figure in shown}
     if not papers:
@@ -116,6 +118,10 @@ def caveats(shown: Iterable[Figure]) -> list[str]:
         if len(values) > 1:
             both = " and ".join(sorted(values))
             notes.append(f"{paper} prints {both} for the MRR of {kge} with {sampler} negatives on {dataset}.")
+    datasets = {figure.dataset for figure in shown}
+    for dataset, split in sorted({(run["dataset"], run["split"]) for run in runs}):
+        if split != "released" and dataset in datasets:
+            notes.append(f"{dataset}: ours is the {split} split, the papers trained on the released one.")
     return notes
 
 

@@ -28,6 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nsbench.kernels.operators import rows
+
 SLOPE = 0.1  # of LeakyReLU, as released
 POOLED_TOKENS = 4  # learned tokens of a pooled modality
 NEVER = -1e9  # added to a logit: probability 0 in float32, and no infinity to make nan of
@@ -40,8 +42,10 @@ class Tokens:
     x: Tensor  # [n, T, a]
     valid: Tensor | None = None  # bool [n, T], False: padding; None: no padding
 
-    def __getitem__(self, part: slice) -> Tokens:
-        return Tokens(self.x[part], None if self.valid is None else self.valid[part])
+    def at(self, place: Tensor) -> Tokens:
+        """Those of the entities at places [n]."""
+        x = rows(self.x.flatten(1), place).view(-1, *self.x.shape[1:])
+        return Tokens(x, None if self.valid is None else self.valid.index_select(0, place))
 
     def unpadded(self, x: Tensor) -> Tensor:
         """x [n, T, ...] with zeros at padding."""

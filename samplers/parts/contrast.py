@@ -41,10 +41,9 @@ class Tape:
     others: Others
 
 
-def cosine(x: Tensor, y: Tensor) -> Tensor:
-    """Eq. 8: [..., n, m] of x [..., n, width] and y [..., m, width]."""
-    norms = x.norm(dim=-1).unsqueeze(-1) * y.norm(dim=-1).unsqueeze(-2) + DELTA
-    return x @ y.transpose(-1, -2) / norms
+def cosine(product: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Eq. 8 from the product of two vectors and their norms, which are broadcast."""
+    return product / (x * y + DELTA)
 
 
 def contrast(tape: Tape, p: Tensor, entities: int) -> tuple[Tensor, Tensor]:

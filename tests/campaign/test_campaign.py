@@ -1,7 +1,7 @@
 """Which runs a plan has, and runs from Python."""
 
-import inspect
 import json
+import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +14,8 @@ from nsbench import machine
 from nsbench.campaign import plan as campaign
 from nsbench.campaign.attempt import attempt
 from nsbench.commands.run import parse_seeds
-from nsbench.errors import FailedBefore, Misuse
-from nsbench.runs.folder import store_folder
+from nsbench.errors import FailedBefore
+from nsbench.files import store_folder
 from nsbench.runs.result import Result
 from nsbench.runs.runner import RunOptions
 from nsbench.samplers.uniform import Uniform
@@ -118,63 +118,11 @@ def test_a_model_may_come_from_a_file_too(tmp_path: Path) -> None:
     assert np.array_equal(same.ranks()["ranks"], result.ranks()["ranks"])
 
 
-def test_a_plugin_with_options_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(
-        inspect.cleandoc('''
-        """Keeps `share` of the draws on the tail."""
-
-        from __future__ import annotations
-
-        from dataclasses import dataclass
-
-        from nsbench.contracts import Negatives, Positives, Sampler
-        from nsbench.registry import option
-        from nsbench.contracts.view import View
-
-
-        class Mine(Sampler):
-            @dataclass(frozen=True)
-            class Options:
-                share: float = option(0.5, "of the negatives that replace the tail", minimum=0)
-
-            def sample(self, positives: Positives, view: View) -> Negatives:
-                side = view.draw_side(positives, p_head=1 - self.options.share)
-                return Negatives(side=side, ids=view.graph.draw(positives.key(side), self.k, view.rng))
-    ''')
-    )
-    name = f"{tmp_path / 'mine.py'}:Mine"
-    result = nsbench.run(
-        name, dataset="planted:small", protocol="quick", options={**QUICK, "sampler.share": 0.9}, runs=tmp_path / "runs"
-    )
-    assert result.record["config"]["options"]["sampler"] == {"share": 0.9}
-    with pytest.raises(Misuse, match=r"unknown option sampler\.shar; did you mean 'share'\?"):
-        nsbench.run(name, dataset="planted:small", protocol="quick", options={"sampler.shar": 1}, runs=tmp_path / "runs")
-
-
-def test_a_failed_run_does_not_stop_the_rest(command, tmp_path: Path) -> None:
-    words = [word for name, value in QUICK.items() for word in ("--set", f"{name}={value}")]
-    words += ["--set", "protocol.learning_rate=1e20", "--runs", str(tmp_path)]
-    said = command("run", "--protocol", "quick", "--dataset", "planted:small", "--kge", "distmult,transe", *words)
-    assert said.code == 1
-    assert "1 of 2 runs failed (uniform-distmult-planted_small-s0)" in said.err
-    assert len(nsbench.results.load(tmp_path)) == 1
-
-
 def test_pretraining_is_part_of_the_cost(tmp_path: Path) -> None:
     options = {**QUICK, "sampler.pretrain_epochs": 2}
     result = nsbench.run("kbgan", "transe", "planted:small", protocol="quick", options=options, runs=tmp_path)
     cost = result.record["cost"]
     assert 0 < cost["sampler_seconds"] <= cost["train_seconds"]
-
-
-def test_an_objective_is_marked_as_a_loss_of_its_own(tmp_path: Path) -> None:
-    from nsbench.results import tables, writers
-
-    for sampler in ("uniform", "one_vs_all"):
-        nsbench.run(sampler, "distmult", "planted:small", protocol="quick", options=QUICK, runs=tmp_path)
-    text = writers.write(tables.comparison(tmp_path), "md")
-    assert "one_vs_all (own loss)" in text
-    assert "uniform (own loss)" not in text
 
 
 FAST = ["--protocol", "quick", "--dataset", "planted:small", "--set", "protocol.steps=20", "--set", "protocol.width=8"]
@@ -197,20 +145,6 @@ def test_runs_come_after_the_one_that_their_hardness_refers_to(command: Callable
     assert hardness(store) == dict.fromkeys(cells, True)
 
 
-@pytest.mark.slow
-def test_in_several_processes_too(command: Callable, store: Path, tmp_path: Path) -> None:
-    grid = tmp_path / "grid.toml"
-    grid.write_text(
-        'protocol = "quick"\nseeds = 3\nset = ["protocol.steps=20", "protocol.width=8"]\n[[grid]]\n'
-        'sampler = ["nscaching", "bernoulli", "uniform"]\nkge = "transe"\n'
-        'dataset = "planted:small"\n'
-    )
-    assert command("sweep", str(grid), "--workers", "3", "--threads", "1").code == 0
-    found = hardness(store)
-    assert len(found) == 9
-    assert all(found.values())
-
-
 SOURCE = """
 from nsbench.samplers.uniform import Uniform
 
@@ -230,11 +164,11 @@ def test_run_takes_every_core(command: Callable, store: Path, tmp_path: Path, mo
     how = ["--protocol", str(tmp_path / "short.toml"), "--dataset", "planted:small", "--save-model"]
     samplers = f"uniform,{tmp_path / 'mine.py'}:Mine,{tmp_path / 'mine.py'}:Failing,replay:nscaching"
     said = {}
+    assert command("run", "--sampler", "nscaching", *how, "--runs", str(store / "1")).code == 0
+    shutil.copytree(store / "1", store / "2")
     for cores in (1, 2):
         monkeypatch.setattr(machine, "cores", lambda cores=cores: cores)
-        place = ["--runs", str(store / str(cores))]
-        assert command("run", "--sampler", "nscaching", *how, *place).code == 0
-        said[cores] = command("run", "--sampler", samplers, *how, *place)
+        said[cores] = command("run", "--sampler", samplers, *how, "--runs", str(store / str(cores)))
         assert said[cores].code == 1
         assert "1 of 4 runs failed (Failing-transe-planted_small-s0); the others are done" in said[cores].err
         assert "failed: ZeroDivisionError: of its own making" in said[cores].err

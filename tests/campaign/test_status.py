@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ import torch
 
 from nsbench.campaign import estimates as expected
 from nsbench.campaign import plan as campaign
-from nsbench.campaign import status, sweep
+from nsbench.campaign import sweep
 from nsbench.campaign.estimates import Cost, Costs, together
 from nsbench.commands.sweep import jobs_of, numbered, ranges
 from nsbench.config.run import Config, configure
@@ -73,15 +72,6 @@ def beat(folder: RunFolder) -> None:
     os.utime(folder.path / "claim")
 
 
-def test_states(standing: list[RunFolder]) -> None:
-    states = [status.state(folder) for folder in standing]
-    assert [found.kind for found in states] == ["done", "failed", "running", "begun"] + ["missing"] * 4
-    assert states[1].text.startswith("ValueError: of its own making (see ")
-    assert states[2].text == "node7:77, step 5/20, 1 min 30 s left"
-    assert states[2].left == 90.0
-    assert status.summary(states) == "1 of 8 runs are done, 1 running, 1 failed, 1 begun"
-
-
 def test_the_command_tells_them_and_the_time_left(command: Callable, grid: str, standing: list[RunFolder]) -> None:
     result = json.loads((standing[0].path / "result.json").read_text())
     result["cost"]["seconds"], result["cost"]["diagnosis_seconds"] = 600.0, 0.0
@@ -98,12 +88,6 @@ def test_the_command_tells_them_and_the_time_left(command: Callable, grid: str, 
 
     of_all = command("status")
     assert of_all.out.splitlines()[:4] == [*lines[:3], "1 of 4 runs are done, 1 running, 1 failed, 1 begun"]
-
-
-def test_status_of_nothing(command: Callable, store: Path) -> None:
-    said = command("status")
-    assert (said.code, str(store) in said.err) == (2, True)
-    assert not store.exists()
 
 
 def test_status_loads_no_torch(store: Path) -> None:
@@ -147,18 +131,6 @@ def test_what_was_recorded_elsewhere_does_not_count(grid: str, store: Path) -> N
 @pytest.mark.parametrize(("seconds", "slots", "whole"), [([4, 4, 4, 4], 2, 8), ([9, 1, 1], 2, 9), ([], 3, 0), ([5], 8, 5)])
 def test_runs_together(seconds: list[float], slots: int, whole: float) -> None:
     assert together(seconds, slots) == whole
-
-
-def test_calibration_is_near_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the processor's clock, which other processes hardly disturb."""
-    monkeypatch.setattr(expected, "time", SimpleNamespace(perf_counter=time.process_time))
-    for module in (checkpoint, runner):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=time.process_time))
-    monkeypatch.setattr(expected, "SPAN", 0.2)
-    config = quick("nscaching", "protocol.steps=100", "protocol.validate_every=20")
-    guess = expected.calibrate(config, campaign.dataset_of(config), torch.device("cpu"), diagnose=False)
-    cost = campaign.carry_out(config, tmp_path, RunOptions(device="cpu", diagnose=False)).record["cost"]
-    assert cost["seconds"] / 3 < guess.seconds < cost["seconds"] * 3
 
 
 def test_calibration_knows_what_a_run_consists_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,33 @@ def written(tmp_path: Path, text: str) -> str:
     return str(file)
 
 
+def test_paths_go_by_the_file(tmp_path, monkeypatch):
+    (tmp_path / "sub" / "graph").mkdir(parents=True)
+    (tmp_path / "sub" / "planted").mkdir()  # the name of a dataset, which wins
+    (tmp_path / "sub" / "mine.toml").write_text('extends = "quick"\nsteps = 7\n')
+    (tmp_path / "sub" / "own.py").write_text("from nsbench.samplers.uniform import Uniform\nclass Own(Uniform): ...\n")
+    text = """protocol = "mine.toml"
+        [[grid]]
+        sampler = ["uniform", "./own.py:Own"]
+        kge = "transe"
+        dataset = ["./graph", "graph", "planted", "~/graph", "/graph"]
+        seeds = 1
+        """
+    (tmp_path / "sub" / "grid.toml").write_text(text)
+    for folder, name, prefix in (
+        (".", "sub/grid.toml", "sub/"),
+        ("sub", "grid.toml", ""),
+        ("sub", "../sub/grid.toml", "../sub/"),
+    ):
+        monkeypatch.chdir(tmp_path / folder)
+        configs = sweep.read(name)
+        first = "./graph" if not prefix else f"{prefix}graph"  # ./graph and graph are one folder, in any spelling
+        assert configs[0].dataset == first
+        assert {c.dataset for c in configs} == {first, f"{prefix}graph", "planted", "~/graph", "/graph"}
+        assert {c.sampler for c in configs} == {"uniform", f"{prefix}own.py:Own" if prefix else "./own.py:Own"}
+        assert {c.protocol.steps for c in configs} == {7}
+
+
 def test_every_list_is_a_factor_and_every_run_is_there_once(tmp_path):
     text = GRID.replace('aux = ["", "mat=0.1"]\n', "")
     configs = sweep.read(written(tmp_path, text))

@@ -2,14 +2,11 @@
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -42,16 +39,8 @@ def write(name: str, text: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_text(text) and None
 
 
-def remove(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / "graph" / name).unlink()
-
-
 def tensor(value: Any, name: str = "mine.pth") -> Callable[[Path], None]:
     return lambda folder: torch.save(value, folder / name)
-
-
-def array(value: np.ndarray) -> Callable[[Path], None]:
-    return lambda folder: np.save(folder / "mine.npy", value, allow_pickle=True)
 
 
 class Payload:
@@ -140,83 +129,41 @@ NO_BLOCK = "no block holds the K = 8 negatives per positive that every sampler i
 CASES = [
     # files of a graph
     Case("truncated file", ON_GRAPH, "is truncated: line 1 announces 6 lines and 5 follow", truncated),
-    Case("wrong count line", ON_GRAPH, "line 1, announces 1 lines but 2 follow", edit("test2id.txt", "1\n0 1 0\n1 2 0\n")),
-    Case("count line missing", ON_GRAPH, "line 1, must be the number of lines", edit("test2id.txt", "0 1 0\n1 2 0\n")),
-    Case("entity id out of range", ON_GRAPH, r"line 2: entity id 5 is out of range", edit("test2id.txt", "1\n0 5 0\n")),
-    Case("relation id out of range", ON_GRAPH, "relation id 2 is out of range", edit("test2id.txt", "2\n0 1 2\n1 3 0\n")),
-    Case("negative id", ON_GRAPH, "entity id -1 is out of range", edit("valid2id.txt", "1\n-1 1 0\n")),
-    Case("id that is no number", ON_GRAPH, "line 2: 'x' is not an id", edit("valid2id.txt", "1\nx 1 0\n")),
-    Case("swapped columns", ON_GRAPH, "the columns look swapped", edit("test2id.txt", "2\n0 1 3\n1 0 4\n")),
-    Case("two columns", ON_GRAPH, "has 2 columns", edit("test2id.txt", "1\n0 1\n")),
-    Case("duplicate test triples", ON_GRAPH, "line 3, repeats the triple of", edit("test2id.txt", "2\n0 2 0\n0 2 0\n")),
-    Case("duplicate entity id", ON_GRAPH, "id 0 is given twice", edit("entity2id.txt", "2\na 0\nb 0\n")),
-    Case("empty split", ON_GRAPH, "valid2id.txt holds no triple", edit("valid2id.txt", "0\n")),
-    Case("empty file", ON_GRAPH, "line 1, must be the number", edit("train2id.txt", "")),
-    Case("missing file", ON_GRAPH, "test2id.txt is missing", remove("test2id.txt")),
-    Case("not UTF-8", ON_GRAPH, "entity2id.txt is not UTF-8", edit("entity2id.txt", b"1\n\xff\xfe 0\n")),
-    Case("names of another number", ON_GRAPH, "has 1 lines for 5 ids", edit("entity_names.txt", "one\n")),
     Case("folder without a graph", RUN + " --dataset ./empty", "empty holds no graph", lambda f: (f / "empty").mkdir()),
     Case("no such folder", RUN + " --dataset ./nowhere", "there is no folder ./nowhere"),
     # features
     Case("features with NaN", IMPORT, "not finite in float32 for 1", tensor(torch.tensor([[float("nan")]] + [[1.0]] * 4))),
     Case("features of wrong length", IMPORT, r"mine\.pth .*\b4\b.*\b5\b", tensor(torch.ones(4, 2))),
-    Case("features of a wrong dtype", IMPORT, "mine.pth .*int64", tensor(torch.ones(5, 2, dtype=torch.int64))),
-    Case("features of a wrong shape", IMPORT, r"mine.pth", tensor(torch.ones(5))),
-    Case("features all zero", IMPORT, "holds only zeros", tensor(torch.zeros(5, 2))),
-    Case("a dictionary for features", IMPORT, "holds a dict, not a tensor", tensor({"visual": torch.ones(5, 2)})),
     Case("malicious pickle (.pth)", IMPORT, "reading it would run code or it is damaged", tensor(Payload())),
-    Case(
-        "malicious pickle (.npy)", IMPORT.replace("{0}", "npy"), "would run code", array(np.array([Payload()], dtype=object))
-    ),
     Case("broken .h5", IMPORT.replace("{0}", "h5"), "is no readable .h5 file", write("mine.h5", "no HDF5")),
-    Case("unknown kind of file", IMPORT.replace("{0}", "csv"), "is of an unknown kind", write("mine.csv", "1,2")),
     Case("no feature file", IMPORT, "there is no feature file mine.pth"),
     Case("bad name of a modality", IMPORT.replace("visual", "../up"), "cannot name a modality", tensor(torch.ones(5, 2))),
     Case("features out of a damaged .pth", "data audit {graph}", "it is damaged", edit("graph-visual.pth", "no tensor")),
     # names
     Case("unknown sampler", PLANTED + " --sampler bernouli", "unknown sampler 'bernouli'; did you mean 'bernoulli'?"),
-    Case("unknown model", PLANTED + " --kge rotat", "unknown model 'rotat'; did you mean 'rotate'?"),
     Case("unknown dataset", RUN + " --dataset mkgy", "unknown dataset 'mkgy'; did you mean 'mkg_y'?"),
-    Case("unknown protocol", PLANTED.replace("quick", "quik"), "unknown protocol 'quik'; did you mean 'quick'?"),
     Case("unknown fusion", PLANTED + " --fusion nonne", "unknown fusion 'nonne'; did you mean 'none'?"),
     Case("unknown option", PLANTED + " --samplr uniform", "unknown option --samplr; did you mean '--sampler'?"),
     Case("unknown command", "rnu", "unknown command 'rnu'; did you mean 'run'?"),
-    Case("unknown data command", "data ftech", "unknown command 'ftech'; did you mean 'fetch'?"),
     Case("unknown name to show", "show rotat", "nothing is called 'rotat'; did you mean 'rotate'?"),
     Case(
         "unknown features to fetch", "data fetch mkg_y --features caption", "no caption features; did you mean 'captions'?"
     ),
-    Case("misspelt dataset to fetch", "data fetch mkgy", r"'mkgy' cannot be fetched; did you mean 'mkg_y'\?$"),
     Case("files of a generated dataset", "data audit planted:small", "planted is generated, so there are no files"),
     Case("what cannot be fetched", "data fetch planted", "'planted' cannot be fetched"),
     Case("missing argument", "show", "Missing argument 'NAME'"),
-    Case("missing value", PLANTED + " --sampler", "'--sampler' requires an argument"),
     Case("an empty list", PLANTED + " --sampler ,", "an empty list of names"),
     Case("planted of no size", RUN + " --dataset planted:banana", "unknown size 'planted:banana'"),
     Case("planted too small", RUN + " --dataset planted:3", "planted has 500 to 1000000 entities, not '3'"),
     Case("argument of a public dataset", RUN + " --dataset mkg_y:5", "mkg_y takes no argument"),
     Case("split of a generated dataset", PLANTED + " --split clean", "planted has no split 'clean'"),
     # values
-    Case("protocol value that is unknown", PLANTED + " --set protocol.step=3", "unknown option protocol.step; did you"),
     Case("option that does not apply", PLANTED + " --set sampler.timesteps=3", "unknown option sampler.timesteps"),
-    Case("option of another model", PLANTED + " --set kge.phase=radians", "unknown option kge.phase"),
-    Case("value that is no choice", PLANTED + " --kge rotate --set kge.phase=x", "kge.phase must be one of scaled,"),
-    Case("margin below zero", PLANTED + " --set protocol.margin=-1", "protocol.margin must be at least 0, not -1"),
-    Case("steps that are no number", PLANTED + " --set protocol.steps=many", "protocol.steps must be a whole number, not"),
-    Case("no steps at all", PLANTED + " --set protocol.steps=0", "protocol.steps must be at least 1, not 0"),
     Case("a value that is nan", PLANTED + " --set protocol.margin=nan", "protocol.margin must be a finite number, not nan"),
     Case("batch larger than the data", PLANTED + " --set protocol.batch=9999", "the batch of 9999 is larger than the"),
-    Case("another variant", PLANTED + " --set sampler.variant=old", "uniform has no variant 'old'"),
-    Case("auxiliary loss that is unknown", PLANTED + " --set aux.magic=1", "unknown auxiliary loss 'magic'"),
-    Case("weight that is no number", PLANTED + " --set aux.magic=much", "aux.magic must be a number, not 'much'"),
-    Case("--set without a value", PLANTED + " --set protocol.steps", "--set takes GROUP.NAME=VALUE"),
-    Case("--set without a group", PLANTED + " --set steps=3", "--set takes GROUP.NAME=VALUE"),
-    Case("--set of an unknown group", PLANTED + " --set trainer.steps=3", "with GROUP one of sampler, kge, fusion,"),
     Case("seed below zero", PLANTED + " --seed -1", "Invalid value for '--seed'"),
-    Case("seed that is no number", PLANTED + " --seed one", "Invalid value for '--seed'"),
     Case("seeds that are no numbers", PLANTED + " --seeds a,b", "--seeds takes a number"),
     Case("no seeds", PLANTED + " --seeds 0", "--seeds must be at least 1, not 0"),
-    Case("a seed below zero among seeds", PLANTED + " --seeds 1,-2", "the seed must be at least 0, not -2"),
     Case("seed and seeds", PLANTED + " --seed 1 --seeds 2", "give --seed or --seeds, not both"),
     Case("unknown split", PLANTED + " --split dirty", "'dirty' is not one of 'clean', 'released'"),
     Case("unknown features", PLANTED + " --features best", "planted:small has no best features"),
@@ -225,8 +172,6 @@ CASES = [
     Case("device that is not supported", PLANTED.replace("cpu", "meta"), "nsbench runs on cpu and cuda, not on 'meta'"),
     Case("no threads", PLANTED + " --threads 0", "Invalid value for '--threads'"),
     Case("too many threads", PLANTED + " --threads 100000", r"--threads must be at most 1024, not 100000; this machine"),
-    Case("threads beyond all numbers", "bench --threads 100000000000000000000", "--threads must be at most 1024, not 10+;"),
-    Case("a seed beyond 64 bits", PLANTED + " --seed 9223372036854775808", r"the seed must be below 2\^63, not 9223"),
     Case("one of the seeds beyond 64 bits", PLANTED + " --seeds 0,9223372036854775808", r"the seed must be below 2\^63"),
     Case("a seed for their number", PLANTED + " --seeds 1000000 --plan", "--seeds is how many, at most 10000, not 1000000"),
     Case("two fusions", PLANTED + " --fusion none,adamf", "--fusion takes one fusion a command, not 'none,adamf'"),
@@ -234,7 +179,6 @@ CASES = [
     Case("no plugin file", PLUGIN, "no file ./mine.py for sampler './mine.py:Mine'"),
     Case("plugin without the class", PLUGIN, "./mine.py defines no 'Mine'", write("mine.py", "x = 1\n")),
     Case("plugin of a wrong base class", PLUGIN, r"contracts\.Sampler", write("mine.py", "class Mine: pass\n")),
-    Case("plugin with a syntax error", PLUGIN, r"mine\.py .*SyntaxError", write("mine.py", "class Mine(:\n")),
     Case("plugin with a failing import", PLUGIN, "nothing_of_this_name", write("mine.py", "import nothing_of_this_name\n")),
     Case("plugin that raises", PLUGIN, "ValueError: not today", write("mine.py", RAISING), FAILED),
     Case("plugin without its class", PLANTED + " --sampler ./mine.py", r"name the sampler's class", sampler("return None")),
@@ -246,13 +190,6 @@ CASES = [
         FAILED,
     ),
     Case(
-        "sample returns a tuple",
-        MISSHAPEN,
-        SAID.format("sample must return a Negatives, .*, not a tuple"),
-        sampler("return drawn(positives, view, 8), drawn(positives, view, 8)"),
-        FAILED,
-    ),
-    Case(
         "ids that are a list",
         MISSHAPEN,
         SAID.format("what sample returns cannot be read, AttributeError: .*"),
@@ -261,14 +198,6 @@ CASES = [
     ),
     Case(
         "too few negatives", MISSHAPEN, SAID.format(NO_BLOCK.format(3)), sampler("return drawn(positives, view, 3)"), FAILED
-    ),
-    Case("no negatives", MISSHAPEN, SAID.format(NO_BLOCK.format(0)), sampler("return drawn(positives, view, 0)"), FAILED),
-    Case(
-        "two blocks of odd sizes",
-        MISSHAPEN,
-        SAID.format(NO_BLOCK.format("9 and 7")),
-        sampler("return [drawn(positives, view, k) for k in (9, 7)]"),
-        FAILED,
     ),
     Case(
         "no negative is valid",
@@ -286,26 +215,9 @@ CASES = [
     ),
     Case("an error in the sampler", MISSHAPEN, r"KeyError: 3 \(sampler '\./mine.py:Mine' in", sampler("{}[3]"), FAILED),
     Case(
-        "Options that are no dataclass",
-        PLUGIN,
-        "Options must be a frozen dataclass",
-        sampler("pass\n    class Options:\n        x = 3"),
-    ),
-    Case("requires that are texts", PLUGIN, "requires must be a frozenset of", sampler("pass\n    requires = {'vectors'}")),
-    Case("requires that is a text", PLUGIN, "requires must be a frozenset of", sampler("pass\n    requires = 'query'")),
-    Case("version that is no number", PLUGIN, "version must be a whole number of at", sampler("pass\n    version = '1.2'")),
-    Case("protocol file that is not there", OWN, "no protocol file ./my.toml"),
-    Case("damaged protocol file", OWN, "my.toml is not TOML", write("my.toml", "steps = \n")),
-    Case("unknown key in a protocol file", OWN, "protocol.stepz", write("my.toml", "extends = 'quick'\nstepz = 3\n")),
-    Case("protocol that extends nothing", OWN, "unknown protocol 'quik'; did you", write("my.toml", "extends = 'quik'\n")),
-    Case(
         "bernoulli where sides alternate",
         PLANTED + " --sampler bernoulli --set protocol.sides=alternate",
         "'bernoulli' chooses",
-    ),
-    Case("protocol file that is empty", OWN, "my.toml is empty", write("my.toml", "# nothing yet\n")),
-    Case(
-        "cell that is misspelt", OWN, "'trasne'.*'transe'", write("my.toml", "extends = 'quick'\n[margin]\ntrasne = 12.0\n")
     ),
     Case("sweep for a protocol", OWN, "my.toml is a sweep", write("my.toml", GRID)),
     # sweeps
@@ -332,31 +244,22 @@ CASES = [
     # the store
     Case("status of no store", "status", "no run in runs"),
     Case("status of a file", "status --runs afile", "afile", write("afile", "")),
-    Case("report of no store", "report", "no run in runs"),
+    Case("report of no store", "report", "no complete run in runs"),
     Case(
         "merge of nothing",
         "runs merge ./graph",
         "graph holds no run",
         lambda folder: [file.unlink() for file in (folder / "graph").iterdir()] and None,
     ),
-    Case("table of nothing", "table", "no complete run in runs"),
     Case("table of a damaged run", "table", "no complete run in runs .unfinished or damaged", damaged("result.json")),
     Case("run that is damaged", TINY, "result.json is damaged", damaged("result.json")),
     Case("table of mixed protocols", "table", "changed.steps", both(finished(), finished("protocol.steps=3", seed=1))),
     Case("filter without a value", "table --where dataset", "--where takes NAME=VALUE, not 'dataset'", finished()),
     Case("filter by nothing known", "table --where color=red", "cannot filter by 'color'", finished()),
-    Case("filter that no run passes", "table --where dataset=mkg_w", "no run has dataset=mkg_w", finished()),
     Case("baseline that is not there", "table --baseline dhns", "no row is the baseline 'dhns'", finished()),
     Case("table into a folder that is not there", "table -o no/where.md", "cannot use no/where.md: No", finished(), FAILED),
     Case("model of a run that is over", TINY + " --save-model", "its model was not kept", finished()),
     Case("damaged checkpoint", PLANTED, "checkpoint.pt is damaged or of another version", damaged_checkpoint),
-    Case(
-        "file in the way of the store",
-        PLANTED + " --runs afile/runs",
-        "cannot write afile/runs/",
-        write("afile", ""),
-        FAILED,
-    ),
     # runs that fail
     Case(
         "scores that are not finite",
@@ -448,26 +351,3 @@ def test_cuda_without_a_device(command, store: Path) -> None:
     said = command(*PLANTED.replace("cpu", "cuda").split())
     assert (said.code, said.err) == (2, "Error: no CUDA device is available here; use --device cpu\n")
     assert not store.exists()
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a tmpfs")
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ("size=16k", "cannot write .* .(?i:no space left)"),
-        ("ro", "cannot write .* .Read-only file system"),
-    ],
-)
-def test_a_full_and_a_read_only_disk(command, tmp_path: Path, options: str, expected: str) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(disk)], capture_output=True).returncode:
-        pytest.skip("a file system can be mounted by root only")
-    try:
-        said = command(*PLANTED.split(), "--runs", str(disk), "--checkpoint-every", "0")
-        assert not list(disk.rglob("*.tmp"))
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
-    assert said.code == FAILED
-    assert re.match(f"Error: {expected}", said.err.splitlines()[-1])
-    assert "Traceback" not in said.err

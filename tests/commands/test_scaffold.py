@@ -4,7 +4,6 @@ import ast
 import shutil
 import subprocess
 import sys
-import tarfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -158,24 +157,3 @@ def test_the_types_are_right_outside(here: Path, tmp_path: Path) -> None:
         [*command, str(here)], capture_output=True, text=True, cwd=here, env={"MYPYPATH": str(installed), "PATH": ""}
     )
     assert said.returncode == 0, said.stdout + said.stderr
-
-
-@pytest.mark.slow
-def test_the_templates_are_in_the_source_distribution(tmp_path: Path) -> None:
-    """The wheel is test_packaging.py's, which compares it with every file of the checkout."""
-    pytest.importorskip("setuptools", minversion="77", reason="the build backend")
-    if not (CHECKOUT / "pyproject.toml").exists():
-        pytest.skip("an installed copy cannot be built again")
-    copy = tmp_path / "sources"
-    for folder in ("nsbench", *MAPPED):
-        shutil.copytree(CHECKOUT / folder, copy / folder, ignore=LEFT_OUT)
-    for file in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(CHECKOUT / file, copy / file)
-    code = f"from setuptools import build_meta; print(build_meta.build_sdist({str(tmp_path)!r}))"
-    built = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=copy)
-    assert built.returncode == 0, built.stderr
-    with tarfile.open(tmp_path / built.stdout.splitlines()[-1]) as archive:
-        names = archive.getnames()
-    inside = {name.partition("/nsbench/commands/template/")[2] for name in names}
-    assert set(scaffold.FILES.values()) <= inside
-    assert set(scaffold.FILES.values()) == {path.name for path in (CHECKOUT / "nsbench" / "commands" / "template").iterdir()}

@@ -158,3 +158,14 @@ def test_facts_of_the_real_datasets(name, public_graph):
     taken = 1 - graph.non_positives.free.double() / data.num_entities
     assert taken[graph.key_tail].mean().item() == pytest.approx(tail_chance, abs=5e-6)
     assert taken[graph.key_head].mean().item() == pytest.approx(head_chance, abs=5e-6 if name == "mkg_y" else 5e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(TRIPLES, st.permutations(range(N)), st.integers(1, N))
+def test_answers_among_some_entities_are_those_columns(triples, order, size):
+    graph = TrainGraph(torch.tensor(triples), N, R)
+    positives = graph.positives(torch.arange(len(triples)))
+    expected = [[(h, r, c) in set(triples) for c in order[:size]] for h, r, _ in triples]
+    expected += [[(c, r, t) in set(triples) for c in order[:size]] for _, r, t in triples]
+    key = torch.cat([positives.key_tail, positives.key_head])
+    assert graph.answers(key, torch.tensor(order[:size])).tolist() == expected

@@ -146,6 +146,30 @@ def test_a_relation_dependent_scale_reaches_every_path():
         assert close(scoring.block(positives, Negatives(side, generated=Generated(e[ids])))[1], every.gather(1, ids))
 
 
+@pytest.mark.parametrize("kge", ["distmult", "rotate"])
+def test_few_entities_are_fused_as_in_the_whole_table(kge, monkeypatch):
+    trainer = Trainer(configure("mmrns", kge, "toy", protocol="quick", fusion="adamf"), toy(features=True))
+    positives = trainer.graph.positives(torch.arange(0, 120, 10))
+    rng = torch.Generator().manual_seed(0)
+    ids, side = torch.randint(3, 9, (12, 5), generator=rng), torch.arange(12) % 2 == 0
+    delta = torch.zeros(12, 5, trainer.kge.entity.shape[1], requires_grad=True)
+    vectors = torch.randn(12, 5, trainer.kge.entity.shape[1], generator=rng)
+    blocks = [Negatives(side, ids=ids), Negatives(side, ids=ids, delta=delta), Negatives(side, generated=Generated(vectors))]
+    blocks.append(Negatives(side.unsqueeze(1).expand(12, 5), ids=ids, delta=delta))
+    learnt = [*trainer.kge.parameters(), *trainer.fusion.parameters(), delta]
+    found = []
+    for few in (False, True):
+        scoring = Scoring(trainer.kge, trainer.fusion, trainer.graph, few=few)
+        if few:  # nobody makes the whole table
+            monkeypatch.setattr(trainer.fusion, "views", None)
+        values = [scoring.vectors(ids), *(x for block in blocks for x in scoring.block(positives, block))]
+        assert not scoring.detached().vectors(ids).requires_grad
+        found.append((values, torch.autograd.grad(sum(x.cos().sum() for x in values), learnt)))
+    torch.testing.assert_close(*found, atol=5e-4, rtol=1e-4)
+    monkeypatch.undo()
+    torch.testing.assert_close(scoring.tables["fused"][ids], found[0][0][0])
+
+
 def test_encode_is_what_gets_scored():
     from nsbench.kge.models.distmult import DistMult
 

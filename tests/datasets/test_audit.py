@@ -47,6 +47,21 @@ def test_known_defects(no_files: Path, name: str, unseen_percent: float, loops: 
     assert found["inverse_pairs"].count == inverse
 
 
+@pytest.mark.parametrize(
+    ("name", "twins", "most"),
+    [
+        ("db15k", 2519, "(associated Band / associated Musical Artist 390, type / is Part Of 135, "),
+        ("mkg_w", 449, "(screenwriter / director 120, "),
+        ("mkg_y", 704, "(plays For / is Affiliated To 581, created / directed 68, "),
+    ],
+)
+def test_twins(no_files: Path, name: str, twins: int, most: str) -> None:
+    """Counted apart, over the public files line by line, with a set of relations for each pair."""
+    found = real(name)["twins"]
+    assert (found.count, found.of) == (twins, real(name)["test"].count)
+    assert found.remark.startswith(most)
+
+
 def test_the_validation_file_of_db15k(no_files: Path) -> None:
     found = real("db15k")
     keys = ("valid", "valid_distinct", "valid_in_train", "valid_in_test", "valid_in_neither")

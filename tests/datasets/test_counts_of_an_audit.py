@@ -31,6 +31,7 @@ def test_counts_are_those_of_sets(tmp_path: Path, writer: Callable[..., Path], s
         "tail_answer_unseen": sum(t not in entities for _, _, t in test),
         "test_relation_unseen": sum(r not in relations for _, r, _ in test),
         "inverse_pairs": sum((t, h) in pairs for h, _, t in test),
+        "twins": sum(any((h, q, t) in train for q in range(4) if q != r) for h, r, t in test),
         "most_heads": max(len({h for h, *rest in train if rest == [r, t]}) for _, r, t in train),
         "most_tails": max(len({b for a, q, b in train if (a, q) == (h, r)}) for h, r, _ in train),
     }

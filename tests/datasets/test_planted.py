@@ -5,9 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import scipy
 import torch
-from scipy.optimize import minimize_scalar
-from scipy.special import zeta
 from torch import Tensor
 
 from nsbench.campaign.plan import carry_out
@@ -70,7 +69,11 @@ def degree_exponent(degrees: np.ndarray, least: int) -> float:
     """Maximum likelihood of p(k) ~ k^-a on k >= least (Clauset, Shalizi and Newman 2009, equation 3.5)."""
     tail = degrees[degrees >= least]
     logs = np.log(tail).mean()
-    return float(minimize_scalar(lambda a: a * logs + np.log(zeta(a, least)), bounds=(1.1, 8), method="bounded").x)
+
+    def unlikely(a: float) -> float:
+        return a * logs + np.log(scipy.special.zeta(a, least))
+
+    return float(scipy.optimize.minimize_scalar(unlikely, bounds=(1.1, 8), method="bounded").x)
 
 
 def probe_accuracy(x: np.ndarray, labels: np.ndarray) -> float:

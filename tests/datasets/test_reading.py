@@ -1,3 +1,5 @@
+import gzip
+import re
 import string
 import tempfile
 import time
@@ -101,6 +103,7 @@ def test_windows_line_ends_and_trailing_blank_lines_are_read(small: Path) -> Non
         ("entity2id.txt", "2\nAnn 0\nBob one\n", r"entity2id\.txt, line 3: the id 'one' is not a whole number"),
         ("entity2id.txt", "2\nAnn 0\nBob 2\n", r"entity2id\.txt, line 3: id 2 is out of range; the 2 ids"),
         ("entity2id.txt", "2\nAnn 0\nBob 0\n", r"entity2id\.txt, line 3: id 0 is given twice"),
+        ("entity2id.txt", "3\nAnn 0\nBob 1\nAnn 2\n", r"entity2id\.txt, line 4, gives 'Ann' an id, as line 2 does"),
         ("relation2id.txt", "0\n", r"relation2id\.txt is empty; list at least one"),
     ],
 )
@@ -141,9 +144,34 @@ def test_malformed_label_files_are_refused(tmp_path: Path, text: str, message: s
         read_graph(tmp_path)
 
 
-def test_an_empty_folder_says_what_to_put_there(tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match=r"holds no graph; put entity2id\.txt.* or train\.tsv"):
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        ([], "holds no graph, only nothing; put train.tsv, valid.tsv and test.tsv there, of head, relation, tail"),
+        (["train.tsv.zip", "notes.md"], "holds no graph, only notes.md, train.tsv.zip; put train.tsv"),
+        (["train.csv", "dev.csv", "b"], "holds no test, only b, dev.csv, train.csv; put"),
+        (["test.tsv", "raw/"], "holds no train and no valid, only raw/, test.tsv; put"),
+        ([f"f{i}" for i in range(9)], "only f0, f1, f2, f3, f4, f5, f6, f7 and 1 more; put"),
+    ],
+)
+def test_a_folder_without_a_graph_says_what_it_holds(tmp_path: Path, held: list[str], said: str) -> None:
+    for name in held:
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).write_text("a\tr\tb\n")
+    with pytest.raises(Misuse, match=re.escape(said)):
         read_graph(tmp_path)
+
+
+def test_compressed_files_are_read(small: Path) -> None:
+    plain = read_graph(small)
+    for file in small.glob("*2id.txt"):
+        (small / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    again = read_graph(small)
+    assert again.identifiers == plain.identifiers
+    assert all((again.triples[split] == plain.triples[split]).all() for split in plain.triples)
+    (small / "test2id.txt.gz").write_bytes((small / "test2id.txt.gz").read_bytes()[:-9])
+    with pytest.raises(Misuse, match=r"test2id\.txt\.gz is no whole gzip file"):
+        read_graph(small)
 
 
 def test_a_large_file_is_read_quickly(tmp_path: Path, writer: Callable[..., Path]) -> None:

@@ -14,7 +14,7 @@ from nsbench.kge.similarity import L1, L2, Blocks, Dot, Moduli, RankOne
 
 SCALED = [Dot(), L1(0.5), L2(0.5), Moduli(0.5)]
 OTHERS = [RankOne(0.5, 1), RankOne(0.5, 2), RankOne(0.5, 2, unit=True), Blocks(0.5, 2), Blocks(0.5, 1, contexts=True)]
-BY_KIND = [pytest.param(similarity, id=str(similarity.kind)) for similarity in (*SCALED, *OTHERS)]
+BY_KIND = [pytest.param(similarity, id=str(similarity.kind or similarity.form)) for similarity in (*SCALED, *OTHERS)]
 small = st.integers(1, 9)
 
 
@@ -38,11 +38,11 @@ def expected(similarity, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         x = (q[..., :half] - projected).abs()
         distance = x.sum(-1) if similarity.p == 1 else (x**2).sum(-1).sqrt()
         return similarity.margin - distance, similarity.margin + distance + x.sum(-1) + projected.abs().sum(-1)
-    if similarity.kind == "contexts":
+    if similarity.form == "contexts":
         (x, y), (a, b) = (q[..., :half], q[..., half:]), (c[..., :half], c[..., half:])
         distance = lengths(x - a, similarity.size) / 2 + lengths(y - a, similarity.size) / 4
         distance = distance + lengths(x - b, similarity.size) / 4
-    elif similarity.kind == "blocks":
+    elif similarity.form == "blocks":
         distance = lengths(q - c, similarity.size)
     elif similarity.kind == "moduli":
         distance = lengths(q - c, 2)
@@ -147,9 +147,10 @@ def test_gathered_with_one_input_constant(similarity, which):
 
 
 @pytest.mark.parametrize("similarity", BY_KIND)
-def test_gradients_of_all_pairs(similarity):
+@pytest.mark.parametrize(("b", "n", "d"), [(1, 1, 2), (6, 33, 10), (7, 300, 38), (9, 41, 64)])
+def test_gradients_of_all_pairs(similarity, b, n, d):
     rng = torch.Generator().manual_seed(3)
-    inputs = [torch.randn(shape, generator=rng).requires_grad_() for shape in ((6, 10), (33, 10), (6, 10))]
+    inputs = [torch.randn(shape, generator=rng).requires_grad_() for shape in ((b, d), (n, d), (b, d))]
     exact = [x.detach().double().requires_grad_() for x in inputs]
     for used in (2, 3) if similarity in SCALED else (2,):  # without and with a scale
         ours = gradients(similarity.all_pairs(*inputs[:used]), inputs[:used])
@@ -159,12 +160,13 @@ def test_gradients_of_all_pairs(similarity):
             torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("similarity", [L1(0.5), L2(0.5), Moduli(0.5), Blocks(0.5, 2)], ids=lambda x: x.kind)
+@pytest.mark.parametrize("similarity", [L1(0.5), L2(0.5), Moduli(0.5), Blocks(0.5, 2)], ids=lambda x: x.kind or x.form)
 def test_at_distance_zero_the_score_is_the_margin_and_the_gradient_zero(similarity):
     table = torch.randn(4, 12).requires_grad_()
     q = table.detach()[[2]].clone().requires_grad_()
     ids = torch.tensor([[2]])
-    for score in (similarity.gathered(q, table, ids), similarity.pairwise(q.unsqueeze(1), table[ids])):
+    all_pairs = similarity.all_pairs(q, table)[:, 2:3]
+    for score in (similarity.gathered(q, table, ids), similarity.pairwise(q.unsqueeze(1), table[ids]), all_pairs):
         assert score.item() == similarity.margin
         dq, dtable = gradients(score, [q, table])
         assert not dq.any()
@@ -215,7 +217,10 @@ def test_any_number_of_threads_gives_the_same_bits(similarity):
             score = similarity.gathered(q, table, ids)
             taken = kernels.rows(table, ids)
             pairs = similarity.all_pairs(q.detach(), table.detach())
-            results.append([score, *gradients(score, [q, table]), *gradients(taken, [table]), pairs])
+            both = (
+                gradients(similarity.all_pairs(q, table), [q, table]) if similarity.kind != "dot" else ()
+            )  # torch's product
+            results.append([score, *gradients(score, [q, table]), *gradients(taken, [table]), pairs, *both])
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:

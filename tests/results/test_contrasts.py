@@ -22,12 +22,13 @@ def arms(ties=(0.0, 0.0)):
     values = [rng.normal(0, 0.1, (SEEDS, TRIPLES)) + gain * effect for gain in (1, 0)]
     triples = np.zeros((TRIPLES, 3), np.int64)
     ours, theirs = (Scores(y, triples, tie) for y, tie in zip(values, ties))
-    return ours, theirs, hubs, np.arange(TRIPLES) % 6 < 4
+    return ours, theirs, hubs, {"seen": np.arange(TRIPLES) % 6 < 4}
 
 
 def test_the_repetition_on_seen_triples_is_clustered_too():
-    ours, theirs, hubs, both_seen = arms()
-    again = contrast_of("uniform", ours, theirs, hubs, both_seen).seen.test
+    ours, theirs, hubs, apart = arms()
+    both_seen = apart["seen"]
+    again = contrast_of("uniform", ours, theirs, hubs, apart).again["seen"].test
     kept = ours.values[:, both_seen], theirs.values[:, both_seen]
     assert again == two_way_t(*kept, clusters=hubs[both_seen])
     assert again.inflation > 1.5

@@ -9,13 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-import pandas as pd
 import pytest
+import scipy
 from click.testing import CliRunner
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from scipy import stats
 
 from nsbench.cli import cli
 from nsbench.commands.results import default_of
@@ -26,7 +23,7 @@ from nsbench.results.plots.curves import TRAIN_TRIPLES
 from nsbench.results.plots.plot import kinds, plots, write
 from nsbench.results.report import report
 from nsbench.results.tables import papers
-from tests.results.stats.examples import DEMSAR, DEMSAR_RANKS
+from tests.results.stats.examples import DEMSAR_RANKS
 
 SIZE, BATCH, EVERY = 1000, 250, 20
 PARTS = {"category": ("1-1", "1-n", "n-1", "n-n"), "seen": ("seen", "unseen")}
@@ -58,6 +55,8 @@ def drawn(store, kind, width=drawing.ONE_COLUMN, **how):
 
 def styled(draw, *given):
     """A figure, drawn as in a plot, and its renderer."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     figure = drawing.style()(draw)(*given)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -86,6 +85,8 @@ def learning(store, run):
 
 def events_of(store, sampler, kge):
     """step, seconds and MRR of every seed: three arrays [seeds, validations]."""
+    import pandas as pd
+
     files = sorted(store.glob(f"{sampler}-{kge}-*/events.jsonl"))
     runs = [pd.json_normalize([json.loads(line) for line in file.read_text().splitlines()]) for file in files]
     return [np.array([run[name] for run in runs]) for name in ("step", "train_seconds", "valid.mrr")]
@@ -161,7 +162,7 @@ def test_cost_shows_means_with_their_intervals_and_fills_what_nothing_dominates(
             points[name] = (np.mean(seconds), np.mean(mrr))
             np.testing.assert_allclose([marker.get_xdata()[0], marker.get_ydata()[0]], points[name])
             np.testing.assert_allclose(level.get_segments()[0][:, 0], [min(seconds), max(seconds)])
-            interval = stats.t.interval(0.95, 2, np.mean(mrr), stats.sem(mrr))
+            interval = scipy.stats.t.interval(0.95, 2, np.mean(mrr), scipy.stats.sem(mrr))
             np.testing.assert_allclose(upright.get_segments()[0][:, 1], interval)
             if marker.get_markerfacecolor() != "white":
                 filled.add(name)
@@ -170,9 +171,10 @@ def test_cost_shows_means_with_their_intervals_and_fills_what_nothing_dominates(
         assert filled == {n for n, (x, y) in points.items() if not any(a <= x and b >= y for a, b in others[n])}
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("factor", [1.001, 1.5, 3, 8, 20, 75, 1250])
+@pytest.mark.parametrize(("factor", "width"), [*zip([1.001, 1.5, 3, 8, 20, 75, 1250], itertools.cycle(WIDTHS))])
 def test_a_log_axis_is_labelled_whatever_it_spans_and_its_labels_do_not_touch(factor, width):
+    import pandas as pd
+
     seconds = pd.DataFrame({"seconds": [2.0, 2.0 * factor]})
     models = pd.DataFrame({"model": ["transe", "distmult", "rotate"], "dataset": "mkg_y", "row": "uniform", "mrr": 0.3})
     figure, renderer = styled(cost.draw, models.merge(seconds, how="cross"), ["uniform"], width)
@@ -184,15 +186,13 @@ def test_a_log_axis_is_labelled_whatever_it_spans_and_its_labels_do_not_touch(fa
         assert all(left.x1 + 2 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
-def test_the_front_keeps_what_is_better_or_cheaper():
-    assert cost.front([(3, 5), (1, 1), (2, 1), (2, 4), (4, 5), (1, 0)]) == [(1, 1), (2, 4), (3, 5)]
-
-
 def test_bars_by_part_of_the_test_set(learning):
+    from matplotlib.container import BarContainer
+
     figure = single(learning, "relations").draw(drawing.TWO_COLUMNS)
     for axes, (kge, (by, parts)) in zip(figure.axes, itertools.product(MODELS, PARTS.items()), strict=True):
         assert [text.get_text().split("\n")[0] for text in axes.get_xticklabels()] == list(parts)
-        found = [container for container in axes.containers if isinstance(container, matplotlib.container.BarContainer)]
+        found = [container for container in axes.containers if isinstance(container, BarContainer)]
         assert len(found) == 3 * len(parts)
         for container, (sampler, part) in zip(found, itertools.product(SAMPLERS, parts)):
             (bar,) = container.patches
@@ -201,6 +201,25 @@ def test_bars_by_part_of_the_test_set(learning):
             assert bar.get_height() == pytest.approx(100 * np.mean(mrr))
             assert round(bar.get_x() + bar.get_width() / 2) == parts.index(part)
             assert bar.get_alpha() == (0.35 if part == "1-1" else 1)  # of 60 queries
+
+
+def test_twins_are_a_part_where_all_runs_record_them(learning):
+    files = sorted(learning.glob("*/result.json"))
+    for i, file in enumerate(files):
+        record = json.loads(file.read_text())
+        parts = {
+            name: {**record["breakdown"]["seen"]["seen"], "mrr": mrr} for name, mrr in (("twin", 0.7), ("no twin", 0.2))
+        }
+        file.write_text(json.dumps(record | {"breakdown": record["breakdown"] | {"twin": parts}}))
+        if i == len(files) - 2:
+            plot = single(learning, "relations")
+            assert f"Not by twins: 1 of {len(files)} runs do not record them." in plot.caption
+            assert len(plot.draw(drawing.TWO_COLUMNS).axes) == 2 * len(MODELS)
+    plot = single(learning, "relations")
+    assert "Not by twins" not in plot.caption
+    axes = plot.draw(drawing.TWO_COLUMNS).axes
+    assert len(axes) == 3 * len(MODELS)
+    assert [bar.get_height() for bar in axes[2].patches] == pytest.approx([70, 20] * 3)
 
 
 def test_a_row_that_a_model_does_not_have_leaves_no_gap(learning):
@@ -294,6 +313,8 @@ def blocks(store, run):
 
 
 def means_of(store):
+    import pandas as pd
+
     frame = pd.DataFrame([{**result["config"], "mrr": result["test"]["mrr"]} for result in results(store)])
     return frame.pivot_table("mrr", ["kge", "dataset"], "sampler")[list(SAMPLERS)]
 
@@ -306,7 +327,7 @@ def test_critical_differences_show_the_ranks_and_join_what_is_not_separated(bloc
     plot, means = single(blocks, "cd"), means_of(blocks)
     ranks = means.rank(axis=1, ascending=False).mean()
     p = {
-        pair: stats.wilcoxon(means[pair[0]] - means[pair[1]], method="exact").pvalue
+        pair: scipy.stats.wilcoxon(means[pair[0]] - means[pair[1]], method="exact").pvalue
         for pair in itertools.combinations(means.columns, 2)
     }
     order = sorted(p, key=p.get)
@@ -329,8 +350,8 @@ def test_critical_differences_show_the_ranks_and_join_what_is_not_separated(bloc
 def test_pairs_are_tested_only_where_friedman_finds_a_difference(blocks):
     two = {"sampler": "uniform,bernoulli"}
     better = means_of(blocks)["bernoulli"] - means_of(blocks)["uniform"]
-    assert stats.wilcoxon(better, method="exact").pvalue < 0.05  # which alone would part them
-    assert stats.binomtest(int((better > 0).sum()), len(better)).pvalue > 0.05  # Friedman's test of two rows
+    assert scipy.stats.wilcoxon(better, method="exact").pvalue < 0.05  # which alone would part them
+    assert scipy.stats.binomtest(int((better > 0).sum()), len(better)).pvalue > 0.05  # Friedman's test of two rows
     plot = single(blocks, "cd", where=two)
     assert cliques_in(*plot.draw(drawing.ONE_COLUMN).axes) == {"clique: uniform, bernoulli"}
     assert "which found no difference, so no pair was tested" in plot.caption
@@ -342,19 +363,6 @@ def test_nemenyi_draws_its_ruler(blocks):
     start, end = axes.get_lines()[0].get_xdata()
     length = (ruler.get_xdata()[1] - ruler.get_xdata()[0]) / (end - start) * 2
     assert length == pytest.approx(2.343701 * (3 * 4 / (6 * 8)) ** 0.5, abs=1e-4)  # q.05 of Demšar's table 5, k = 3
-
-
-@pytest.mark.fact(52)
-def test_demsars_diagram_at_one_tenth():
-    """Bars over {A, C} and {B, C, D}."""
-    from nsbench.results.stats.blocks import block_ranks
-    from nsbench.results.stats.posthoc import cliques, nemenyi_p
-
-    ranks = block_ranks(DEMSAR).mean(axis=0)
-    np.testing.assert_allclose(ranks, DEMSAR_RANKS)
-    figure, _ = styled(cd.draw, ["A", "B", "C", "D"], ranks, cliques(nemenyi_p(ranks, 14), 0.1), None, drawing.ONE_COLUMN)
-    assert cliques_in(*figure.axes) == {"clique: A, C", "clique: B, C, D"}
-    assert len({line.get_ydata()[0] for line in figure.axes[0].get_lines() if line.get_gid() == "bar"}) == 2  # levels
 
 
 @pytest.mark.parametrize(("clique", "dashed"), [((0, 2), [True, True]), ((0, 1), [False])])
@@ -443,6 +451,9 @@ def test_by_which_filters_the_runs_were_chosen_stands_in_the_caption(learning):
 
 
 def test_the_same_runs_give_the_same_bytes_in_files_written_whole(learning, tmp_path, monkeypatch):
+    import pandas as pd
+    from matplotlib import rc_context
+
     plot = single(learning, "cost")
     renamed = []
     replace = os.replace
@@ -453,7 +464,7 @@ def test_the_same_runs_give_the_same_bytes_in_files_written_whole(learning, tmp_
     ]
     assert [b for _, b in renamed] == files
     assert all(a.parent == b.parent and a.name != b.name for a, b in renamed)
-    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red"}):  # a user's own settings change nothing
+    with rc_context({"font.size": 20, "axes.facecolor": "red"}):  # a user's own settings change nothing
         again = write(single(learning, "cost"), tmp_path / "two")
     assert [path.read_bytes() for path in files] == [path.read_bytes() for path in again]
     assert sorted(tmp_path.joinpath("one").iterdir()) == sorted(files)
@@ -488,6 +499,8 @@ def test_widths_are_those_of_the_columns_and_no_letter_is_too_small(learning):
 
 
 def test_the_unit_stands_below_each_column_of_panels_and_left_of_each_line():
+    import pandas as pd
+
     titles, entries = list("abcde"), drawing.handles(pd.DataFrame({"row": ["uniform"]}), ["uniform"])
     _, axes = drawing.panels(drawing.TWO_COLUMNS, titles, entries, "x", "y")
     assert [(ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) for ax in axes] == [
@@ -496,29 +509,32 @@ def test_the_unit_stands_below_each_column_of_panels_and_left_of_each_line():
 
 
 def test_rows_are_told_apart_without_colour():
+    from matplotlib.colors import to_rgb
+
     looks = [(str(look["linestyle"]), look["marker"]) for look in map(drawing.look, range(24))]
     assert len(set(looks)) == 24
     bars = [drawing.bar(i) for i in range(16)]
     assert len({(bar["facecolor"], bar["hatch"]) for bar in bars}) == 16
     for one, two in itertools.combinations(bars[:8], 2):
-        grey = [np.dot(matplotlib.colors.to_rgb(bar["facecolor"]), (0.299, 0.587, 0.114)) for bar in (one, two)]
+        grey = [np.dot(to_rgb(bar["facecolor"]), (0.299, 0.587, 0.114)) for bar in (one, two)]
         assert one["hatch"] != two["hatch"] or abs(grey[0] - grey[1]) > 0.1
 
 
 def test_the_command_needs_no_display_and_no_torch_to_draw(learning, tmp_path):
     script = (
-        "import sys; from pathlib import Path; from nsbench.results.plots import plots, write\n"
-        "for plot in plots(sys.argv[1], ['cost'])[0]: write(plot, Path(sys.argv[2]))\n"
+        "import sys; from nsbench.results.plots import drawing, plots\n"
+        "drawing.save(plots(sys.argv[1], ['cost'])[0][0].draw(3.3), 'svg', '')\n"
         "assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
     )
     env = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND")}
-    command = [sys.executable, "-c", script, str(learning), str(tmp_path / "out")]
+    command = [sys.executable, "-c", script, str(learning)]
     done = subprocess.run(command, capture_output=True, text=True, env=env | {"MPLBACKEND": "tkagg"}, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "out").iterdir())) == 8
 
 
 def test_the_command_writes_what_was_asked_for_and_says_what_it_could_not(learning, tmp_path):
+    import pandas as pd
+
     out = tmp_path / "figures"
     store = ["plot", "--runs", str(learning), "-o", str(out)]
     done = CliRunner().invoke(cli, [*store, "--kind", "cost", "--where", "kge=transe"])
@@ -551,7 +567,7 @@ def test_a_file_more_is_a_kind_more_in_the_command_its_help_and_the_report(learn
     assert re.search(r"seeds +test MRR of every seed", CliRunner().invoke(cli, ["plot", "--help"]).output)
     (line,) = lines_of(drawn(learning, "seeds")["rotate, mkg_y"], "dhns")
     np.testing.assert_allclose(line.get_ydata(), mrr_of(learning, "dhns-rotate-*"))
-    assert "Test MRR of each seed. mkg_y (released split" in report(learning)
+    assert "Test MRR of each seed. mkg_y (released split" in report(learning, {"kge": "rotate", "sampler": "uniform"})
 
 
 def test_two_kinds_of_one_name_are_refused(more):

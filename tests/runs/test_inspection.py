@@ -29,12 +29,12 @@ def saved(tmp_path_factory):
 @pytest.mark.parametrize("cell", ["nscaching-transe", "uniform-rotate", "kbgan-distmult"])
 def test_the_tested_model_comes_back(saved, cell):
     """Its scores put the test triples where ranks.npz has them."""
-    from nsbench.results.store import ranks
+    from nsbench.results.store import Run
     from nsbench.training.evaluation import Ranking
 
     trainer, data = inspection._restored(saved[cell], None)
     found, _ = Ranking(data.test, data.known, data.num_entities, data.num_relations).ranks(trainer.scoring())
-    stored = torch.from_numpy(ranks(saved[cell]).ranks)
+    stored = torch.from_numpy(Run(saved[cell], {}, {}, {}).ranks().ranks)
     assert (found != stored).float().mean() < 0.02  # radians are stored rounded: near-ties may swap
 
 
@@ -157,20 +157,8 @@ def test_names_may_be_numbers_cases_and_ends_of_paths():
 
 def test_the_command(saved, command):
     folder = saved["nscaching-transe"]
-    said = command(
-        "inspect",
-        "--runs",
-        str(folder.parent),
-        "--run",
-        "nscaching",
-        "--head",
-        "person 184",
-        "--relation",
-        "spouse of",
-        "--top",
-        "3",
-        "--overlap",
-    )
+    query = ["--run", "nscaching", "--head", "person 184", "--relation", "spouse of", "--top", "3", "--overlap"]
+    said = command("inspect", "--runs", str(folder.parent), *query)
     assert said.code == 0, said.err
     lines = [line for line in said.out.splitlines() if line]
     assert lines[0].startswith("(person 184, spouse of, ?): 256 draws, ")

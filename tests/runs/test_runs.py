@@ -77,12 +77,6 @@ def test_the_same_command_twice_works_once(command: Callable, store: Path) -> No
     assert snapshot(store) == before
 
 
-def test_a_complete_run_is_not_trained_again(undisturbed: Result, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "Trainer", None)  # would fail
-    again = campaign.carry_out(planned(), undisturbed.folder.parent)
-    assert again.record == undisturbed.record
-
-
 def test_what_a_late_kill_leaves_is_removed(undisturbed: Result) -> None:
     (undisturbed.folder / "checkpoint.pt").write_bytes(b"left behind after result.json")
     campaign.carry_out(planned(), undisturbed.folder.parent)
@@ -92,13 +86,6 @@ def test_what_a_late_kill_leaves_is_removed(undisturbed: Result) -> None:
 def test_a_model_that_was_not_kept_cannot_be_had_afterwards(undisturbed: Result) -> None:
     with pytest.raises(Misuse, match="its model was not kept; delete the folder"):
         campaign.carry_out(planned(), undisturbed.folder.parent, RunOptions(save_model=True))
-
-
-def test_device_threads_and_paths_are_no_part_of_the_run(undisturbed: Result, tmp_path: Path) -> None:
-    torch.set_num_threads(2)
-    other = campaign.folder_of(planned(), tmp_path)
-    torch.set_num_threads(1)
-    assert other.path.name == undisturbed.folder.name
 
 
 # One process each
@@ -155,7 +142,7 @@ class Held(Uniform):
 """
 
 
-def test_ctrl_c_checkpoints_and_the_same_command_goes_on(checkout: Path, tmp_path: Path) -> None:
+def test_ctrl_c_checkpoints_and_the_same_run_goes_on(checkout: Path, tmp_path: Path) -> None:
     """A real Ctrl-C, to a real process, which is held in its tenth step until that has come."""
     store, hold, plugin = tmp_path / "stopped", tmp_path / "hold", tmp_path / "held.py"
     plugin.write_text(HELD)
@@ -188,14 +175,12 @@ def test_ctrl_c_checkpoints_and_the_same_command_goes_on(checkout: Path, tmp_pat
     assert (folder / "checkpoint.pt").exists()
     assert not (folder / "result.json").exists()
 
-    again = subprocess.run(arguments, capture_output=True, text=True, cwd=checkout, timeout=200)
-    assert again.returncode == 0, again.stderr
-    resumed = Result(folder, RunFolder(folder).result())
-    assert resumed.record["resumed_at"] == 10
+    resumed = campaign.carry_out(planned(sampler), store, RunOptions(device="cpu", diagnose=False))
+    assert (resumed.folder, resumed.record["resumed_at"]) == (folder, 10)
     assert same_ranks(resumed, campaign.carry_out(planned(sampler), tmp_path / "reference"))
 
 
-@pytest.mark.parametrize("questions", [0, 7, 29])
+@pytest.mark.parametrize("questions", [0, 29])
 def test_a_stopped_run_ends_with_the_same_ranks(undisturbed: Result, tmp_path: Path, questions: int) -> None:
     with pytest.raises(Interrupted):
         campaign.carry_out(planned(), tmp_path, stopping=StopAfter(questions))
@@ -376,17 +361,6 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tmpfs is Linux's")
-def test_a_disk_that_really_fills_up(undisturbed: Result, tiny_disk: Path) -> None:
-    """The checkpoint (some 200 KiB) does not fit; with more room the run is carried to its end."""
-    for _ in range(2):
-        with pytest.raises(RunFailed, match=r"(?i)cannot write \S+ \(no space left"):
-            campaign.carry_out(planned(), tiny_disk, RunOptions(checkpoint_seconds=0.0))
-        assert not list(tiny_disk.rglob("*.tmp"))
-    subprocess.run(["mount", "-o", "remount,size=8m", str(tiny_disk)], check=True)
-    assert same_ranks(campaign.carry_out(planned(), tiny_disk), undisturbed)
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tmpfs is Linux's")
 def test_a_store_that_becomes_read_only(undisturbed: Result, tiny_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,size=8m", str(tiny_disk)], check=True)
     complete = campaign.carry_out(planned(), tiny_disk)
@@ -458,19 +432,19 @@ def test_the_saved_model_has_the_recorded_ranks(tmp_path: Path, formula: Callabl
     weights = load_file(result.folder / "model.safetensors")
     e, r = weights["entity"].astype(np.float64), weights["relation"].astype(np.float64)
     dataset = campaign.dataset_of(config)
-    known = set(map(tuple, torch.cat([dataset.train, dataset.valid, dataset.test]).tolist()))
+    known = torch.cat([dataset.train, dataset.valid, dataset.test]).numpy()
     stored = result.ranks()
     everyone = np.arange(dataset.num_entities)
     equal = 0
     for row, (h, k, t) in enumerate(dataset.test.tolist()):
-        for side, (scores, answer) in enumerate(
+        same = known[known[:, 1] == k]
+        for side, (scores, answer, facts) in enumerate(
             (
-                (formula(e, r, everyone, k, t, config.protocol.margin), h),
-                (formula(e, r, h, k, everyone, config.protocol.margin), t),
+                (formula(e, r, everyone, k, t, config.protocol.margin), h, same[same[:, 2] == t, 0]),
+                (formula(e, r, h, k, everyone, config.protocol.margin), t, same[same[:, 0] == h, 2]),
             )
         ):
-            triples = [(x, k, t) if side == 0 else (h, k, x) for x in everyone.tolist()]
-            candidate = np.array([x == answer or triple not in known for x, triple in enumerate(triples)])
+            candidate = (everyone == answer) | ~np.isin(everyone, facts)
             assert stored["candidates"][row, side] == candidate.sum()
             others = candidate & (everyone != answer)
             optimistic = 1 + (scores[others] > scores[answer]).sum()

@@ -14,14 +14,14 @@ from tests.samplers.mmrns_cases import trainer_on as mmrns_on
 
 @pytest.fixture
 def trainer_on():
-    """trainer_on(sampler, triples, entities, relations, K, *settings): a trainer that has not taken a step."""
+    """trainer_on(sampler, triples, entities, relations, K, *settings, kge=...): a trainer that has not taken a step."""
 
-    def make(sampler, triples, entities, relations, negatives, *settings):
+    def make(sampler, triples, entities, relations, negatives, *settings, kge="distmult"):
         train = torch.tensor(triples)
         names = [str(i) for i in range(max(entities, relations))]
         dataset = Dataset("mine", train, train[:1], train[:1], names[:entities], names[:relations])
         values = [f"protocol.negatives={negatives}", f"protocol.batch={len(train)}", "protocol.width=2", *settings]
-        return Trainer(configure(sampler, "distmult", "mine", protocol="quick", settings=values), dataset)
+        return Trainer(configure(sampler, kge, "mine", protocol="quick", settings=values), dataset)
 
     return make
 

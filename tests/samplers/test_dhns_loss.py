@@ -1,15 +1,12 @@
 """What generated negatives do to the model: notes/dhns.md section 5, properties 22 (a test per row of its table) to 31."""
 
-import dataclasses
 import math
 
 import pytest
 import torch
 
-from nsbench.contracts import Generated, Negatives
 from nsbench.contracts.scoring import Scoring
 from nsbench.samplers import dhns
-from nsbench.testing.rules import toy
 from nsbench.training.losses import block_loss
 from tests.samplers.dhns_cases import KGES, drawn, generated, make, one_triple, pulled, rows_pulled, trained
 
@@ -122,39 +119,6 @@ def test_margins_are_the_models_or_gamma0(kge, gamma, monkeypatch):
 # --- slots ---
 
 
-@pytest.mark.parametrize(("slots", "joint"), [("each", "score"), ("attended", "fuse")])
-def test_the_order_of_slots_does_not_matter(slots, joint):
-    made = make("distmult", f"sampler.slots={slots}")
-    positives, _, blocks = drawn(made)
-    block, made_of = blocks[2], blocks[2].generated
-    assert made_of.joint == joint
-    order = [2, 0, 1]
-    turned = Generated(made_of.vectors[:, :, order], made_of.slot_mask[:, order], joint=joint)
-    found = [made.scoring().block(positives, dataclasses.replace(block, generated=g))[1] for g in (made_of, turned)]
-    assert torch.allclose(*found, atol=1e-5)
-
-
-def test_joint_mean_is_over_the_slots_there_are():
-    made = make("distmult", "sampler.slots=each")
-    positives, _, blocks = drawn(made)
-    scoring, made_of = made.scoring(), blocks[2].generated
-    kept = scoring.vectors(positives.h) * made.kge.relation[positives.r]  # DistMult's query of the fused head
-    by_hand = torch.einsum("bd,blsd->bls", kept, made_of.vectors) * made_of.slot_mask.unsqueeze(1)
-    expected = by_hand.sum(2) / made_of.slot_mask.sum(1, keepdim=True)
-    assert not made_of.slot_mask.all()
-    assert torch.allclose(scoring.block(positives, blocks[2])[1], expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("slots", ["fused", "structure"])
-def test_one_vector_is_scored_against_the_fused_kept_end(slots):
-    made = make("distmult", f"sampler.slots={slots}")
-    positives, _, blocks = drawn(made)
-    scoring = made.scoring()
-    kept = scoring.vectors(positives.h) * made.kge.relation[positives.r]
-    expected = torch.einsum("bd,bld->bl", kept, blocks[2].generated.vectors)
-    assert torch.allclose(scoring.block(positives, blocks[2])[1], expected, atol=1e-5)
-
-
 @pytest.mark.parametrize("chain", ["reverse", "forward", "around", "gauss"])
 @pytest.mark.parametrize("slots", ["each", "attended"])
 def test_invalid_slots_do_not_matter(slots, chain, monkeypatch):
@@ -184,15 +148,3 @@ def test_a_slot_counts_where_its_source_has_it(chain):
     assert (of_h != of_t).any()
     assert torch.equal(heads.generated.slot_mask, of_h if chain == "forward" else of_t)
     assert torch.equal(tails.generated.slot_mask, of_t if chain == "forward" else of_h)
-
-
-@pytest.mark.parametrize("slots", ["each", "attended"])
-def test_without_any_feature_the_result_is_that_of_structure_alone(slots):
-    data = toy(features=True)
-    bare = dataclasses.replace(data, present={name: torch.zeros_like(x) for name, x in data.present.items()})
-    made = make("distmult", f"sampler.slots={slots}", dataset=bare)
-    positives, _, blocks = drawn(made)
-    assert blocks[2].generated.slot_mask.sum(1).eq(1).all()
-    structural = Negatives(blocks[2].side, generated=Generated(blocks[2].generated.vectors[:, :, 0]))
-    scoring = made.scoring()
-    assert torch.allclose(scoring.block(positives, blocks[2])[1], scoring.block(positives, structural)[1], atol=1e-6)

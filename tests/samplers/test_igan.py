@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from nsbench.kernels import native
 from nsbench.samplers.igan import Generator
 from nsbench.testing.rules import toy
 
@@ -47,6 +48,16 @@ def test_the_mask_leaves_the_gradient_right(toy_trainer):
     expected = torch.autograd.grad(-(reward * log_p.gather(1, block.ids)).mean(), parameters)
     for a, b in zip(found, expected):
         assert torch.allclose(a, b, atol=1e-7)
+
+
+def test_the_compiled_draws_are_those_of_plain_torch(toy_trainer, monkeypatch):
+    drawn = []
+    for choice in ("native", "eager"):
+        monkeypatch.setattr(native, "_chosen", choice)
+        trainer = toy_trainer()
+        drawn.append(trainer.sampler.sample(trainer.graph.positives(torch.arange(len(TRIPLES))), trainer.view))
+    assert torch.equal(drawn[0].ids, drawn[1].ids)
+    torch.testing.assert_close(drawn[0].log_q, drawn[1].log_q)
 
 
 def test_the_second_relation_vector_serves_queries_for_the_tail():

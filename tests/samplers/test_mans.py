@@ -1,13 +1,12 @@
 """notes/classic_samplers.md, section 9, Tests; and what negatives of several views are to the battery and the figures."""
 
 import dataclasses
-import math
 
 import pytest
 import torch
 
 from nsbench.campaign import plan as campaign
-from nsbench.config.run import check_features, configure
+from nsbench.config.run import check_needs, configure
 from nsbench.contracts import Negatives
 from nsbench.contracts.scoring import Scoring
 from nsbench.errors import Misuse
@@ -15,7 +14,7 @@ from nsbench.options import build_options
 from nsbench.runs import inspection
 from nsbench.runs.runner import RunOptions
 from nsbench.samplers.bernoulli import head_probability
-from nsbench.samplers.mans import MANS, alike_classes, some_of, whole
+from nsbench.samplers.mans import MANS, some_of
 from nsbench.testing.rules import Watch, toy
 from nsbench.training.diagnostics import Diagnosis
 from nsbench.training.trainer import Trainer
@@ -186,15 +185,6 @@ def test_a_visual_negative_takes_two_different_features():
     assert drawn(trainer_of("strategy=V", "distinct=false", data=rare()))[2].all()
 
 
-def test_the_classes_of_features():
-    features, present = torch.tensor([[1.0, 2.0], [0.0, 0.0], [1.0, 2.0], [9.0, 9.0], [3.0, 1.0]]), torch.ones(5) > 0
-    present[3] = False
-    same = alike_classes(features, present)
-    assert same[0] == same[2]
-    assert len({same[i].item() for i in (0, 1, 4)}) == 3
-    assert same[3] == -1
-
-
 def test_shares_are_met_as_far_as_they_can_be():
     rng = torch.Generator().manual_seed(0)
     able = torch.rand(20, 10, generator=rng) < 0.4
@@ -202,13 +192,6 @@ def test_shares_are_met_as_far_as_they_can_be():
         taken = some_of(able, count, rng)
         assert not (taken & ~able).any()
         assert taken.sum() == min(int(count), able.sum())
-
-
-def test_rounding_is_of_the_number_that_was_meant():
-    assert int(0.29 * 100) == 28  # what it is there for
-    assert whole(math.floor, 0.29, 100) == 29
-    assert whole(math.ceil, 0.07, 100) == 7 != math.ceil(0.07 * 100)
-    assert whole(math.ceil, 0.071, 100) == 8
 
 
 # Variants and needs
@@ -241,9 +224,9 @@ def test_structure_alone_is_refused():
     with pytest.raises(Misuse, match="needs two views of an entity"):
         configure("mans", "transe", "toy", fusion="adamf")
     config = configure("mans", "transe", "toy", fusion="two_view")
-    check_features(config, toy(features=True))
+    check_needs(config, toy(features=True))
     with pytest.raises(Misuse, match="needs features"):
-        check_features(config, toy())
+        check_needs(config, toy())
 
 
 def test_the_share_of_visual_negatives_is_told():

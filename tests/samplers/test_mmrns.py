@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nsbench.config.run import check_features, configure
+from nsbench.config.run import check_needs, configure
 from nsbench.errors import Misuse
 from nsbench.samplers.mmrns import MMRNS, Component, CrossModalAttention, Tape, contrast, mixture
 from nsbench.samplers.parts.mmrns_released import HiddenStructure
@@ -125,7 +125,7 @@ def test_the_chosen_components_alone_decide_and_learn(on_toy, components):
 def test_features_alone_need_features():
     config = configure("mmrns", "transe", "planted:small", settings=["sampler.components=features"])
     with pytest.raises(Misuse, match="needs features"):
-        check_features(config, toy(features=False))
+        check_needs(config, toy(features=False))
 
 
 @pytest.mark.parametrize(("components", "features", "read", "name"), [

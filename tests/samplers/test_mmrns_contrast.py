@@ -3,8 +3,8 @@
 import math
 
 import pytest
+import scipy
 import torch
-from scipy import stats
 
 from nsbench.contracts.graph import TrainGraph
 from nsbench.samplers import mmrns, parts
@@ -86,6 +86,7 @@ def as_on_a_gpu(monkeypatch):
 def test_grouped_by_relation_is_the_same_as_row_by_row_16(on_toy, bound, monkeypatch):
     if bound:
         as_on_a_gpu(monkeypatch)
+        monkeypatch.setattr(Groups, "products", Groups.products_in_tiles)
     monkeypatch.setattr(mmrns, "TILE", 2)
     trainer = on_toy()
     trainer.kge.double()
@@ -140,17 +141,26 @@ def test_the_static_bounds_of_a_gpu_change_no_draw_16(on_toy, monkeypatch):
 
 
 @pytest.mark.parametrize("tile", [1, 3, 16])
-def test_groups_put_every_row_in_a_tile_of_its_relation(tile, monkeypatch, rng):
+def test_a_row_meets_what_its_relation_sees(tile, monkeypatch, rng):
     monkeypatch.setattr(mmrns, "TILE", tile)
     r = torch.randint(9, (40,), generator=rng) ** 2 // 9
-    for size in (mmrns.size_of, lambda count, bound: bound):
+    x, of_relation = torch.randn(40, 3, generator=rng).double(), torch.randn(9, 5, 3, generator=rng).double()
+    of_relation[:, 2] = 0  # a norm of 0 has gradient 0
+    expected = (x.unsqueeze(1) * of_relation[r]).sum(2)
+    for size, products in (
+        (mmrns.size_of, Groups.products),
+        (lambda count, bound: bound, Groups.products),
+        (lambda count, bound: bound, Groups.products_in_tiles),
+    ):
         monkeypatch.setattr(mmrns, "size_of", size)
         groups = Groups(r, 9)
-        relation_of_tile = groups.relation[groups.of_tile].double()
-        x = torch.arange(40.0).unsqueeze(1)
-        assert torch.equal(groups.rows(groups.tiles(x)), x)
-        seen = relation_of_tile.view(-1, 1, 1).expand(-1, tile, 1)
-        assert torch.equal(groups.rows(seen).flatten().long(), r)
+        inputs = x.clone().requires_grad_(), of_relation[groups.relation].requires_grad_()
+        found, norms = products(groups, *inputs)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(norms[groups.of_row], of_relation.norm(dim=2)[r])
+        assert torch.autograd.gradcheck(lambda x, seen, p=products, g=groups: p(g, x, seen)[0], inputs)
+        (slope,) = torch.autograd.grad(products(groups, *inputs)[1].sum(), inputs[1])
+        torch.testing.assert_close(slope, torch.nn.functional.normalize(inputs[1].detach(), dim=2))
 
 
 def test_self_similarity_is_1_15(on_toy):
@@ -168,7 +178,8 @@ def test_the_gradient_of_the_cosine_15(on_toy, rng):
     for code, radial in (("paper", False), ("released", True)):
         sampler = on_toy(f"sampler.code={code}").sampler
         x = torch.randn(3, 5, generator=rng, requires_grad=True)
-        s = sampler.cosine(x, torch.randn(4, 5, generator=rng))
+        y = torch.randn(4, 5, generator=rng)
+        s = sampler.cosine(x @ y.T, x.norm(dim=1).unsqueeze(1), y.norm(dim=1))
         (along,) = torch.autograd.grad(s.sum(), x)
         torch.testing.assert_close((x * along).sum(1), s.sum(1) if radial else torch.zeros(3), atol=1e-6, rtol=1e-5)
 
@@ -196,7 +207,7 @@ def test_other_answers_are_uniform_without_replacement_and_never_the_true_one(rn
     seen = (pairs[:, 0] * 9 + pairs[:, 1]).bincount(minlength=81)
     allowed = [a * 9 + b for a in (1, 2, 4, 5, 6) for b in (1, 2, 4, 5, 6) if a < b]
     assert seen[allowed].sum() == 30_000
-    assert stats.chisquare(seen[allowed].numpy()).pvalue > 1e-4
+    assert scipy.stats.chisquare(seen[allowed].numpy()).pvalue > 1e-4
     few = Answers(graph).others(graph.key_tail[[0, 6]], torch.tensor([3, 2]), 15, rng)  # five others, and none
     assert few.entity[few.live].tolist() == [1, 2, 4, 5, 6]
     assert not few.row[few.live].any()

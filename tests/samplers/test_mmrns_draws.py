@@ -3,13 +3,14 @@
 import math
 
 import pytest
+import scipy
 import torch
-from scipy import stats
 
 from nsbench.contracts import Need
 from nsbench.errors import Misuse
+from nsbench.kernels.race import SoftRows, race, raced
 from nsbench.samplers import mmrns
-from nsbench.samplers.mmrns import StraightThrough, exploration, gumbel_draws, mixture, number_of_candidates
+from nsbench.samplers.mmrns import exploration, mixture, number_of_candidates
 from tests.samplers.mmrns_cases import components_of, reached, step_of
 
 
@@ -17,10 +18,12 @@ def test_draws_are_distinct_and_unknown_2(rng):
     log_p = torch.full((10_000, 8), 1 / 8).log()
     known = torch.zeros(10_000, 8, dtype=torch.bool)
     known[:, [1, 4, 6]] = True
-    index, _, free = gumbel_draws(log_p, known, 5, rng)
+    draws = race(log_p, known, 5, rng)
+    index, free = draws.index, draws.free
     assert (index.sort(1).values == torch.tensor([0, 2, 3, 5, 7])).all()
     assert free.all()
-    index, _, free = gumbel_draws(log_p, known, 6, rng)  # the sixth is not there
+    draws = race(log_p, known, 6, rng)
+    index, free = draws.index, draws.free  # the sixth is not there
     assert (index[:, :5].sort(1).values == torch.tensor([0, 2, 3, 5, 7])).all()
     assert free[:, :5].all()
     assert not free[:, 5].any()
@@ -43,21 +46,22 @@ def test_the_first_draw_has_probability_p_3(rng):
     p = torch.tensor([0.05, 0.3, 0.1, 0.25, 0.2, 0.1])
     known = torch.zeros(200_000, 6, dtype=torch.bool)
     known[:, 3] = True
-    index, _, _ = gumbel_draws(p.log().expand(200_000, -1), known, 1, rng)
+    index = race(p.log().expand(200_000, -1), known, 1, rng).index
     seen = index.flatten().bincount(minlength=6)
     assert seen[3] == 0
     left = [0, 1, 2, 4, 5]
-    assert stats.chisquare(seen[left].numpy(), (200_000 * p[left] / 0.75).double().numpy(), sum_check=False).pvalue > 1e-4
+    expected = (200_000 * p[left] / 0.75).double().numpy()
+    assert scipy.stats.chisquare(seen[left].numpy(), expected, sum_check=False).pvalue > 1e-4
 
 
 def test_a_pair_of_draws_has_the_law_without_replacement_4(rng):
     p = torch.tensor([0.5, 0.2, 0.15, 0.15])
-    index, _, _ = gumbel_draws(p.log().expand(100_000, -1), torch.zeros(100_000, 4, dtype=torch.bool), 2, rng)
+    index = race(p.log().expand(100_000, -1), torch.zeros(100_000, 4, dtype=torch.bool), 2, rng).index
     expected = (p.unsqueeze(1) * p / (1 - p.unsqueeze(1))).fill_diagonal_(0)
     seen = (index[:, 0] * 4 + index[:, 1]).bincount(minlength=16)
     off = ~torch.eye(4, dtype=torch.bool).flatten()
     assert not seen[~off].any()
-    found = stats.chisquare(seen[off].numpy(), 100_000 * expected.flatten()[off].double().numpy(), sum_check=False)
+    found = scipy.stats.chisquare(seen[off].numpy(), 100_000 * expected.flatten()[off].double().numpy(), sum_check=False)
     assert found.pvalue > 1e-4
 
 
@@ -76,9 +80,9 @@ def test_three_times_p_changes_no_draw_and_no_gradient_5(rng):
     found = []
     for shift in (0.0, math.log(3)):
         logits = (log_p + shift).requires_grad_()
-        index, soft, _ = gumbel_draws(logits.detach(), known, 2, torch.Generator().manual_seed(2))
-        StraightThrough.apply(logits, soft, table, 1).backward(grad)
-        found.append((index, logits.grad))
+        draws = race(logits.detach(), known, 2, torch.Generator().manual_seed(2))
+        SoftRows.apply(logits, draws, table, 1).backward(grad)
+        found.append((draws.index, logits.grad))
     assert torch.equal(found[0][0], found[1][0])
     torch.testing.assert_close(found[0][1], found[1][1], atol=1e-6, rtol=1e-4)
 
@@ -102,7 +106,7 @@ def test_the_schedule_is_read_from_the_step_6(on_toy, monkeypatch):
 def test_at_low_exploration_the_most_similar_are_drawn_22(rng):
     part = components_of(50, 30, 1, rng)
     known = torch.rand(50, 30, generator=rng) < 0.3
-    index, _, _ = gumbel_draws(mixture(part, 1e-3), known, 4, rng)
+    index = race(mixture(part, 1e-3), known, 4, rng).index
     near = part[0].near.masked_fill(known, -9)
     value = near.gather(1, index).sort(1, descending=True).values
     assert (near.topk(4, dim=1).values - value).abs().max() < 0.02  # candidates nearer than about eps are ties
@@ -113,23 +117,21 @@ def test_delta_is_zero_and_has_the_gradient_of_the_one_hot_product_11(rng):
     log_p = torch.randn(b, n, generator=rng, dtype=torch.float64).log_softmax(1)
     known = torch.rand(b, n, generator=rng) < 0.2
     table, target = torch.randn(n, d, generator=rng).double(), torch.randn(b, k, d, generator=rng).double()
-    logits = log_p.clone().requires_grad_()
-    index, soft, _ = gumbel_draws(log_p, known, k, rng)
-    delta = StraightThrough.apply(logits, soft, table, 1)
+    logits, noise = log_p.clone().requires_grad_(), torch.empty(b, k, n).exponential_(generator=rng).double()
+    draws = raced(log_p, known, noise)
+    delta, index = SoftRows.apply(logits, draws, table, 1), draws.index
+    assert draws.free.all()
     assert torch.equal(table[index] + delta, table[index])
     ((table[index] + delta - target) ** 2).sum().backward()
 
-    noise = (soft.log() - log_p).detach()  # up to a constant of the row, which a softmax ignores
-    explicit = log_p.clone().requires_grad_()
-    y = (explicit + noise).softmax(2)  # [k, b, n]
-    hot = torch.nn.functional.one_hot(index.T, n).double() + y - y.detach()
-    ((hot @ table - target.transpose(0, 1)) ** 2).sum().backward()
+    explicit, out = log_p.clone().requires_grad_(), known.clone()
+    for i in range(k):
+        y = (explicit - noise[:, i].log()).masked_fill(out, -math.inf).softmax(1)
+        assert torch.equal(y.argmax(1), index[:, i])
+        hot = torch.nn.functional.one_hot(index[:, i], n).double() + y - y.detach()
+        ((hot @ table - target[:, i]) ** 2).sum().backward()
+        out = out.scatter(1, index[:, i : i + 1], True)
     torch.testing.assert_close(logits.grad, explicit.grad, atol=1e-9, rtol=1e-6)
-
-    g = 2 * (table[index] - target)  # dL / d(negative)
-    pull = torch.einsum("bkd,nd->kbn", g, table)
-    closed = (soft * (pull - (soft * pull).sum(2, keepdim=True))).sum(0)
-    torch.testing.assert_close(logits.grad, closed, atol=1e-9, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kappa", [1, -1])
@@ -137,12 +139,13 @@ def test_the_sign_of_the_feedback_12(kappa, rng):
     """DistMult: minimising softplus(f) through y lowers the expected score; kappa = -1 raises it."""
     table, q = torch.randn(30, 5, generator=rng), torch.randn(8, 5, generator=rng)
     logits = torch.zeros(8, 30, requires_grad=True)
-    index, soft, _ = gumbel_draws(logits.detach(), torch.zeros(8, 30, dtype=torch.bool), 1, rng)
-    negative = table[index] + StraightThrough.apply(logits, soft, table, kappa)
+    noise, known = torch.empty(8, 1, 30).exponential_(generator=rng), torch.zeros(8, 30, dtype=torch.bool)
+    draws = raced(logits.detach(), known, noise)
+    negative = table[draws.index] + SoftRows.apply(logits, draws, table, kappa)
     torch.nn.functional.softplus((q.unsqueeze(1) * negative).sum(2)).sum().backward()
-    f = q @ table.T
-    moved = ((soft[0].log() - 1e-2 * logits.grad).softmax(1) * f).sum(1)
-    assert (kappa * (moved - (soft[0] * f).sum(1)) < 0).all()
+    f, v = q @ table.T, -noise[:, 0].log()
+    moved = ((v - 1e-2 * logits.grad).softmax(1) * f).sum(1)
+    assert (kappa * (moved - (v.softmax(1) * f).sum(1)) < 0).all()
 
 
 def test_without_feedback_and_contrast_the_sampler_does_not_learn_12(on_toy):

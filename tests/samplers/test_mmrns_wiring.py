@@ -8,10 +8,11 @@ import math
 import zlib
 
 import pytest
+import scipy
 import torch
-from scipy import stats
 
 from nsbench.contracts.scoring import Scoring
+from nsbench.kernels.race import Draws, SoftRows, race
 from nsbench.samplers import mmrns
 from nsbench.samplers.mmrns import MMRNS
 from nsbench.samplers.parts import attention
@@ -76,17 +77,27 @@ def test_the_nearest_to_the_replaced_entity_are_drawn():
         torch.testing.assert_close(near[block.ids[i]].sort(descending=True).values, best, atol=0.02, rtol=0)
 
 
+class Fixed(Draws):
+    """Row b draws columns b, b + 1, ... whatever the noise [K, B, N]; nothing that is drawn leaves."""
+
+    def __init__(self, log_p, noise):
+        k, rows, n = noise.shape
+        index = (torch.arange(rows).unsqueeze(1) + torch.arange(k)) % n
+        y = (log_p + noise).softmax(2).transpose(0, 1)
+        super().__init__(index, torch.ones(rows, k, dtype=torch.bool), lambda first, pull: self.pull(y[first:], pull))
+
+    @staticmethod
+    def pull(y, pull):
+        y = y[: len(pull)]
+        return torch.einsum("bkn,bkn->bn", y, pull) - torch.einsum("bkn,bkm,bkm->bn", y, y, pull)
+
+
 @pytest.mark.parametrize("factor", [1, -1])
 def test_the_models_loss_reaches_the_sampler_as_if_negatives_were_mixtures_of_the_candidates(factor, monkeypatch):
     """Eq. 13 with fixed noise: a negative is sum_c y_c e_c; `feedback` scales the gradient."""
     made, chosen = make("sampler.candidates=12", f"sampler.feedback={factor}"), shuffled()
     noise = torch.randn(3, 16, 12, generator=torch.Generator().manual_seed(1))
-
-    def draws(log_p, known, k, rng):
-        index = (torch.arange(16).unsqueeze(1) + torch.arange(k)) % 12
-        return index, (log_p + noise).softmax(2), torch.ones(16, k, dtype=torch.bool)
-
-    monkeypatch.setattr(mmrns, "gumbel_draws", draws)
+    monkeypatch.setattr(mmrns, "race", lambda log_p, known, k, rng: Fixed(log_p, noise))
     monkeypatch.setattr(torch, "randperm", lambda n, **_: chosen)
     positives, block = sampled(made, range(0, 128, 8))
     candidates = chosen[:12]
@@ -106,11 +117,22 @@ def test_the_models_loss_reaches_the_sampler_as_if_negatives_were_mixtures_of_th
 
 
 def test_the_soft_rows_have_temperature_1():
-    """Of two candidates with probabilities p and 1 - p, P(y <= u) is sigmoid(logit(u) - logit(p)) under Gumbel noise."""
-    p = torch.tensor([0.7, 0.3]).log().expand(20_000, -1)
-    _, soft, _ = mmrns.gumbel_draws(p, torch.zeros(20_000, 2, dtype=torch.bool), 1, torch.Generator().manual_seed(0))
-    y = soft[0, :, 0].double()
-    assert stats.kstest((y.logit() - math.log(7 / 3)).sigmoid().numpy(), "uniform").pvalue > 1e-4
+    """Of two candidates with probabilities p and 1 - p, P(y <= u) is sigmoid(logit(u) - logit(p)) under Gumbel noise.
+
+    The gradient is y (1 - y), at most t where y is outside of the two roots of y (1 - y) = t.
+    """
+    log_p = torch.tensor([0.7, 0.3]).log().expand(20_000, -1).requires_grad_()
+    known = torch.zeros(20_000, 2, dtype=torch.bool)
+    draws = race(log_p.detach(), known, 1, torch.Generator().manual_seed(0))
+    pull = torch.ones(20_000, 1, 1)
+    (slope,) = torch.autograd.grad(SoftRows.apply(log_p, draws, torch.tensor([[1.0], [0.0]]), 1), log_p, pull)
+
+    def below(t):
+        low = (1 - (1 - 4 * t).clamp(min=0).sqrt()) / 2
+        first, second = ((u.logit() - math.log(7 / 3)).sigmoid() for u in (low, 1 - low))
+        return first + 1 - second
+
+    assert scipy.stats.kstest(below(slope[:, 0].double()).numpy(), "uniform").pvalue > 1e-4
 
 
 def test_candidates_are_drawn_afresh_and_are_a_tenth_of_all():

@@ -86,20 +86,6 @@ def test_several_views_of_an_entity_score_in_all_pairs(objective):
     assert_same(8 * loss_of(trainer, range(8), Two(trainer.setting, None)), expected, list(trainer.kge.parameters()))
 
 
-def test_without_weight_on_the_unknown_only_the_facts_count(objective):
-    trainer = objective("sampler.c_negative=0")
-    expected = sum((1 - score(trainer.kge.entity, trainer.kge.relation, *x)) ** 2 for x in TRIPLES) / len(TRIPLES)
-    assert_same(loss_of(trainer, range(8)), expected, list(trainer.kge.parameters()))
-
-
-def test_names_of_entities_do_not_matter(objective):
-    new = torch.randperm(E, generator=torch.Generator().manual_seed(1))  # entity e becomes new[e]
-    renamed = [(int(new[h]), r, int(new[t])) for h, r, t in TRIPLES]
-    one, other = objective(), objective(triples=renamed)
-    other.kge.entity.data[new] = one.kge.entity.data
-    assert loss_of(one, range(8)).item() == pytest.approx(loss_of(other, range(8)).item(), rel=1e-12)
-
-
 def test_the_default_weight_balances_facts_and_all_triples(objective):
     balanced = len(TRIPLES) / (E * R * E)
     assert objective().sampler.c_negative == pytest.approx(balanced)

@@ -5,8 +5,10 @@ import itertools
 import pytest
 import torch
 
+from nsbench.kernels import native
+from nsbench.kernels import operators as kernels
 from nsbench.samplers.bernoulli import head_probability
-from nsbench.samplers.nscaching import distinct, last_occurrence, perturbed
+from nsbench.samplers.nscaching import distinct, last_occurrence
 
 WIDE = 200  # entities; the toy has fewer than N1, where rows cannot be distinct
 TRIPLES = [(h, 0, 150) for h in range(100)] + [(0, 0, t) for t in range(30, 60)] + [(7, 1, 7), (199, 1, 0)]
@@ -120,7 +122,9 @@ def test_every_slot_is_drawn_equally_often(caching, draw):
 # --- the update ---
 
 
-def test_noisy_top_k_draws_without_replacement(caching):
+@pytest.mark.parametrize("choice", ["native", "eager"])
+def test_noisy_top_k_draws_without_replacement(choice, monkeypatch):
+    monkeypatch.setattr(native, "_chosen", choice)
     score, tau, n, rows = torch.tensor([0.3, -1.2, 2.0, 0.0, 1.1, -0.4]), 0.7, 3, 100_000
     weight = (score.double() / tau).exp().tolist()
     expected = [0.0] * 6
@@ -131,7 +135,8 @@ def test_noisy_top_k_draws_without_replacement(caching):
         for i in order:
             expected[i] += p
     rng = torch.Generator().manual_seed(3)
-    drawn = perturbed(score.expand(rows, 6), tau, rng).topk(n, dim=1).indices
+    u = torch.rand(rows, 6, generator=rng)
+    drawn = kernels.keep_largest(torch.arange(6).expand(rows, 6), score.expand(rows, 6), u, n, 6, tau, True).long()
     counts = torch.bincount(drawn.flatten(), minlength=6).double()
     p = torch.tensor(expected, dtype=torch.float64)
     assert ((counts - rows * p).abs() < 4 * (rows * p * (1 - p)).sqrt()).all()
@@ -177,8 +182,9 @@ def test_copies_of_a_query_in_a_batch_equal_the_update_by_its_last_copy(caching)
     before = trainer.sampler.cache.clone()
 
     rng = copied_generator(trainer)
-    union = torch.cat([before.long()[key], trainer.graph.draw(key, 5, rng)], 1).sort(1).values
-    score = perturbed(trainer.view.score_ids(positives, side, union), 1.0, rng)
+    union = torch.cat([before.long()[key], trainer.graph.draw(key, 5, rng)], 1)
+    noise = -(-torch.rand(89, 13, generator=rng).double().log()).log()
+    score = trainer.view.score_ids(positives, side, union) + noise
     expected = {}
     for row in (86, 87, 88):
         ranking = sorted(range(13), key=lambda i: -score[row, i].item())

@@ -1,10 +1,8 @@
 """docs/notes/classic_samplers.md, section 1, Tests."""
 
 import pytest
+import scipy
 import torch
-from scipy.stats import chisquare
-
-from nsbench.testing.rules import toy
 
 TRIPLES = [(0, 0, 1), (0, 0, 2), (0, 0, 3), (5, 0, 1), (19, 0, 0), (7, 0, 19), (0, 1, 0)]  # 20 entities
 
@@ -21,21 +19,7 @@ def test_every_other_entity_is_drawn_equally_often(trainer_on, draw, row):
         counts = torch.bincount(ids.flatten(), minlength=20)
         legal = [e for e in range(20) if e not in known]
         assert {e for e in range(20) if counts[e] == 0} == known
-        assert chisquare(counts[legal].numpy()).pvalue > 1e-4
-
-
-def test_no_known_positive_in_a_million_draws(trainer_on, draw):
-    data = toy()
-    triples = data.train.tolist()
-    trainer = trainer_on("uniform", triples, 40, 5, 8000)
-    positives, block = draw(trainer, range(len(triples)))
-    assert block.ids.numel() > 1_000_000
-    side = block.side.unsqueeze(1)
-    heads = torch.where(side, block.ids, positives.h.unsqueeze(1))
-    tails = torch.where(side, positives.t.unsqueeze(1), block.ids)
-    code = (heads * 5 + positives.r.unsqueeze(1)) * 40 + tails
-    known = torch.tensor([(h * 5 + r) * 40 + t for h, r, t in triples])
-    assert not torch.isin(code, known).any()
+        assert scipy.stats.chisquare(counts[legal].numpy()).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("sides", ["per_row", "per_slot"])

@@ -16,12 +16,11 @@ NAMES = {
         "straight_through": fakes.StraightThrough,
         "generated": fakes.Generated,
         "two_blocks": fakes.TwoBlocks,
-        "per_view": fakes.PerView,
         "alternating": fakes.Alternating,
         "memory": fakes.Memory,
         "fake_one_vs_all": fakes.OneVsAll,
     },
-    FUSIONS: {"fake_slots": fakes.Slots, "fake_views": fakes.TwoViews},
+    FUSIONS: {"fake_slots": fakes.Slots},
     AUXILIARIES: {"shrinking": fakes.Shrinking},
 }
 

@@ -180,18 +180,6 @@ class TwoBlocks(Sampler):
         return [drawn(positives, view, self.k), second]
 
 
-class PerView(Sampler):
-    """Another entity in each view."""
-
-    requires = frozenset({Need.VIEWS})
-
-    def sample(self, positives: Positives, view: View) -> Negatives:
-        side = view.draw_side(positives)
-        key = positives.key(side)
-        ids = {name: view.graph.draw(key, self.k, view.rng) for name in ("structure", "image")}
-        return Negatives(side, view_ids=ids, valid=view.graph.drawable(key, self.k))
-
-
 class Alternating(Reinforce):
     """Learns in even passes, lets the model learn in odd ones."""
 
@@ -278,13 +266,3 @@ class Slots(Fusion):
     def fuse(self, slots: Tensor, mask: Tensor) -> Tensor:
         present = mask.unsqueeze(-1).to(slots.dtype)
         return (slots * present).sum(-2) / present.sum(-2)
-
-
-class TwoViews(Slots):
-    """Two views of an entity, scored against each other in all four pairs."""
-
-    provides = frozenset({Need.VIEWS})
-
-    def views(self, entity: Tensor) -> dict[str, Tensor]:
-        table = self._table(entity)
-        return {"structure": table[:, 0], "image": table[:, 1]}

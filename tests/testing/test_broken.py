@@ -9,7 +9,14 @@ import torch
 import torch.nn.functional as F
 
 from nsbench.contracts import Generated, Need, Negatives, Objective
+from nsbench.testing import rules
 from nsbench.testing.rules import OBJECTIVE_RULES, SAMPLER_RULES, check_sampler
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    """A shorter long run: enough to learn in, and for step 30 of who breaks down there."""
+    monkeypatch.setattr(rules, "STEPS", 40)
 
 
 def like(base, **members):

@@ -1,7 +1,5 @@
 """What is special to each kind of sampler, each under the unchanged trainer."""
 
-import io
-
 import fakes
 import pytest
 import torch
@@ -41,125 +39,11 @@ def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-def through_a_file(state):
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-def test_stateless_ids_follow_the_generator_alone():
-    one, other = trainer_for("stateless"), trainer_for("stateless", kge="distmult")
-    first, second = watched(one.sampler, "sample"), watched(other.sampler, "sample")
-    steps(one, 5)
-    steps(other, 5)
-    assert all(torch.equal(a.ids, b.ids) and torch.equal(a.side, b.side) for a, b in zip(first, second))
-
-
-def test_cache_row_becomes_the_best_of_itself_and_the_fresh_draws():
-    trainer = trainer_for("cache", "protocol.batch=1")
-    trainer.pretrain()
-    sampler, seen = trainer.sampler, {}
-    score_ids = trainer.view.__class__.score_ids
-
-    def spy(view, positives, side, ids):
-        scores = score_ids(view, positives, side, ids)
-        seen.update(key=positives.key(side), ids=ids, scores=scores)
-        return scores
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.view.__class__, "score_ids", spy)
-        for _ in range(5):
-            before = sampler.cache.clone()
-            trainer.step()
-            key = int(seen["key"])
-            assert torch.equal(seen["ids"][0, : sampler.size], before[key])
-            by_score = sorted(zip(seen["scores"][0].tolist(), seen["ids"][0].tolist()), reverse=True)[: sampler.size]
-            assert sorted(sampler.cache[key].tolist()) == sorted(entity for _, entity in by_score)
-            others = torch.arange(len(before)) != key
-            assert torch.equal(sampler.cache[others], before[others])
-
-
-def test_reinforce_gradient_is_that_of_reward_times_log_probability():
-    trainer = trainer_for("reinforce")
-    sampler, blocks = trainer.sampler, watched(trainer.sampler, "sample")
-    assert [g["lr"] for g in trainer.sampler_adam.param_groups] == [pytest.approx(10 * trainer.protocol.learning_rate)]
-    with torch.no_grad():
-        sampler.logits.copy_(torch.linspace(-1, 1, 40))
-    logits = sampler.logits.detach().clone()
-    gradients, rewards, feedback = [], [], sampler.feedback
-    trainer.sampler_adam.step = lambda: gradients.append(sampler.logits.grad.clone())
-
-    def spy(negatives, s_pos, s_neg):
-        assert not s_pos.requires_grad
-        assert not s_neg.requires_grad
-        rewards.append(s_neg)
-        return feedback(negatives, s_pos, s_neg)
-
-    sampler.feedback = spy
-    pools = watched(trainer.graph, "draw")
-    trainer.step()
-    pool, ids, reward = pools[0], blocks[0].ids, rewards[0]
-    expected = torch.zeros(40)  # by hand: -A (onehot - softmax), averaged over slots
-    for row in range(len(ids)):
-        p = logits[pool[row]].softmax(0)
-        log_q = blocks[0].log_q.detach()
-        for slot in range(ids.shape[1]):
-            chosen = (pool[row] == ids[row, slot]) & torch.isclose(p.log(), log_q[row, slot])
-            first = int(chosen.nonzero()[0])  # duplicates in the pool have one logit, so their gradients add up alike
-            onehot = torch.zeros(len(p))
-            onehot[first] = 1
-            expected.index_add_(0, pool[row], -(reward[row, slot] * (onehot - p)) / ids.numel())
-    assert torch.allclose(gradients[0], expected, atol=1e-6)
-    assert all(p.grad is None for p in trainer.kge.parameters())
-
-
-def test_reinforce_prefers_what_scores_high():
-    trainer = trainer_for("reinforce", "protocol.learning_rate=0.01")
-    trainer._model_step = lambda *args: None  # a frozen model
-    blocks = watched(trainer.sampler, "sample")
-    steps(trainer, 60)
-    assert trainer.sampler.logits.abs().max() > 0.5
-    feedback_means = [(-trainer.sampler.feedback(b, None, torch.ones_like(b.log_q))).item() for b in blocks]
-    assert feedback_means[-1] > feedback_means[0]  # log-probability of what is drawn has risen above uniform
-
-
 def straight_through_step(kge="distmult"):
     trainer = trainer_for("straight_through", "protocol.subsampling=false", kge=kge)
     with torch.no_grad():
         trainer.sampler.logits.copy_(torch.linspace(-1, 1, 40))
     return trainer
-
-
-def test_straight_through_gradient_of_the_logits():
-    """dL/dlogits = y_c (g_c - sum_c y_c g_c) / tau, with g_c = <dL/d(scored vector), e_c> (notes/mmrns.md, tests, 11)."""
-    trainer = straight_through_step()
-    sampler = trainer.sampler
-    sampler.feedback = lambda *args: None
-    blocks, caught = watched(trainer.sampler, "sample"), {}
-    pools = watched(trainer.graph, "draw")
-    block_of = trainer.view.scoring.__class__.block
-
-    def spy(scoring, positives, block):
-        block.delta.retain_grad()
-        block.tape["soft"].retain_grad()
-        caught["entity"] = scoring.entity.detach().clone()
-        assert torch.equal(scoring.vectors(block.ids) + block.delta, scoring.vectors(block.ids))  # bit for bit
-        return block_of(scoring, positives, block)
-
-    trainer.sampler_adam.step = lambda: caught.update(logits=sampler.logits.grad.clone())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.view.scoring.__class__, "block", spy)
-        trainer.step()
-    block, pool = blocks[0], pools[0]
-    towards = block.delta.grad  # [B, K, D], dL/d(scored vector)
-    y = block.tape["soft"].detach()
-    g = torch.einsum("bkd,bcd->bkc", towards, caught["entity"][pool])
-    expected = torch.zeros(40)
-    per_logit = y * (g - (y * g).sum(2, keepdim=True)) / sampler.tau
-    expected.index_add_(0, pool.flatten(), per_logit.sum(1).flatten())
-    assert caught["logits"].abs().max() > 0
-    assert torch.allclose(caught["logits"], expected, atol=1e-7)
 
 
 def test_coupled_feedback_shares_one_backward_and_all_optimisers_step():
@@ -185,57 +69,6 @@ def test_coupled_feedback_shares_one_backward_and_all_optimisers_step():
     assert (gradients["entity"] != fewer["entity"]).any(1).sum() > 16
 
 
-def test_own_optimiser_inside_sample_learns_and_survives_a_checkpoint():
-    trainer = trainer_for("generated", fusion="fake_slots")
-    assert trainer.sampler_adam is None
-    before = parameters_of(trainer)
-    steps(trainer, 4)
-    assert trainer.sampler.steps_taken == 4
-    assert not same(before, parameters_of(trainer))
-    other = trainer_for("generated", fusion="fake_slots", seed=1)
-    other.load_state_dict(through_a_file(trainer.state_dict()))
-    assert other.sampler.steps_taken == 4
-    moments = [trainer_.sampler.own.state_dict()["state"][0]["exp_avg"] for trainer_ in (trainer, other)]
-    assert torch.equal(*moments)
-
-
-@pytest.mark.parametrize("anchors", ["false", "true"])
-@pytest.mark.parametrize("joint", ["score", "fuse"])
-def test_generated_slots_enter_the_loss_as_the_contract_says(joint, anchors):
-    settings = (
-        f"sampler.joint={joint}",
-        f"sampler.anchors={anchors}",
-        "protocol.subsampling=false",
-        "protocol.regularizer=0",
-        "protocol.temperature=1",
-    )
-    trainer = trainer_for("generated", *settings, fusion="fake_slots")
-    blocks, batches = watched(trainer.sampler, "sample"), watched(trainer, "_next_positives")
-    scoring = trainer.scoring()
-    fused, relation = scoring.tables["fused"].clone(), scoring.relation.clone()
-    trainer.step()
-
-    block, positives, gamma = blocks[0], batches[0], trainer.protocol.margin
-    total = 0.0
-    for row in range(16):
-        h, r, t = positives.hrt[row].tolist()
-        head = bool(block.side[row])
-        kept, sign = (t, -1) if head else (h, 1)
-        present = block.generated.slot_mask[row]
-        s_pos = gamma - (fused[h] + relation[r] - fused[t]).abs().sum()
-        for k in range(4):
-            candidate = block.generated.vectors[row, k]  # [S, D]
-            anchor = block.generated.anchors[row, k] if anchors == "true" else fused[kept]
-            if joint == "score":
-                score = (gamma - (anchor + sign * relation[r] - candidate).abs().sum(1))[present].mean()
-            else:
-                anchor = anchor[present].mean(0) if anchors == "true" else fused[kept]
-                score = gamma - (anchor + sign * relation[r] - candidate[present].mean(0)).abs().sum()
-            shift, weight = block.margin_shift[row, k], block.weight[row, k]
-            total += (weight * F.softplus(score + shift) + F.softplus(-(s_pos + shift))) / 4
-    assert trainer.loss_sum.item() == pytest.approx(float(0.5 * total / 16), rel=1e-5)
-
-
 def test_blocks_add_up_with_their_coefficients():
     trainer = trainer_for("two_blocks", "protocol.subsampling=false", "protocol.regularizer=0", kge="distmult")
     drawn, batches = watched(trainer.sampler, "sample"), watched(trainer, "_next_positives")
@@ -257,28 +90,6 @@ def test_blocks_add_up_with_their_coefficients():
     assert trainer.loss_sum.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_views_are_scored_in_all_pairs_each_with_its_own_entity():
-    trainer = trainer_for("per_view", fusion="fake_views", kge="distmult")
-    blocks, batches, found = watched(trainer.sampler, "sample"), watched(trainer, "_next_positives"), []
-    block_of = trainer.view.scoring.__class__.block
-    tables = {name: table.clone() for name, table in trainer.scoring().tables.items()}
-    relation = trainer.kge.relation.detach().clone()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.view.scoring.__class__, "block", lambda *args: found.append(block_of(*args)) or found[-1])
-        trainer.step()
-    s_pos, s_neg = (x.detach() for x in found[0])
-    block, hrt = blocks[0], batches[0].hrt
-    for row in range(16):
-        h, r, t = hrt[row].tolist()
-        kept, answer = (t, h) if block.side[row] else (h, t)
-        pairs = [(a, b) for a in tables for b in tables]
-        expected = sum((tables[a][kept] * relation[r] * tables[b][answer]).sum() for a, b in pairs)
-        assert s_pos[row].item() == pytest.approx(expected.item(), abs=1e-5)
-        for k in range(4):
-            expected = sum((tables[a][kept] * relation[r] * tables[b][block.view_ids[b][row, k]]).sum() for a, b in pairs)
-            assert s_neg[row, k].item() == pytest.approx(expected.item(), abs=1e-5)
-
-
 def test_alternating_phases_leave_the_other_side_bit_identical():
     trainer = trainer_for("alternating")
     phases = set()
@@ -294,17 +105,6 @@ def test_alternating_phases_leave_the_other_side_bit_identical():
             assert len(trainer.model_adam.state) == moments[0]
         phases.add(phase)
     assert phases == {"sampler", "model"}
-
-
-def test_objective_replaces_sampling_and_its_loss_is_reported():
-    trainer = trainer_for("fake_one_vs_all", kge="distmult")
-    entity, relation = trainer.kge.entity.detach().clone(), trainer.kge.relation.detach().clone()
-    h, r, t = trainer._next_positives().hrt.unbind(1)
-    trainer.step()
-    expected = F.cross_entropy((entity[h] * relation[r]) @ entity.T, t)
-    assert trainer.loss_sum.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert trainer.sampler_adam is None
-    assert not torch.equal(entity, trainer.kge.entity)
 
 
 def test_auxiliary_has_its_own_parameters_weight_and_gradient():
@@ -347,22 +147,6 @@ def test_an_auxiliary_does_not_make_the_samplers_view_live():
         trainer_for("keeps", "aux.shrinking=0.5").step()
 
 
-def test_pretraining_happens_once_and_is_charged_to_the_sampler():
-    trainer = trainer_for("memory")
-    trainer.pretrain()
-    steps(trainer, 3)
-    assert trainer.sampler.counts == {"pretrained": 1, "sampled": 3}
-
-    slow = trainer_for("memory")
-    clock = slow.sampler_clock.__class__
-    with pytest.MonkeyPatch.context() as patch:
-        now = iter(range(0, 1000, 7))
-        patch.setattr("nsbench.training.clock.time.perf_counter", lambda: float(next(now)))
-        slow.pretrain()
-    assert isinstance(slow.sampler_clock, clock)
-    assert slow.sampler_clock.seconds() == 7.0
-
-
 def test_start_epoch_is_called_once_per_pass_before_its_first_whole_batch():
     trainer = trainer_for("memory")
     passes = 5
@@ -373,20 +157,6 @@ def test_start_epoch_is_called_once_per_pass_before_its_first_whole_batch():
     steps(trainer, passes * n // 16)
     assert [epoch for epoch, _ in called_at] == list(range(passes))
     assert [step for _, step in called_at] == [-(-epoch * n // 16) for epoch in range(passes)]
-
-
-def test_extra_state_goes_through_a_checkpoint():
-    trainer = trainer_for("memory")
-    trainer.pretrain()
-    steps(trainer, 12)
-    other = trainer_for("memory")
-    other.load_state_dict(through_a_file(trainer.state_dict()))
-    assert other.sampler.counts == {"pretrained": 1, "sampled": 12}
-    assert other.sampler.epochs == [0, 1]
-    for t in (trainer, other):
-        steps(t, 6)
-    assert same(trainer.model_state(), other.model_state())
-    assert torch.equal(trainer.loss_sum, other.loss_sum)
 
 
 def test_live_needs_are_what_decides_about_gradients():

@@ -1,4 +1,4 @@
-"""Every kind of sampler passes the battery."""
+"""Kinds of sampler that are not built in pass the battery, as those do that are (samplers/test_contract_of_all.py)."""
 
 import fakes
 import pytest
@@ -9,30 +9,19 @@ from nsbench.registry import SAMPLERS
 from nsbench.testing.rules import assert_contract, check_sampler
 
 PAIRS = [
-    ("stateless", "none", ()),
     ("cache", "none", ()),
-    ("reinforce", "none", ()),
     ("straight_through", "none", ()),
     ("generated", "fake_slots", ()),
     ("generated", "fake_slots", ("sampler.joint=fuse", "sampler.anchors=true")),
     ("two_blocks", "none", ()),
-    ("per_view", "fake_views", ()),
-    ("alternating", "none", ()),
     ("memory", "none", ()),
     ("stateless", "none", ("aux.shrinking=0.1",)),
-    ("fake_one_vs_all", "none", ()),
 ]
 
 
 @pytest.mark.parametrize(("sampler", "fusion", "settings"), PAIRS)
 def test_with_transe(sampler, fusion, settings):
     assert_contract(sampler, "transe", fusion=fusion, settings=settings, device="cpu")
-
-
-@pytest.mark.parametrize("kge", ["distmult", "rotate"])
-@pytest.mark.parametrize("sampler", ["straight_through", "generated"])
-def test_with_other_models(sampler, kge):
-    assert_contract(sampler, kge, fusion="fake_slots" if sampler == "generated" else "none", device="cpu")
 
 
 @pytest.mark.parametrize("sampler", ["stateless", "fake_one_vs_all"])
@@ -90,4 +79,4 @@ def test_the_battery_leaves_no_trace():
 
 def test_an_impossible_pair_is_a_misuse_not_a_finding():
     with pytest.raises(Misuse, match="two views"):
-        check_sampler("per_view", device="cpu")
+        check_sampler("mans", device="cpu")

@@ -11,7 +11,7 @@ from nsbench.errors import RunFailed
 from nsbench.kernels import native
 from nsbench.kernels import operators as kernels
 from nsbench.testing.rules import toy
-from nsbench.training.evaluation import Ranking, labels
+from nsbench.training.evaluation import Ranking, labels, twins
 from nsbench.training.trainer import Trainer
 
 N, R = 6, 2
@@ -80,33 +80,11 @@ def test_equals_the_naive_double_loop(choice, triples, others, seed, queries_per
     assert ranks.dtype == candidates.dtype == torch.int32
 
 
-def test_a_constant_scorer_ranks_in_the_middle(kernel):
-    triples, known = [(0, 0, 1), (2, 1, 3)], [(0, 0, 1), (0, 0, 2), (5, 0, 1), (2, 1, 3)]
-    ranks, candidates = ranking(triples, known).ranks(Table(torch.ones(2, N, R, N)))
-    assert torch.equal(ranks.float().mean(2), (candidates + 1) / 2)
-    assert candidates.tolist() == [[5, 5], [6, 6]]
-
-
-def test_a_perfect_scorer_ranks_first(kernel):
-    triples = [(0, 0, 1), (2, 1, 3), (0, 0, 4)]
-    values = torch.zeros(2, N, R, N)
-    for h, r, t in triples:
-        values[0, h, r, t] = values[1, t, r, h] = 1.0
-    ranks, _ = ranking(triples, triples).ranks(Table(values))
-    assert (ranks == 1).all()
-
-
 def test_the_hub_that_owns_every_other_answer(kernel):
     known = [(e, 0, 5) for e in range(N)]
     ranks, candidates = ranking([(3, 0, 5)], known).ranks(table(0))
     assert ranks[0, 0].tolist() == [1, 1]  # every other head is known, so nothing is left to rank against
     assert candidates[0].tolist() == [1, 6]
-
-
-def test_a_triple_given_twice_is_ranked_twice_alike(kernel):
-    ranks, candidates = ranking([(0, 0, 1), (4, 1, 2), (0, 0, 1)], []).ranks(table(3))
-    assert torch.equal(ranks[0], ranks[2])
-    assert torch.equal(candidates[0], candidates[2])
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -155,6 +133,15 @@ def test_categories_by_dictionaries(triples):
             return bool(sets) and sum(map(len, sets.values())) / len(sets) >= 1.5
 
         assert found[relation] == f"{'n' if many(heads) else '1'}-{'n' if many(tails) else '1'}"
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 2)] * 3), min_size=1, max_size=20), st.data())
+@settings(max_examples=100, deadline=None)
+def test_twins_by_sets(train, data):
+    """Repeats in train, and facts that are in train themselves, make no twin."""
+    triples = data.draw(st.lists(st.one_of(st.sampled_from(train), st.tuples(*[st.integers(0, 2)] * 3)), min_size=1))
+    expected = [any((h, other, t) in train for other in {0, 1, 2} - {r}) for h, r, t in triples]
+    assert twins(TrainGraph(torch.tensor(train), 3, 3), torch.tensor(triples)).tolist() == expected
 
 
 def test_labels_of_the_toy():

@@ -5,11 +5,9 @@ import math
 import pytest
 import torch
 
-from nsbench.campaign import plan as campaign
 from nsbench.config.run import configure
 from nsbench.contracts import Generated, Negatives, Sampler
 from nsbench.registry import FUSIONS, SAMPLERS
-from nsbench.runs.runner import execute
 from nsbench.testing.rules import registered, toy
 from nsbench.training.diagnostics import RANKED, Diagnosis
 from nsbench.training.liveness import dead
@@ -222,19 +220,3 @@ def test_the_verdict(diagnostics, figures):
     assert all(figure in reason for figure, reason in zip(figures, reasons))
     if "1.00, 1.10" in figures:
         assert "quarters 2 and 4" in reasons[0]
-
-
-def test_a_run_says_that_its_generator_is_dead_and_a_live_one_says_nothing(tmp_path):
-    short = ["protocol.steps=20", "protocol.validate_every=10", "protocol.width=8", "protocol.batch=32"]
-    found = {}
-    for sampler in (Remote, Alive, fakes.Stateless):
-        sampler.drawn = torch.arange(4)
-        with registered(SAMPLERS, "subject", sampler):
-            settings = [*short, "protocol.negatives=4"]
-            (config,) = campaign.plan(["subject"], ["transe"], ["planted:small"], [0], protocol="quick", settings=settings)
-            result = execute(config, campaign.dataset_of(config), tmp_path / sampler.__name__).result()
-        found[sampler] = result
-        assert result.get("dead", []) == dead(result["diagnostics"])
-    assert any("gradient" in reason for reason in found[Remote]["dead"])
-    assert set(found[Alive]["diagnostics"]["end"]) > FIGURES
-    assert "dead" not in found[fakes.Stateless]

@@ -275,11 +275,3 @@ def test_a_run_that_cannot_be_made_again_is_refused(source: Result, tmp_path: Pa
     twice = changed("twice")
     RunFolder(twice).write_json("result.json", {"config": replay.record(campaign.dataset_of(replay))})
     refused(twice, "is a replay itself")
-
-
-def test_the_command_line_takes_a_replay(source: Result, command: Callable, store: Path) -> None:
-    shutil.copytree(source.folder, store / source.folder.name)
-    arguments = ["run", "--sampler", "replay:nscaching", "--protocol", "quick", "--dataset", "planted:small", "--plan"]
-    done = command(*arguments, "--seed", "1")
-    assert done.code == 0
-    assert "replay-transe-planted_small-s1" in done.out

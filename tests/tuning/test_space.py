@@ -40,20 +40,19 @@ def test_what_a_paper_tuned_has_a_space_of_values_that_the_option_takes(name):
 
 
 @settings(max_examples=20)
-@given(st.floats(1e-6, 1.0), st.floats(1.0, 1e6), st.booleans(), st.integers(0, 9))
-def test_proposals_lie_in_their_range(low, high, log, seed):
-    space = {"sampler.x": Range(low, high * 2, log), "sampler.y": Range(1, 9, log), "sampler.z": ("a", "b")}
+@given(st.floats(1e-6, 1.0), st.floats(1.0, 1e6), st.integers(0, 9))
+def test_proposals_lie_in_their_range(low, high, seed):
+    space = {"sampler.x": Range(low, high * 2), "sampler.z": ("a", "b")}
     tried = []
     for _ in range(2):
         tried.append(propose(space, [], tried, seed))
         assert low <= tried[-1]["sampler.x"] <= high * 2
-        assert tried[-1]["sampler.y"] in range(1, 10)
         assert tried[-1]["sampler.z"] in ("a", "b")
     assert tried == [propose(space, [], tried[:n], seed) for n in range(2)]
 
 
-def test_a_range_of_whole_numbers_is_exhausted():
-    space = {"sampler.size": Range(1, 3, log=False), "sampler.kind": ("a", "b")}
+def test_a_choice_of_values_is_exhausted():
+    space = {"sampler.size": (1, 2, 3), "sampler.kind": ("a", "b")}
     assert size(space) == 6
     assert size({**space, "sampler.tau": Range(0.1, 1.0)}) == math.inf
     tried = []

@@ -3,22 +3,20 @@
 from itertools import permutations, product
 
 import numpy as np
-import pandas as pd
 import pytest
-import scipy.stats
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from statsmodels.formula.api import ols
-from statsmodels.stats.anova import anova_lm
 
-from nsbench.results.stats.blocks import (
-    block_ranks,
-    friedman,
-    friedman_of_ranks,
-    friedman_permutation,
-)
-from tests.results.stats.examples import DEMSAR, DEMSAR_AS_PRINTED, DEMSAR_RANKS, GARCIA_RANKS, SCIPY, ZAR
+from nsbench.results.stats.blocks import block_ranks, friedman, friedman_permutation
+from tests.results.stats.examples import DEMSAR, DEMSAR_RANKS
+
+
+def chi2(values):
+    """Friedman's statistic, from the share that rows explain."""
+    blocks, k = np.shape(values)
+    return friedman(values).w * blocks * (k - 1)
 
 
 @pytest.mark.fact(1, oracle="brute force")
@@ -34,72 +32,24 @@ def test_average_ranks_of_demsars_table():
 
 @pytest.mark.fact(2, 3)
 def test_friedman_and_iman_davenport_on_demsars_table():
-    """The paper's 9.28 and 3.69 are uncorrected, as its average ranks give them; scipy's tests have the corrected figure."""
-    plain, corrected = friedman_of_ranks(DEMSAR_RANKS, 14), friedman(DEMSAR)
-    assert (plain.chi2, plain.f) == pytest.approx((9.278571, 3.686313), abs=1e-6)
-    assert (plain.p, plain.f_p) == pytest.approx((0.02581, 0.01982), abs=1e-5)
-    assert (corrected.chi2, corrected.p) == pytest.approx((10.2283464566929, 0.0167215803284414))
-    assert (corrected.f, corrected.f_p) == pytest.approx((4.185130, 0.01162), abs=1e-5)
-    assert (plain.w, corrected.w) == pytest.approx((0.220918, 0.243532), abs=1e-6)
-
-
-@pytest.mark.fact(4, oracle="scipy")
-def test_ranks_come_from_unrounded_values():
-    """With `voting` tied as printed, both figures move."""
-    assert friedman_of_ranks(block_ranks(DEMSAR_AS_PRINTED).mean(axis=0), 14).chi2 == pytest.approx(9.857143, abs=1e-6)
-    assert friedman(DEMSAR_AS_PRINTED).chi2 == pytest.approx(10.952381, abs=1e-6)
-    assert friedman(DEMSAR_AS_PRINTED).chi2 == pytest.approx(scipy.stats.friedmanchisquare(*DEMSAR_AS_PRINTED.T).statistic)
-
-
-@pytest.mark.fact(3, oracle="statsmodels")
-def test_iman_davenport_is_the_f_of_an_analysis_of_variance_of_ranks():
-    for values in (DEMSAR, ZAR, SCIPY):
-        n, k = values.shape
-        frame = pd.DataFrame(
-            {"rank": block_ranks(values).ravel(), "block": np.repeat(np.arange(n), k), "row": np.tile(np.arange(k), n)}
-        )
-        table = anova_lm(ols("rank ~ C(row) + C(block)", frame).fit())
-        found = friedman(values)
-        assert (found.f, found.f_p) == pytest.approx((table.loc["C(row)", "F"], table.loc["C(row)", "PR(>F)"]))
-
-
-@pytest.mark.fact(12, oracle="closed form")
-def test_friedman_from_printed_rank_sums():
-    found = friedman_of_ranks(GARCIA_RANKS, 30)
-    assert (found.chi2, found.f) == pytest.approx((39.646667, 14.308720), abs=1e-6)
-    assert found.chi2 == pytest.approx(12 * 30 / 30 * ((GARCIA_RANKS - 3) ** 2).sum())  # from the definition, k = 5
-    assert (found.p, found.f_p) == pytest.approx((5.121e-08, 1.593e-09), rel=1e-3)
-
-
-@pytest.mark.fact(16, oracle="scipy")
-def test_zars_example_needs_the_exact_p():
-    """Chi-square gives 2.5 times the exact p here, F a quarter of it."""
-    found = friedman(ZAR)
-    assert (found.chi2, found.p) == pytest.approx((10.68, 0.0135883), abs=1e-6)
-    assert (found.f, found.f_p) == pytest.approx((9.88889, 0.0014519), abs=1e-5)
-    exact = friedman_permutation(ZAR, np.random.default_rng(0))
-    assert exact.exact
-    assert exact.p == pytest.approx(0.0054585, abs=1e-7)
-    second = friedman(SCIPY)
-    assert (second.chi2, second.p) == pytest.approx((18.9428571428571, 0.000280938375189499))
-    for values, own in ((ZAR, found), (SCIPY, second)):
-        assert (own.chi2, own.p) == pytest.approx(tuple(scipy.stats.friedmanchisquare(*values.T)))
+    """Corrected for ties; the paper's 9.28 and 3.69 are not."""
+    assert chi2(DEMSAR) == pytest.approx(10.2283464566929)
+    assert friedman(DEMSAR) == pytest.approx((4.185130, 0.243532), abs=1e-6)
 
 
 @pytest.mark.fact(29, oracle="closed form")
 def test_perfect_agreement_has_an_infinite_f():
-    found = friedman(np.tile([3.0, 2.0, 1.0], (4, 1)))
-    assert (found.chi2, found.w, found.f, found.f_p) == (8, 1, np.inf, 0)
-    assert found.p == pytest.approx(0.018316, abs=1e-6)
-    assert found.p == pytest.approx(np.exp(-4))  # chi-square of two degrees is exponential
-    assert friedman_permutation(np.tile([3.0, 2.0, 1.0], (4, 1)), np.random.default_rng(0)).p == pytest.approx(6**-3)
+    values = np.tile([3.0, 2.0, 1.0], (4, 1))
+    assert friedman(values) == (np.inf, 1)
+    assert chi2(values) == 8
+    assert friedman_permutation(values, np.random.default_rng(0)) == pytest.approx(6**-3, abs=4 * np.sqrt(6**-3 / 9_999))
 
 
 @pytest.mark.fact(30)
 def test_blocks_that_are_all_ties_are_not_tested():
     """scipy gives nan here."""
     assert friedman(np.ones((5, 3))) is None
-    assert friedman_permutation(np.ones((5, 3)), np.random.default_rng(0)).p == 1
+    assert friedman_permutation(np.ones((5, 3)), np.random.default_rng(0)) == 1
 
 
 @pytest.mark.fact(2, oracle="scipy")
@@ -109,9 +59,7 @@ def test_friedman_against_scipy(values):
     if found is None:
         assert np.all(values == values[:, :1])
         return
-    expected = scipy.stats.friedmanchisquare(*values.T)
-    assert (found.chi2, found.p) == pytest.approx((expected.statistic, expected.pvalue), abs=1e-9)
-    assert np.isfinite([found.p, found.f_p, found.w]).all()
+    assert chi2(values / 7) == pytest.approx(scipy.stats.friedmanchisquare(*values.T).statistic, abs=1e-9)
 
 
 @pytest.mark.fact(16, oracle="brute force")
@@ -124,21 +72,13 @@ def test_permutation_p_against_enumeration(blocks, k, decimals):
         (np.sum([row[list(order)] for row, order in zip(ranks, orders)], axis=0) ** 2).sum() >= observed - 1e-9
         for orders in product(permutations(range(k)), repeat=blocks)
     ]
-    found = friedman_permutation(values, np.random.default_rng(0))
-    assert found.exact
-    assert found.p == pytest.approx(np.mean(every))
+    found = friedman_permutation(values, np.random.default_rng(0), draws=4999)
+    assert found == pytest.approx(np.mean(every), abs=4 * 0.5 / 4999**0.5)
 
 
-def test_drawn_permutations_agree_with_counted_ones(monkeypatch):
-    values = np.random.default_rng(5).normal(size=(6, 4)) + np.arange(4) / 4
-    counted = friedman_permutation(values, np.random.default_rng(0))
-    monkeypatch.setattr("nsbench.results.stats.blocks.STATES", 1)
-    drawn = friedman_permutation(values, np.random.default_rng(0), draws=4999)
-    assert counted.exact
-    assert not drawn.exact
-    assert drawn.p == pytest.approx(counted.p, abs=4 * np.sqrt(counted.p / 4999))
-    agreed = friedman_permutation(np.tile(np.arange(4.0), (9, 1)), np.random.default_rng(0), draws=99)
-    assert agreed.p == 0.01  # never 0
+@pytest.mark.fact(39)
+def test_a_permuted_p_is_never_zero():
+    assert friedman_permutation(np.tile(np.arange(4.0), (9, 1)), np.random.default_rng(0), draws=99) == 0.01
 
 
 def test_incomplete_blocks_are_refused_by_number():

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-import scipy.stats
-import statsmodels.api as sm
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +27,8 @@ def test_clusters_of_one_are_the_plain_error():
 @pytest.mark.parametrize("effect", [0, 0.5, 3])
 def test_equal_clusters_against_statsmodels(effect):
     """Then the scale is G/(G - 1) and the degrees are G - 1, whatever the correlation inside."""
+    import statsmodels.api as sm
+
     values, clusters = drawn([6] * 15, effect)
     fit = sm.OLS(values, np.ones(90)).fit(cov_type="cluster", cov_kwds={"groups": clusters, "df_correction": True})
     found = clustered_error(values, clusters)

@@ -4,15 +4,14 @@ from itertools import product
 
 import numpy as np
 import pytest
-import scipy.stats
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nsbench.results.stats import resampling
+from nsbench.results.stats import paired
 from nsbench.results.stats.clusters import mean_error
 from nsbench.results.stats.paired import differences, paired_t, randomisation
-from nsbench.results.stats.resampling import bootstrap_totals, flip_exceedance
 from tests.results.stats.examples import MAIZE
 
 
@@ -39,9 +38,8 @@ def runs():
 def test_darwins_maize():
     """Randomisation and t fall on opposite sides of 0.05."""
     a, b = against_zero(MAIZE)
-    found = randomisation(a, b, rng())
-    assert found.exact
-    assert found.p == 1726 / 32768
+    exact = 1726 / 32768
+    assert randomisation(a, b, rng()) == pytest.approx(exact, abs=4 * np.sqrt(exact / 9_999))
     sums = np.array([np.dot(signs, MAIZE) for signs in product([-1, 1], repeat=15)])
     assert (sums >= 314).sum() == 863
     assert paired_t(a, b).p == pytest.approx(0.049703, abs=1e-6)
@@ -49,30 +47,22 @@ def test_darwins_maize():
 
 @pytest.mark.fact(14, oracle="brute force")
 @given(arrays(np.int64, st.integers(2, 9), elements=st.integers(-5, 5)))
-def test_exact_randomisation_against_enumeration(d):
-    found = randomisation(*against_zero(d / 7), rng())
+def test_randomisation_against_enumeration(d):
     sums = np.abs([np.dot(signs, d) for signs in product([-1, 1], repeat=len(d))])
-    assert found.exact
-    assert found.p == np.mean(sums >= abs(d.sum()))
-    assert found.difference == pytest.approx(d.mean() / 7)
+    exact = np.mean(sums >= abs(d.sum()))
+    assert randomisation(*against_zero(d / 7), rng()) == pytest.approx(exact, abs=5 * 0.5 / 9_999**0.5)
 
 
 def test_randomisation_against_scipy(runs):
     d = differences(*runs)[:12]
     expected = scipy.stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=np.inf)
-    assert randomisation(*against_zero(d), rng()).p == pytest.approx(expected.pvalue)
-
-
-def test_zeros_do_not_hinder_the_exact_test():
-    d = np.concatenate([MAIZE, np.zeros(500)])
-    assert randomisation(*against_zero(d), rng())[1:3] == (1726 / 32768, True)
+    assert randomisation(*against_zero(d), rng()) == pytest.approx(expected.pvalue, abs=4 * 0.5 / 9_999**0.5)
 
 
 def test_randomisation_and_t_agree_for_thousands_of_triples(runs):
     a, b = runs
     drawn, t = randomisation(a, b, rng()), paired_t(a, b)
-    assert not drawn.exact
-    assert drawn.p == pytest.approx(t.p, abs=0.01)
+    assert drawn == pytest.approx(t.p, abs=0.01)
     expected = scipy.stats.ttest_rel(a.mean(axis=1), b.mean(axis=1))
     assert (t.p, t.df) == pytest.approx((expected.pvalue, expected.df))
     assert t.interval == pytest.approx(tuple(expected.confidence_interval()))
@@ -81,8 +71,7 @@ def test_randomisation_and_t_agree_for_thousands_of_triples(runs):
 @pytest.mark.fact(39, oracle="closed form")
 @pytest.mark.parametrize("draws", [9_999, 999])
 def test_p_is_never_zero(draws):
-    found = randomisation(*against_zero(np.linspace(1, 2, 200)), rng(), draws=draws)
-    assert found.p == 1 / (draws + 1)
+    assert randomisation(*against_zero(np.linspace(1, 2, 200)), rng(), draws=draws) == 1 / (draws + 1)
 
 
 @pytest.mark.fact(37)
@@ -91,14 +80,11 @@ def test_sides_and_runs_may_be_swapped(runs):
     a, b = runs[0][:400], runs[1][:400]
     hubs = rng(1).integers(0, 90, 400)
     for clusters in (None, hubs):
-        for test in (
-            lambda x, y, c=clusters: paired_t(x, y, clusters=c),
-            lambda x, y, c=clusters: randomisation(x, y, rng(), clusters=c),
-        ):
-            forth = test(a, b)
-            assert test(a[:, ::-1], b[:, ::-1]) == forth
-            back = test(b, a)
-            assert (back.difference, back.p) == (-forth.difference, forth.p)
+        forth, back = paired_t(a, b, clusters=clusters), paired_t(b, a, clusters=clusters)
+        assert paired_t(a[:, ::-1], b[:, ::-1], clusters=clusters) == forth
+        assert (back.difference, back.p) == (-forth.difference, forth.p)
+        drawn = randomisation(a, b, rng(), clusters)
+        assert randomisation(a[:, ::-1], b[:, ::-1], rng(), clusters) == drawn == randomisation(b, a, rng(), clusters)
 
 
 @pytest.mark.fact(38)
@@ -107,7 +93,7 @@ def test_more_triples_are_more_evidence_and_sides_are_none(runs):
     a, b = runs[0][:300], runs[1][:300]
     p = paired_t(a, b).p
     assert paired_t(np.tile(a, (4, 1)), np.tile(b, (4, 1))).p < p
-    assert randomisation(np.tile(a, (4, 1)), np.tile(b, (4, 1)), rng()).p < randomisation(a, b, rng()).p
+    assert randomisation(np.tile(a, (4, 1)), np.tile(b, (4, 1)), rng()) < randomisation(a, b, rng())
     for test in (paired_t, lambda x, y: randomisation(x, y, rng())):
         with pytest.raises(ValueError, match=r"must both be \[T, 2 sides\]"):
             test(a.ravel(), b.ravel())
@@ -115,41 +101,12 @@ def test_more_triples_are_more_evidence_and_sides_are_none(runs):
             test(a.reshape(-1, 1), b.reshape(-1, 1))
 
 
-@pytest.mark.fact(22, oracle="closed form")
-def test_clustering_by_triple_is_not_clustering_by_query():
-    """G3: the plug-in SE^2 of the mean by triple and by query."""
-    sides = np.array([[1, 0.5], [0.2, 0.1], [0.25, 1 / 3], [1, 1], [0.05, 0.1]])
-    triple = paired_t(sides, np.zeros((5, 2))).standard_error ** 2 * 4 / 5  # ddof 0
-    query = sides.var() / 10
-    assert triple == pytest.approx(0.02592556, abs=1e-8)
-    assert query == pytest.approx(0.01431000, abs=1e-8)
-    assert triple > query
-
-
 @pytest.mark.fact(40)
-def test_same_seed_same_bytes_whatever_the_chunk_and_the_global_state(runs, monkeypatch):
-    """The totals are exact, so that no order of summing them shows."""
-    a, b = runs
-    first = randomisation(a, b, rng(), draws=500)
+def test_same_seed_same_p_whatever_is_drawn_at_once_and_the_global_state(runs, monkeypatch):
+    first = randomisation(*runs, rng(), draws=500)
     np.random.seed(1)
-    assert randomisation(a, b, rng(), draws=500) == first
-    values = rng(2).normal(size=(37, 3))
-    whole = bootstrap_totals(values, 64, rng())
-    for chunk in (1, 40, 1000):
-        assert bootstrap_totals(values, 64, rng(), chunk=chunk).tobytes() == whole.tobytes()
-        assert flip_exceedance(values[:, 0], 64, rng(), chunk=chunk) == flip_exceedance(values[:, 0], 64, rng())
-    monkeypatch.setattr(resampling.np, "round", lambda x: x)  # without exact sums a chunk of one does show
-    assert bootstrap_totals(values, 64, rng(), chunk=1).tobytes() != bootstrap_totals(values, 64, rng()).tobytes()
-
-
-def test_drawn_flips_are_fair():
-    """Far beyond 16 values: the share of exceedances is the normal tail's."""
-    values = rng(3).normal(size=1003)
-    values += (1.2 * np.sqrt((values**2).sum()) - values.sum()) / 1003
-    p, exact = flip_exceedance(values, 40_000, rng())
-    z = values.sum() / np.sqrt((values**2).sum())
-    assert not exact
-    assert p == pytest.approx(2 * scipy.stats.norm.sf(z), abs=4 * np.sqrt(0.2 / 40_000))
+    monkeypatch.setattr(paired, "AT_ONCE", 40)
+    assert randomisation(*runs, rng(), draws=500) == first
 
 
 def test_clusters_flip_as_one():
@@ -160,22 +117,10 @@ def test_clusters_flip_as_one():
     plain, clustered = paired_t(a, b), paired_t(a, b, clusters=hubs)
     assert clustered.inflation > mean_error(common).inflation
     assert clustered.standard_error == pytest.approx(clustered.inflation * plain.standard_error)
-    flipped = randomisation(a, b, rng(), clusters=hubs)
+    flipped = randomisation(a, b, rng(), hubs)
     assert clustered.clustered
-    assert flipped.clustered
-    assert flipped.p > randomisation(a, b, rng()).p
-    assert flipped.p == pytest.approx(clustered.p, abs=0.05)
-
-
-def test_independent_triples_keep_the_plain_p_where_clusters_make_it_smaller(runs):
-    a, b = runs[0][:200], runs[1][:200]
-    d = differences(a, b)
-    order = np.argsort(d)
-    balanced = np.empty(200, int)
-    balanced[order] = np.minimum(np.arange(200), 199 - np.arange(200))  # the largest with the smallest
-    assert not paired_t(a, b, clusters=balanced).clustered
-    assert paired_t(a, b, clusters=balanced).p == paired_t(a, b).p
-    assert randomisation(a, b, rng(), clusters=balanced) == randomisation(a, b, rng())
+    assert flipped > randomisation(a, b, rng())
+    assert flipped == pytest.approx(clustered.p, abs=0.05)
 
 
 def test_what_is_no_pair_is_refused():

@@ -13,13 +13,8 @@ from nsbench.results.stats.verdicts import verdict
         (0.001, (-0.003, 0.005), 0.4, ("practically equal", True)),
         (0.001, (-0.003, 0.0051), 0.4, ("inconclusive", False)),
         (-0.004, (-0.006, -0.002), 0.2, ("inconclusive", False)),
-        (0.001, (-0.003, 0.005), None, ("not testable", False)),
         (0.0, (0.0, 0.0), 1.0, ("practically equal", True)),
     ],
 )
 def test_verdicts(difference, interval, p, expected):
-    assert verdict(difference, interval, p, rope=0.005) == expected
-
-
-def test_verdict_without_a_rope_never_says_equal():
-    assert verdict(0.001, (-0.001, 0.003), 0.4, rope=0).word == "inconclusive"
+    assert verdict(difference, interval, p) == expected

@@ -1,7 +1,9 @@
 """nsbench runs list, rm and export."""
 
 import csv
+import io
 import json
+import math
 import os
 
 import pytest
@@ -10,6 +12,10 @@ from click.testing import CliRunner
 from nsbench.cli import cli
 from nsbench.commands import removal
 from nsbench.errors import Busy, Misuse, RunFailed
+from nsbench.results.plots import plots
+from nsbench.results.plots.plot import write as write_plot
+from nsbench.results.tables import comparison
+from nsbench.results.writers import write
 from nsbench.runs.folder import RunFolder
 
 
@@ -163,6 +169,13 @@ def test_only_folders_of_the_store_are_deleted(store, run, runs, name):
     assert {str(file) for file in store.parent.rglob("*")} == before
 
 
+def test_rm_without_a_terminal_names_the_option(store, run, runs):
+    run("uniform")
+    with pytest.raises(Misuse, match=r"^nothing was deleted, since there is no terminal to ask on; add --yes$"):
+        runs("rm", "--where", "sampler=uniform")  # no answer
+    assert len(names(store)) == 1
+
+
 def test_rm_without_a_choice_is_refused(run, runs):
     run("uniform")
     with pytest.raises(Misuse, match="say which runs"):
@@ -226,6 +239,20 @@ def test_export_has_every_figure_unrounded(store, run, runs, tmp_path):
     assert float(row["breakdown.side.head.mrr"]) == 0.1 + 0.2
     assert (row["code"], rows[other.name]["code"], rows[other.name]["options.sampler.k"]) == ("", "abc", "")
     assert not {"env.device", "cost.seconds", "protocol.name", "config", "result", "path"} & row.keys()
+
+
+def test_no_cell_is_a_formula(store, run, runs, tmp_path):
+    names = ["=1+1", "+A1", "-2*3", "@SUM(A1)"]
+    for quality, sampler in enumerate([*names, "uniform"], start=1):
+        run(sampler, seeds=range(2), quality=quality)
+    runs("export", tmp_path / "all.csv")
+    exported = list(csv.DictReader((tmp_path / "all.csv").open(newline="", encoding="utf-8")))
+    table = list(csv.DictReader(io.StringIO(write(comparison(store), "csv"))))
+    drawn = list(csv.DictReader(write_plot(plots(store, ["cost"])[0][0], tmp_path)[-2].open(newline="", encoding="utf-8")))
+    for rows, column in ((exported, "sampler"), (table, "row"), (drawn, "row")):
+        assert {row[column] for row in rows} >= {f"'{name}" for name in names}
+    cells = [cell for row in exported + table + drawn for cell in row.values() if cell[:1] in tuple("=+-@\t\r")]
+    assert all(cell == "-" or math.isfinite(float(cell)) for cell in cells)
 
 
 def test_export_of_nothing_is_refused(run, runs, tmp_path):

@@ -1,14 +1,11 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nsbench.errors import Misuse
 from nsbench.results import load
-from nsbench.results.store import COST, FIGURES, METRICS, SETTINGS, default_folder, ranks, read, select
+from nsbench.results.store import COST, FIGURES, METRICS, SETTINGS, read, select
 
 OUTCOMES = ("mrr", "hits@10", "valid_mrr", "valid_hits@1", "converged", "steps", "seconds", "converged@uniform", "mr@mkg_y")
 COLUMNS = ("path", *SETTINGS, *FIGURES, "config", "result")
@@ -34,9 +31,13 @@ def test_ranks_are_read_on_demand(store, run):
     path = run(arrays={"seen": np.arange(60) % 7 > 0})
     found = read(store).runs[0].ranks()
     with np.load(path / "ranks.npz") as stored:
-        for name in found._fields:
+        for name in set(found._fields) - {"twin"}:
             assert np.array_equal(getattr(found, name), stored[name])
-    assert ranks(run("bernoulli")).seen is None
+    assert found.twin is None
+    run("bernoulli", arrays={"twin": np.arange(60) % 5 > 0})
+    (other,) = [run.ranks() for run in read(store).runs if run["sampler"] == "bernoulli"]
+    assert other.seen is None
+    assert other.twin.tolist() == [i % 5 > 0 for i in range(60)]
 
 
 def break_result(path, change):
@@ -128,13 +129,6 @@ def test_a_copied_folder_counts_once(store, run):
     assert found.skipped == {"zz-copy": f"the same run as {path.name}"}
 
 
-def test_files_beside_the_runs_do_not_matter(store, run):
-    run()
-    (store / "README").write_text("notes")
-    found = read(store)
-    assert (len(found.runs), found.skipped) == (1, {})
-
-
 def test_a_store_that_is_not_there_is_empty(tmp_path):
     frame = load(tmp_path / "nowhere")
     assert frame.empty
@@ -144,29 +138,27 @@ def test_a_store_that_is_not_there_is_empty(tmp_path):
 def test_the_default_store(monkeypatch, store, run):
     run()
     monkeypatch.setenv("NSBENCH_RUNS", str(store))
-    assert default_folder() == store
     assert len(load()) == 1
-    monkeypatch.setenv("NSBENCH_RUNS", "")
-    assert default_folder() == Path("runs")
 
 
 def test_damaged_ranks_are_a_sentence(store, run):
     path = run()
+    (made,) = read(store).runs
     data = bytearray((path / "ranks.npz").read_bytes())
     data[60:200] = bytes(140)
     (path / "ranks.npz").write_bytes(data)
     with pytest.raises(Misuse, match=r"damaged.*run it again"):
-        ranks(path)
+        made.ranks()
     np.savez(path / "ranks.npz", ranks=np.ones((4, 2)), candidates=np.ones((4, 2)), triples=np.ones((4, 3)))
     with pytest.raises(Misuse, match=r"shapes.*run it again"):
-        ranks(path)
+        made.ranks()
 
 
 def test_filters(small_store):
     runs = read(small_store).runs
     assert {run["dataset"] for run in select(runs, {"dataset": "db15k"})} == {"db15k"}
     for seeds in ("0,3", [0, 3]):
-        assert {run.seed for run in select(runs, {"seed": seeds})} == {0, 3}
+        assert {run["seed"] for run in select(runs, {"seed": seeds})} == {0, 3}
     assert select(runs, {"protocol.steps": 6000, "kernels": "native", "code": "none"}) == runs
     assert len(select(runs, {"kge": "rotate", "sampler": ["dhns", "uniform"], "seed": 0})) == 3
     assert len(select(runs, {"fingerprint": "mkg0y000"})) == sum(run["dataset"] == "mkg_y" for run in runs)
@@ -175,7 +167,7 @@ def test_filters(small_store):
 def test_a_filter_with_a_scope_leaves_the_rest_alone(small_store):
     runs = read(small_store).runs
     kept = select(runs, {"seed@dhns": 4, "split@db15k": "clean"})
-    assert {run.seed for run in kept if run["sampler"] == "dhns"} == {4}
+    assert {run["seed"] for run in kept if run["sampler"] == "dhns"} == {4}
     assert [run for run in kept if run["sampler"] != "dhns"] == [run for run in runs if run["sampler"] != "dhns"]
 
 
@@ -203,11 +195,3 @@ def test_a_filter_that_fits_nothing_says_what_there_is_and_outcomes_are_none(sma
     with pytest.raises(Misuse) as refusal:
         select(read(small_store).runs, filters)
     assert all(word in str(refusal.value) for word in words)
-
-
-@pytest.mark.parametrize(("module", "absent"), [("results", "torch pandas numpy scipy"), ("results.tables", "torch")])
-def test_imports_stay_light(module, absent):
-    code = f"import sys, nsbench.{module}; print([name for name in {absent.split()} if name in sys.modules])"
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

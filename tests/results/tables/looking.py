@@ -2,8 +2,6 @@
 
 import io
 
-import pandas as pd
-
 from nsbench.results.writers import write
 
 
@@ -17,5 +15,11 @@ def labels(table):
     return [row.label for row in table.rows if not row.published]
 
 
+def groups(table):
+    return list(dict.fromkeys(row.group for row in table.rows))
+
+
 def records(table):
+    import pandas as pd
+
     return pd.read_csv(io.StringIO(write(table, "csv")))

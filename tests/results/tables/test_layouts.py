@@ -29,8 +29,8 @@ def test_cost_layout(store, run):
 
 def test_unknown_names_are_refused(store, run):
     run()
-    for how in ({"layout": "wide"}, {"metrics": ["auc"]}, {"where": {"seed": []}}):
-        with pytest.raises(Misuse, match="|".join(("'wide'", "'auc'", "'seed'"))):
+    for how in ({"layout": "wide"}, {"where": {"seed": []}}):
+        with pytest.raises(Misuse, match="|".join(("'wide'", "'seed'"))):
             comparison(store, **how)
     with pytest.raises(Misuse, match="'pdf'"):
         write(comparison(store), "pdf")

@@ -80,13 +80,14 @@ SHIPPED = [  # filters as in README.md, layouts with nothing to show, the ablati
     ("classic", {}, {"ablation"}, ""),
     ("variants", {}, set(), "sans"),
     ("pairs", {}, {"ablation"}, ""),
-    pytest.param("baselines", {"protocol": "nsbench", "dataset": "mkg_y"}, NOTHING, "", marks=pytest.mark.slow),
-    pytest.param("baselines", {"protocol": "nsbench", "split@db15k": "clean"}, NOTHING, "", marks=pytest.mark.slow),
+    ("baselines", {"protocol": "nsbench", "dataset": "mkg_y"}, NOTHING, ""),
+    ("baselines", {"protocol": "nsbench", "split@db15k": "clean"}, NOTHING, ""),
     ("one_factor", {"changed.regularizer": "0.0"}, NOTHING, ""),
 ]
 
 
 @needs_engine
+@pytest.mark.slow
 @pytest.mark.parametrize(("store", "where", "nothing", "full"), SHIPPED)
 def test_tables_of_the_shipped_runs_are_set_within_the_page(store, where, nothing, full, tmp_path):
     """With the papers' figures and without, in every layout."""

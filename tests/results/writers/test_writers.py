@@ -13,7 +13,7 @@ from nsbench.results.tables.cells import Cell, Column, Row, Table
 from nsbench.results.tables.fields import FIELDS
 from nsbench.results.tables.layouts import LAYOUTS
 from nsbench.results.tables.metrics import Metric
-from nsbench.results.writers import FORMS, html, show, write
+from nsbench.results.writers import html, show, write
 from nsbench.results.writers.terminal import to_rich
 
 NASTY = "a_b & 50% {x} \\y ~ ^ #1 $ [adv] p|q <i>"
@@ -230,7 +230,3 @@ def test_html_escapes_names():
     assert "&lt;i&gt;" in page
     assert Cells(page).open == []
     assert "NS[adv]" in page
-
-
-def test_all_formats_are_listed():
-    assert list(FORMS) == ["rich", "md", "latex", "csv", "html"]
