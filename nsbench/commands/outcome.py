@@ -25,7 +25,8 @@ def outcome(config: Config, store: Path, asked: Mapping[str, object], settings: 
     figures = "  ".join(f"{name.upper()} {100 * result.test[name]:5.2f}" for name in SHOWN)
     yield f"{'test':<26} {figures}  MR {result.test['mr']:.0f}   ({folder.path})"
     cell = (config.sampler, config.kge, dataset.name)
-    printed = [f for f in papers.figures() if (f.sampler, f.kge, f.dataset) == cell and f.metric in SHOWN]
+    whole = [f for f in papers.models() if f.fusion == config.fusion]
+    printed = [f for f in whole or papers.figures() if (f.sampler, f.kge, f.dataset) == cell and f.metric in SHOWN]
     for source, of_source in itertools.groupby(printed, lambda figure: figure.source):
         values = {figure.metric: figure.printed for figure in of_source}
         figures = "  ".join(f"{name.upper()} {values.get(name, '-'):>5}" for name in SHOWN)

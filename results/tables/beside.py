@@ -29,15 +29,19 @@ class Beside:
         self.figures: list[papers.Figure] = []
         self.outside = False
 
-    def rows(self, ours: Row, kge: str, sampler: str, without: str = "") -> list[Row]:
+    def rows(self, ours: Row, kge: str, sampler: str, without: str = "", fusion: str = "none") -> list[Row]:
         """One row for each source that prints any of the columns for this sampler with this model, to stand under ours.
 
-        `without`: the part that an ablation's row lacks (nsbench.results.tables.papers.Figure).
+        `without`: the part that an ablation's row lacks (nsbench.results.tables.papers.Figure). Whole models are those of
+        their fusion; where there are some, those without are for rows without.
         """
+        whole = any(figure.fusion for figure in self.printed)
         cited: dict[str, dict[Column, papers.Figure]] = {}
         of_column = {(column.dataset, column.metric.name): column for column in self.columns}
         for figure in self.printed:
             column = of_column.get((figure.dataset, figure.metric))
+            if whole and (figure.fusion or "none") != fusion:
+                continue
             if column and (figure.kge, figure.sampler, figure.without) == (kge, sampler, without):
                 cited.setdefault(figure.source, {})[column] = figure
                 self.figures.append(figure)
@@ -121,12 +125,14 @@ def published_table(
     columns = tuple(Column(dataset, metric) for dataset in chosen["dataset"] for metric in metrics)
     beside = Beside(columns, printed)
     rows: list[Row] = []
-    for kge, sampler, without in product(chosen["kge"], chosen["sampler"], dict.fromkeys(f.without for f in printed)):
-        label = f"{sampler} ({without})" if without else sampler
+    less, fusions = dict.fromkeys(f.without for f in printed), dict.fromkeys(f.fusion or "none" for f in printed)
+    for kge, sampler, without, fusion in product(chosen["kge"], chosen["sampler"], less, fusions):
+        added = ", ".join(filter(None, (without, f"fusion={fusion}" if fusion != "none" else "")))
+        label = f"{sampler} ({added})" if added else sampler
         about = dict.fromkeys(ABOUT, "") | {"model": kge, "row": label, "kge": kge, "sampler": sampler}
         cells = (Cell(record={**about, **about_column(column), "status": "missing", "n": 0}) for column in columns)
         ours = Row(kge, label, tuple(cells))
-        below = beside.rows(ours, kge, sampler, without)
+        below = beside.rows(ours, kge, sampler, without, fusion)
         rows += [ours, *below] if below else []
     if not rows:
         raise Misuse("no paper prints these columns for these rows; choose layout dhns4 or mmrns2, or leave a filter out")

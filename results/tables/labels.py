@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nsbench.results import store
@@ -99,9 +99,10 @@ def implied(row: Mapping[str, str], rows: Iterable[Mapping[str, str]]) -> list[s
     return [name for name in row if name.startswith("sampler.") and not differs(name, peers)]
 
 
-def cited(rows: Iterable[Identity], called: Mapping[Identity, str]) -> set[Identity]:
-    """For each sampler the row that a paper's figures stand beside: variant paper or recommended, with least added.
+def cited(rows: Iterable[Identity], called: Mapping[Identity, str], by: Sequence[str] = ("sampler",)) -> set[Identity]:
+    """For each sampler, or whatever it is `by`, the row that a paper's figures stand beside.
 
+    That is the one of variant paper or recommended, with least added.
     One that is `called` otherwise, because it is less than the paper's, only where there is no other.
     """
     known = [dict(row) for row in rows]
@@ -112,9 +113,9 @@ def cited(rows: Iterable[Identity], called: Mapping[Identity, str]) -> set[Ident
         less = bool(called.get(tuple(row.items())))
         return less, variant not in ("paper", "recommended"), len(added), variant != "paper"
 
-    first: dict[str, Mapping[str, str]] = {}
+    first: dict[tuple[str, ...], Mapping[str, str]] = {}
     for row in sorted(known, key=place):
-        first.setdefault(row["sampler"], row)
+        first.setdefault(tuple(row[name] for name in by), row)
     return {tuple(row.items()) for row in first.values()}
 
 

@@ -53,6 +53,14 @@ LAYOUTS = {
     layout.name: layout
     for layout in (
         Layout("dhns4", QUALITY, RANKS, "Quality", "MRR and Hits@1, 3, 10", published=papers.figures),
+        Layout(
+            "dhns2",
+            QUALITY,
+            RANKS,
+            "Models",
+            "as dhns4, beside the whole models of tables 2 and 3 of dhns2025",
+            published=papers.models,
+        ),
         Layout("claims", ("mrr",), "What may be claimed", "Tests", "a verdict in words for each row", "claims"),
         Layout(
             "mmrns2",

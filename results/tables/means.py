@@ -29,12 +29,13 @@ def table(asked: Asked) -> Table:
     rows: list[Row] = []
     for group in grid.groups:
         identities = grid.identities(group)
-        beneath = cited(identities, grid.called)
+        whole = any(figure.fusion for figure in asked.printed or ())
+        beneath = cited(identities, grid.called, ("sampler", "fusion") if whole else ("sampler",))
         own = emphasised([row_of(grid, group, identity, columns, tested) for identity in identities])
         for identity, row in zip(identities, own):
             rows.append(row)
             if identity in beneath:
-                rows += beside.rows(row, grid.kge[group], dict(identity)["sampler"])
+                rows += beside.rows(row, grid.kge[group], dict(identity)["sampler"], fusion=dict(identity)["fusion"])
     notes = captions.notes(grid, asked.skipped, any(metric.part == "test" for metric in shown), tested)
     notes += beside.notes(grid.runs) if asked.printed is not None else []
     caption = captions.caption(grid, shown, captions.testing(tested, asked.baseline) if quality else None)

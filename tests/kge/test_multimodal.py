@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from fusions import same, steps, trainer_of
 from models import graph_of, model_of
 
-from nsbench.config.run import check_features, configure
+from nsbench.config.run import check_needs, configure
 from nsbench.contracts import Scoring, Setting
 from nsbench.errors import Misuse
 from nsbench.kge.fusions.maps import Raw, joint, principal
@@ -215,6 +215,8 @@ def test_rsme_is_complex_on_one_mix_and_a_cosine():
     side = torch.zeros_like(h, dtype=torch.bool)
     bilinear = (model.query(e[h], model.relation[r], side) * e[t]).sum(1)
     torch.testing.assert_close(score(scoring, h, r, t), 0.5 * bilinear + 0.5 * (unit[h] * unit[t]).sum(1))
+    assert torch.equal(rsme(model, phi, present, alpha=0, beta=1).tables["fused"], model.entity)
+    assert len(rsme(model, phi, present, alpha=0, beta=1).pairs) == 1
     images = rsme(model, phi, present, alpha=1, beta=1).tables["fused"]
     torch.testing.assert_close(
         images[[0, 2]].detach(), torch.stack([F.pad(phi[0], (0, 3)), model.entity[2]]).detach().double()
@@ -319,8 +321,8 @@ def test_codes_by_hand():
 
 def test_a_code_of_nothing_is_refused_before_training():
     with pytest.raises(Misuse, match="fusion 'transae' needs features and 'toy' has none"):
-        check_features(configure("uniform", "transe", "toy", fusion="transae"), toy())
-    check_features(configure("uniform", "transe", "toy", fusion="transae", settings=["fusion.structure=add"]), toy())
+        check_needs(configure("uniform", "transe", "toy", fusion="transae"), toy())
+    check_needs(configure("uniform", "transe", "toy", fusion="transae", settings=["fusion.structure=add"]), toy())
 
 
 # What all have in common

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from nsbench.results.tables.papers import caveats, figures, print_order
+from nsbench.registry import FUSIONS, MODELS
+from nsbench.results.tables.papers import caveats, figures, models, print_order
 
 
 def of(source):
@@ -14,9 +15,29 @@ def test_names_and_scale_are_ours():
     assert (printed.printed, printed.value) == ("30.73", 0.3073)
     assert of("mmrns2022 Table 2")["uniform", "transe", "mkg_y", "mr"].value == 1987
     assert {f.dataset for f in figures()} == {"mkg_w", "mkg_y", "db15k"}
-    assert {"ns_kge", "gc_ote"} <= {f.sampler for f in figures()} | {f.kge for f in figures()}
+    assert {"ns_kge", "gcote"} <= {f.sampler for f in figures()} | {f.kge for f in figures()}
     assert all(0 < f.value < 1 for f in figures() if f.metric != "mr")
     assert list(print_order("sampler"))[:2] == ["uniform", "bernoulli"]
+
+
+def test_whole_models_are_pairs_of_a_model_and_a_fusion():
+    cells = {(f.kge, f.fusion, f.dataset, f.metric): f for f in models()}
+    assert len(cells) == len(models()) == 15 * 3 * 4  # seven unimodal and eight multimodal models
+    assert {f.sampler for f in models()} == {"uniform"}
+    assert cells["transe", "ikrl", "mkg_y", "mrr"].printed == "33.22"
+    assert cells["complex", "otkge", "db15k", "hits@1"].printed == "18.45"
+    assert cells["rotate", "adamf", "mkg_w", "mrr"].note == "a whole model with its authors' loss, sampler and size"
+    built = {(kge, fusion) for kge, fusion, _, _ in cells}
+    assert all(kge in MODELS.names() and (fusion or "none") in FUSIONS.names() for kge, fusion in built)
+    assert {f.kge for f in figures() if f.paper == "mmrns2022"} == {
+        "transe",
+        "distmult",
+        "complex",
+        "rotate",
+        "pairre",
+        "gcote",
+    }
+    assert not [note for note in caveats(models()) if "prints" in note]
 
 
 def test_no_source_prints_a_cell_twice():
