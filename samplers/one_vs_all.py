@@ -9,8 +9,8 @@ loss under `uniform`, so its distance to that row is what the sampling noise cos
 them as negatives (variant `paper`). It also asks for heads through reciprocal relations, here through the model's own
 head query. Both sides enter at every step, whatever the protocol says about sides. Subsampling weights and the
 self-adversarial temperature do not apply. Answers are known from train alone.
-Cost per step: 2 B N scores and their gradients. A PIECE of the batch is scored and differentiated at a time, so that memory
-is five to six [PIECE, N] float tensors, which a CPU's cache nearly holds.
+Cost per step: 2 B N scores and their gradients. A PIECE of the batch is scored and differentiated at a time, so that
+memory holds [PIECE, N] tensors in place of [B, N] ones.
 """
 
 from __future__ import annotations

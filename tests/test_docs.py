@@ -143,7 +143,6 @@ def test_every_component_has_its_card(file: str, kind: Registry) -> None:
     ],
 )
 def test_what_the_site_cites_becomes_a_link(text: str, page: str, link: str) -> None:
-    pytest.importorskip("markdown")
     assert WEBSITE["linked"](text, page) == link
 
 

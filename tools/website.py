@@ -123,11 +123,9 @@ def linked(markdown: str, path: str) -> str:
 @functools.cache
 def _anchor(page: str, section: str) -> str:
     """Of the heading with this number; empty where the number is that of a list's item."""
-    from markdown.extensions.toc import slugify
-
     text = (DOCS / page).read_text(encoding="utf-8")
     heading = re.search(rf"^#+ ({re.escape(section)}[. ].*)$", text, flags=re.MULTILINE)
-    return "#" + slugify(re.sub(r"[`*]", "", heading[1]), "-") if heading else ""
+    return "#" + re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading[1]).strip().lower()) if heading else ""
 
 
 def on_config(config: MkDocsConfig) -> None:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     MakeEngine = Callable[[Reporter], Engine]
 
 
-LONGEST = 600.0  # seconds; what docs/protocols.md promises of protocol cpu
+LONGEST = 600.0  # seconds of a run of protocol cpu that compares every entity, unless --long asks for it
 
 
 @click.command()

@@ -202,6 +202,7 @@ def test_two_files_for_one_split_are_refused(graph: Callable[..., Path]) -> None
     [
         ('a,r,"b\nc"\n', r"line 1, has a label that goes on in the next line"),
         ('a,r,"b"c\n', r"line 1, is no line of a \.csv"),
+        ('a,r,"b\rc"\n', r"line 1, has a label that goes on in the next line"),
         ("a,r,b\na,r\n", r"line 2, has 2 columns; write head, relation, tail with commas"),
         ("a,\u200b,b\n", r"line 1, has an empty label"),
         ("\n", r"holds no triple"),
