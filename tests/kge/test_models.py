@@ -7,9 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from models import scoring_of
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nsbench.contracts import Setting
 from nsbench.errors import Misuse
+from nsbench.kernels import native
 from nsbench.kge.fusions.none import NoFusion
 from nsbench.kge.models.rotate import RotatE
 from nsbench.options import build_options
@@ -193,3 +196,53 @@ def test_a_saved_model_comes_back_as_it_was(phase):
     other.restore(saved.export())
     assert torch.allclose(saved.relation, other.relation)
     assert torch.equal(saved.entity, other.entity)
+
+
+SIZES = [  # docs/notes/models.md 3: millions of parameters at d = 200 for MKG-W
+    ("transe", {}, 3.03),
+    ("complex", {}, 6.07),
+    ("transd", {}, 6.07),
+    ("pairre", {}, 3.07),
+    ("gcote", {}, 3.14),
+    ("gcote", {"size": 20}, 3.68),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "millions"), SIZES)
+def test_numbers_of_parameters(name, options, millions):
+    cls = MODELS.get(name)
+    model = cls(15_000, 169, 200, 3.0, build_options(cls.Options, options, "kge"), torch.Generator())
+    assert sum(x.numel() for x in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.0051)
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that an operation of torch made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.numbers = max(self.numbers, made.numel())
+        return made
+
+
+@pytest.mark.parametrize("kernels", ["native", "eager"])
+@pytest.mark.parametrize("name", ["transe", "complex", "transd", "pairre", "gcote"])
+def test_nothing_is_as_large_as_queries_times_entities_times_width(name, kernels, monkeypatch):
+    monkeypatch.setattr(native, "_chosen", kernels)
+    queries, entities, width = 64, 9_000, 64
+    cls = MODELS.get(name)
+    model = cls(entities, 3, width, 3.0, cls.Options(), torch.Generator())
+    scoring = scoring_of(model)
+    anchor = torch.arange(queries)
+    query = anchor, anchor % 3, torch.zeros(queries, dtype=torch.bool)
+    ids = torch.randint(entities, (queries, 500))
+    (encoded,) = scoring.tables.values()
+    table, wide = encoded.numel(), encoded.shape[1]
+    with torch.no_grad(), Largest() as ranked:
+        scoring.all(*query)
+    with Largest() as drawn:
+        scoring.ids(*query, ids).sum().backward()
+    assert ranked.numbers <= max(queries * entities, table)  # the scores themselves
+    assert drawn.numbers <= table < queries * 500 * wide  # no row for each candidate

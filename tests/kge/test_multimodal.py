@@ -385,6 +385,21 @@ def test_who_has_no_features_scores_as_its_structure_does(name):
     torch.testing.assert_close(score(scoring, h, r, t), len(scoring.pairs) * score(plain, h, r, t))
 
 
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("ikrl", 3.11), ("vbkgc", 3.19), ("tbkgc", 3.19), ("rsme", 6.22), ("otkge", 6.37), ("transae", 0.27)],
+)
+def test_numbers_of_parameters(name, millions):
+    """docs/notes/models.md 3, at d = 200 for MKG-W with its official features; a code needs no structural vectors."""
+    width = 400 if DEFAULT[name] == "complex" else 200
+    tables = width * (169 if name == "transae" else 15_169)
+    features = {"official:visual": torch.ones(2, 383), "official:textual": torch.ones(2, 384)}
+    graph = graph_of(model_of("transe", n=2))
+    setting = Setting(graph, 4, 3.0, width, width, features, {m: torch.ones(2, dtype=torch.bool) for m in features})
+    fusion = FUSIONS.get(name)(setting, FUSIONS.get(name).Options())
+    assert (tables + sum(x.numel() for x in fusion.parameters())) / 1e6 == pytest.approx(millions, abs=0.0051)
+
+
 def test_shares_may_be_learnt_and_absent_slots_may_shrink():
     model = model_of("complex", n=6)
     features, present = {"image": torch.randn(6, 8)}, {"image": torch.arange(6) > 0}

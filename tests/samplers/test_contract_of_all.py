@@ -7,8 +7,8 @@ import pytest
 from nsbench.registry import SAMPLERS
 from nsbench.testing.rules import assert_contract
 
-KGES = {"ns_kge": ["distmult"]}  # the others take all
-FUSIONS = {"dhns": "adamf", "dhns_released": "adamf", "mans": "two_view"}
+KGES = {"ns_kge": ["distmult", "complex"]}  # the others take all
+FUSIONS = {"dhns": "adamf", "dhns_released": "adamf", "mans": "two_view", "twins": "vbkgc"}
 ALWAYS = {"dhns": ["timesteps=10"], "dhns_released": ["timesteps=10"], "kbgan": ["pretrain_epochs=10"]}
 VARIANTS = {name: [f"variant={v}" for v in SAMPLERS.get(name).variants] for name in SAMPLERS.names()}
 OPTIONS = {
@@ -18,6 +18,7 @@ OPTIONS = {
     "nscaching": ["update=drawn lazy=1 tau=0"],
     "one_vs_all": ["loss=logistic"],
     "pseudo_typed": ["side=fair"],
+    "twins": ["share=0.5"],
     "sans": ["mode=rw", "variant=released omega=30"],
 }
 
