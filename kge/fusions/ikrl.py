@@ -33,5 +33,7 @@ class IKRL(Pairs):
 
     def made(self, setting: Setting) -> maps.Linear:
         name, detached = str(self.modality), self.options.attention == "detached"
-        tokens = maps.tokens(setting, name, self.options)
-        return maps.Instances(tokens, setting.present[name], setting.entity_width, detached)
+        present, width = setting.present[name], setting.entity_width
+        if setting.features[name].dim() == 2:  # one instance has all the attention
+            return maps.Linear(maps.vectors(setting, name, self.options), present, width)
+        return maps.Instances(maps.tokens(setting, name, self.options), present, width, detached)

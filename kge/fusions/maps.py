@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,11 +73,8 @@ def vectors(setting: Setting, name: str, options: Raw) -> Tensor:
 
 
 def tokens(setting: Setting, name: str, options: Raw) -> Tensor:
-    """As `vectors`, but [N, tokens, F] where the modality has tokens; they keep all their numbers."""
-    phi = setting.features[name]
-    if phi.dim() == 2:
-        return vectors(setting, name, options).unsqueeze(1)
-    phi = phi.masked_fill(~setting.present[name].view(-1, 1, 1), 0.0)
+    """As `vectors`, but [N, tokens, F], of a modality of tokens; they keep all their numbers."""
+    phi = setting.features[name].masked_fill(~setting.present[name].view(-1, 1, 1), 0.0)
     return F.normalize(phi, dim=-1) if options.phi == "unit" else phi
 
 
@@ -105,8 +101,3 @@ def chosen(wanted: str, names: Sequence[str]) -> str | None:
         have = f"; it has {', '.join(names)}" if names else "; it has none"
         raise Misuse(f"fusion.modality is '{wanted}', which the dataset does not have{suggest(wanted, names) or have}")
     return wanted
-
-
-def param_group(layer: Any, learning_rate: float) -> dict[str, Any]:
-    """Of layers and parameters that learn at the protocol's rate."""
-    return {"params": list(layer), "lr": learning_rate}
