@@ -202,6 +202,10 @@ class DHNS(Sampler):
             blocks.append(self._block(name, vectors, truth, mask, gamma))
         return blocks
 
+    def regime(self, view: View) -> bool:
+        """Whether the warm-up is over."""
+        return view.epoch >= WARMUP
+
     def feedback(self, negatives: Negatives, s_pos: Tensor, s_neg: Tensor) -> Tensor | None:
         """No loss of its own: the scores are counted."""
         self.statistics.scored(negatives, s_pos, s_neg)

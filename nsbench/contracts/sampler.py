@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ class _Component(nn.Module):
     requires: frozenset[Need] = frozenset()
     version: int = 1  # raise it whenever behaviour changes; part of the run id
     fusion: str = "none"  # what its paper's model is built with; `--fusion auto` takes it where there are features
+    captured: bool = True  # False: no CUDA graphs, for Python keeps what changes from step to step
     needs_run: bool = False  # True: it works beside another run alone, and is asked for as NAME:RUN (replay)
 
     def __init__(self, setting: Setting, options: Any) -> None:
@@ -30,6 +31,14 @@ class _Component(nn.Module):
     def needs(cls, options: Any) -> frozenset[Need]:
         """What a component with these options requires of the experiment."""
         return cls.requires
+
+    def regime(self, view: View) -> Hashable:
+        """What Python decides about this step (a branch on view.epoch, say).
+
+        On a GPU all steps of a regime are one CUDA graph: what else changes from step to step must lie on the device, in
+        buffers that are written in place, or follow from view.clock.
+        """
+        return None
 
 
 class Sampler(_Component):

@@ -207,6 +207,7 @@ def _restored(trainer: Trainer) -> Iterator[None]:
     finally:
         for module, state in before:
             module.load_state_dict(state)
+        trainer.forget_captured()  # their own optimisers' state is in other tensors now
         for module in (trainer.kge, trainer.fusion, trainer.sampler, trainer.auxiliaries):
             module.zero_grad(set_to_none=True)
 
