@@ -35,10 +35,12 @@ def reason_against(trainer: Trainer, step: Callable[[], None]) -> str | None:
     before, asked = python_side(trainer), set[str]()
     trainer.view = _noting(trainer.view, asked)
     try:
-        with _waits(trainer.device) as waits:
+        with _told(trainer.device) as told:
             step()
     finally:
         trainer.view = _noting(trainer.view, asked, View)
+    trainer.unrepeatable |= {words.partition(" does not have")[0] for words in told if "deterministic" in words}
+    waits = [words for words in told if "synchroniz" in words]
     if name := changed(before, python_side(trainer)):
         return f"a step changes {name} in Python; keep it in a buffer, and write to that in place"
     if asked and not decides(trainer):
@@ -131,8 +133,8 @@ def _noting(view: View, asked: set[str], kind: type[View] | None = None) -> View
 
 
 @contextlib.contextmanager
-def _waits(device: torch.device) -> Iterator[list[str]]:
-    """What waits for the device inside, in torch's words."""
+def _told(device: torch.device) -> Iterator[list[str]]:
+    """What torch warns of inside: waits for the device, and operators that it cannot repeat. Other warnings pass."""
     found: list[str] = []
     if device.type != "cuda":
         yield found
@@ -146,7 +148,8 @@ def _waits(device: torch.device) -> Iterator[list[str]]:
         finally:
             torch.cuda.set_sync_debug_mode(before)
     for warning in heard:
-        if "synchroniz" in str(warning.message):
-            found.append(str(warning.message))
+        words = str(warning.message)
+        if "synchroniz" in words or "deterministic" in words:
+            found.append(words)
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

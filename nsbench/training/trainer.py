@@ -39,6 +39,7 @@ from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS
 from nsbench.training.capture import Captured
 from nsbench.training.clock import Stopwatch
 from nsbench.training.losses import add_penalty_gradient, block_loss, importance_of
+from nsbench.training.repeatable import repeatable
 from nsbench.training.seeds import generator, global_seed
 
 FEW = 16  # positives that by chance may all have no valid negative
@@ -104,6 +105,7 @@ class Trainer:
         )
         self.auxiliary_rng = generator(config.seed, "auxiliaries", self.device)
         self._order: tuple[int, Tensor] | None = None
+        self.unrepeatable: set[str] = set()  # operators of its steps whose sums may come in another order next time
         self.captured = Captured(self) if self.device.type == "cuda" else None  # None: all steps are Python's
 
     def _made(self) -> Any:  # as `Registry.get`: a sampler or an objective
@@ -131,7 +133,7 @@ class Trainer:
     def pretrain(self) -> None:
         """The sampler's own preparation, once, charged to it."""
         if isinstance(self.sampler, Sampler):
-            with self.sampler_clock, self._noted():
+            with self.sampler_clock, self._noted(), repeatable(self.device):
                 self.sampler.pretrain(self.view)
 
     def step(self) -> None:
@@ -146,19 +148,20 @@ class Trainer:
 
     def advance(self, positives: Positives) -> None:
         """What the device does in a step."""
-        scoring = Scoring(self.kge, self.fusion, self.graph)
-        if isinstance(self.sampler, Objective):
-            loss = self.sampler.loss(positives, scoring, self._view(scoring, live=True))
-            self._model_step(loss, positives, scoring)
-        else:
-            self._sampled_step(self.sampler, positives, scoring)
+        with repeatable(self.device):
+            scoring = Scoring(self.kge, self.fusion, self.graph)
+            if isinstance(self.sampler, Objective):
+                loss = self.sampler.loss(positives, scoring, self._view(scoring, live=True))
+                self._model_step(loss, positives, scoring)
+            else:
+                self._sampled_step(self.sampler, positives, scoring)
 
     def draw(self, positives: Positives, rng: torch.Generator) -> list[Negatives]:
         """What the sampler answers to a batch outside the training stream; the caller puts the sampler's state back."""
         assert isinstance(self.sampler, Sampler)
         scoring = Scoring(self.kge, self.fusion, self.graph, self.live)
         view = dataclasses.replace(self.view, step=self.step_count, epoch=self.epoch, scoring=scoring, rng=rng)
-        with self._noted():
+        with self._noted(), repeatable(self.device):
             return self._checked(self.sampler.sample(positives, view), positives)
 
     def _sampled_step(self, sampler: Sampler, positives: Positives, scoring: Scoring) -> None:
@@ -350,7 +353,8 @@ class Trainer:
         if self.device.type != "cuda":
             return {}
         reason = "it replays another run" if self.captured is None else self.captured.refused
-        return {"steps": "CUDA graphs" if reason is None else f"Python: {reason}"}
+        steps = "CUDA graphs" if reason is None else f"Python: {reason}"
+        return {"steps": steps, **({"unrepeatable": sorted(self.unrepeatable)} if self.unrepeatable else {})}
 
     def forget_captured(self) -> None:
         """After tensors that a step uses were replaced by others."""
