@@ -47,10 +47,10 @@ class Captured:
         self.trainer = trainer
         self.rows = torch.zeros(trainer.protocol.batch, dtype=torch.int64, device=trainer.device)
         self.clock = torch.zeros((), dtype=torch.float64, device=trainer.device)
-        self.stream = torch.cuda.Stream(trainer.device)  # a recording does not like what the default stream has made
+        self.stream = torch.cuda.Stream(trainer.device)  # the default one cannot be recorded
         self.refused: str | None = None  # why all steps are Python's
         self.forget()
-        if not trainer.sampler.captured:
+        if not all(component.captured for component in components(trainer)):
             self._refuse("it says so (captured = False)")
 
     def forget(self) -> None:

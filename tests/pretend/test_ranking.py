@@ -14,7 +14,7 @@ from nsbench.errors import Diverged
 from nsbench.kernels import eager
 from nsbench.testing import toy
 from nsbench.training.evaluation import Ranking
-from tests.pretend.test_captured import trainer_of
+from tests.training.test_capture import trainer_of
 
 DATA = toy()
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from nsbench.kernels.operators import rows
 from nsbench.training import trainer as training
 from nsbench.training.repeatable import repeatable
-from tests.pretend.test_captured import trainer_of
+from tests.training.test_capture import trainer_of
 
 IDS = [0, 2, 2, 2]
 

@@ -185,7 +185,7 @@ def test_caught_by_exactly_its_rule(name):
 
 
 def test_every_rule_has_a_sampler_that_breaks_it():
-    on_a_gpu = {"captured"}  # tests/pretend/test_captured.py
+    on_a_gpu = {"captured"}  # tests/training/test_capture.py
     assert set(SAMPLER_RULES) - on_a_gpu == {rule for rule, _ in BROKEN.values()}
 
 

@@ -1,7 +1,7 @@
 """Steps by CUDA graphs equal Python's, bit for bit; and samplers whose steps a graph would not repeat keep Python's.
 
 The battery (tests/test_gpu.py) compares every sampler with every model; here are options, fusions and auxiliary losses that
-lead a step another way, and what lies between steps.
+lead a step another way, and what lies between steps. Needs a GPU, or the pretended one (tests/pretend/device.py).
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from nsbench.registry import SAMPLERS
 from nsbench.testing import check_sampler, registered, toy
 from nsbench.testing.watch import first_different_state
 from nsbench.training.diagnostics import Diagnosis
+from nsbench.training.frozen import reason_against
 from nsbench.training.trainer import Trainer
 
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, or -p tests.pretend.device")
 SIZES = [f"protocol.{x}" for x in ("width=8", "batch=16", "negatives=4", "steps=40", "learning_rate=0.02")]
 
 CASES = [  # sampler, model, fusion, settings
@@ -64,9 +66,9 @@ SLOW = [
 ]
 
 
-def trainer_of(sampler: str, kge: str, fusion: str, settings: str) -> Trainer:
+def trainer_of(sampler: str, kge: str, fusion: str, settings: str, device: str = "cuda") -> Trainer:
     config = configure(sampler, kge, "planted:small", fusion=fusion, settings=[*SIZES, *settings.split()])
-    trainer = Trainer(config, toy(features=config.wants_features), "cuda")
+    trainer = Trainer(config, toy(features=config.wants_features), device)
     trainer.pretrain()
     return trainer
 
@@ -83,6 +85,7 @@ def run(trainer: Trainer, steps: int) -> None:
         trainer.step()
 
 
+@on_gpu
 @pytest.mark.filterwarnings("ignore:dhns:UserWarning")  # T = 10 is short for the released levels
 @pytest.mark.parametrize("case", [*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)], ids="-".join)
 def test_captured_steps_are_pythons(case: tuple[str, str, str, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +192,7 @@ REFUSED = {
 }
 
 
+@on_gpu
 @pytest.mark.parametrize("component", REFUSED, ids=lambda component: component.__name__)
 def test_what_a_graph_would_freeze_runs_in_python_with_a_word(component: type) -> None:
     with registered(SAMPLERS, "outsider", component), warnings.catch_warnings(record=True) as heard:
@@ -200,6 +204,26 @@ def test_what_a_graph_would_freeze_runs_in_python_with_a_word(component: type) -
     assert replayed.captured is not None
     assert not replayed.captured.graphs
     assert first_different_state(python, replayed) is None
+
+
+ON_A_CPU = [Counts, CountsInALists, ReplacesABuffer, ReadsTheStep]
+
+
+@pytest.mark.parametrize("component", ON_A_CPU, ids=lambda component: component.__name__)
+def test_a_cpu_tells_what_a_graph_would_freeze(component: type) -> None:
+    with registered(SAMPLERS, "outsider", component):
+        trainer = trainer_of("outsider", "transe", "none", "", device="cpu")
+    trainer.step()
+    reason = reason_against(trainer, trainer.step)
+    assert reason is not None
+    assert re.search(REFUSED[component], reason)
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "nscaching", "kbgan", "mmrns", "igan"])
+def test_nothing_stands_against_graphs_of_built_in_samplers(sampler: str) -> None:
+    trainer = trainer_of(sampler, "transe", "none", "sampler.pretrain_epochs=1" if sampler == "kbgan" else "", device="cpu")
+    trainer.step()
+    assert reason_against(trainer, trainer.step) is None
 
 
 class TellsItsRegime(HearsOfPasses):
@@ -214,6 +238,7 @@ class FollowsTheClock(Plain):
         return block
 
 
+@on_gpu
 @pytest.mark.parametrize("component", [Plain, TellsItsRegime, FollowsTheClock])
 def test_who_says_what_changes_is_captured(component: type) -> None:
     with registered(SAMPLERS, "outsider", component), warnings.catch_warnings():
@@ -235,11 +260,13 @@ class CountsWhereNobodyLooks(Plain):
         return 1 / (1 + COUNT[0] % 7)
 
 
+@on_gpu
 def test_the_battery_finds_what_nobody_recognised() -> None:
     findings = {f.rule: f for f in check_sampler(CountsWhereNobodyLooks, device="cuda")}
     assert findings["captured"].passed is False
 
 
+@on_gpu
 def test_the_battery_says_what_stands_against_graphs() -> None:
     for device in ("cpu", "cuda"):
         (found,) = (f for f in check_sampler(Counts, device=device) if f.rule == "captured")
@@ -247,6 +274,7 @@ def test_the_battery_says_what_stands_against_graphs() -> None:
         assert "self.count in Python" in found.words
 
 
+@on_gpu
 def test_a_diagnosis_between_captured_steps_changes_nothing() -> None:
     """It puts back what samplers and auxiliary losses have learnt, in other tensors."""
     python, replayed = both("dhns", "transe", "adamf", "sampler.timesteps=10 aux.mat=1")
@@ -257,6 +285,7 @@ def test_a_diagnosis_between_captured_steps_changes_nothing() -> None:
     assert first_different_state(python, replayed) is None
 
 
+@on_gpu
 def test_captured_steps_go_on_from_a_saved_state() -> None:
     case = ("kbgan", "rotate", "none", "sampler.pretrain_epochs=2")
     whole, continued = trainer_of(*case), trainer_of(*case)
@@ -271,6 +300,7 @@ def test_captured_steps_go_on_from_a_saved_state() -> None:
     assert first_different_state(whole, continued) is None
 
 
+@on_gpu
 def test_the_seconds_of_the_sampler_are_counted_in_replays() -> None:
     trainer = trainer_of("nscaching", "transe", "none", "")
     run(trainer, 8)
