@@ -66,11 +66,12 @@ class Captured:
             self.graphs[regime].replay()
             return
         self.met[regime] += 1
-        if self.refused is not None or self.met[regime] == 1:
-            self._python()
-        elif self.met[regime] == 2:
-            if reason := reason_against(trainer, self._python):
+        if self.met[regime] == 2:
+            reason = reason_against(trainer, self._python)
+            if reason is not None and self.refused is None:
                 self._refuse(reason)
+        elif self.refused is not None or self.met[regime] == 1:
+            self._python()
         elif (recorded := self._recorded()) is not None:
             self.graphs[regime] = recorded
             recorded.replay()

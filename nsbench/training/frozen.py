@@ -79,7 +79,7 @@ def python_side(trainer: Trainer) -> dict[str, Any]:
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> str | None:
-    """The first name with another value; of a container and what is in it, the longer name."""
+    """A name with another value, or None; not that of a container where what is in it has one."""
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     if not names:
         return None

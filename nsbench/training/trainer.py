@@ -259,7 +259,7 @@ class Trainer:
         # A new one each time: a sampler may keep its own in a tape while an auxiliary gets a live one.
         scoring = scoring if live else scoring.detached()
         clock = None if self.captured is None else self.captured.clock
-        now = {"step": self.step_count, "epoch": self.epoch, "fed": clock, "scoring": scoring}
+        now: dict[str, Any] = {"step": self.step_count, "epoch": self.epoch, "fed": clock, "scoring": scoring}
         self.view = dataclasses.replace(self.view, **now)
         return self.view if rng is None else dataclasses.replace(self.view, **now, rng=rng)
 

@@ -46,7 +46,8 @@ class Recording(TorchDispatchMode):
         if name in UNWRITTEN or not (schema.is_mutable or is_view):
             self.own.update(x.untyped_storage().data_ptr() for x in tree_leaves(result) if isinstance(x, Tensor))
         if not is_view and name not in UNWRITTEN:
-            self.calls.append(lambda: again(function, args, kwargs, None if schema.is_mutable else result))
+            mode = torch.get_deterministic_debug_mode()  # a graph keeps the kernels that were chosen by it
+            self.calls.append(lambda: again(mode, function, args, kwargs, None if schema.is_mutable else result))
         return result
 
     @torch.no_grad()
@@ -64,8 +65,9 @@ def written(schema: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def again(function: Any, args: Any, kwargs: Any, result: Any) -> None:
+def again(mode: int, function: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Call once more; what was new then has the same memory now."""
+    torch.set_deterministic_debug_mode(mode)
     for new, old in zip(tree_leaves(function(*args, **kwargs)), tree_leaves(result)):
         if isinstance(old, Tensor):
             old.detach().copy_(new)
@@ -83,8 +85,10 @@ class CUDAGraph:
         self.generators.append(generator)
 
     def replay(self) -> None:
+        mode = torch.get_deterministic_debug_mode()
         for call in self.recording.calls:
             call()
+        torch.set_deterministic_debug_mode(mode)
 
 
 class graph:
