@@ -48,6 +48,7 @@ class Captured:
         self.rows = torch.zeros(trainer.protocol.batch, dtype=torch.int64, device=trainer.device)
         self.clock = torch.zeros((), dtype=torch.float64, device=trainer.device)
         self.stream = torch.cuda.Stream(trainer.device)  # the default one cannot be recorded
+        self.pool = torch.cuda.graph_pool_handle()  # of memory: no two graphs run at a time, and none keeps anything there
         self.refused: str | None = None  # why all steps are Python's
         self.forget()
         if not all(component.captured for component in components(trainer)):
@@ -103,7 +104,7 @@ class Captured:
         for generator in generators(trainer):
             graph.register_generator_state(generator)
         try:
-            with trainer.sampler_clock.recording() as laps, torch.cuda.graph(graph, stream=self.stream):
+            with trainer.sampler_clock.recording() as laps, torch.cuda.graph(graph, self.pool, self.stream):
                 self._work()
         except RuntimeError as error:
             self._refuse(f"recording fails: {' '.join(str(error).split())}")

@@ -125,6 +125,7 @@ def install() -> None:
         "max_memory_allocated": 0,
         "reset_peak_memory_stats": None,
         "mem_get_info": (64 << 30, 80 << 30),
+        "graph_pool_handle": (0, 0),
         "get_rng_state_all": [],
         "set_rng_state_all": None,
     }

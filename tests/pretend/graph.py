@@ -96,7 +96,7 @@ class graph:
 
     current: Recording | None = None
 
-    def __init__(self, cuda_graph: CUDAGraph, **_: Any) -> None:
+    def __init__(self, cuda_graph: CUDAGraph, *_: Any) -> None:
         self.graph = cuda_graph
 
     def __enter__(self) -> None:
