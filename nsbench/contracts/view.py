@@ -33,7 +33,8 @@ class View:
         """`step` as a number on the device, float64 []: what depends on it changes from step to step within a regime too."""
         if self.fed is not None:
             return self.fed
-        return torch.full((), self.step, dtype=torch.float64, device=self.device)
+        step = vars(self)["step"]  # not asked for by name: nothing is decided by it (nsbench.training.frozen)
+        return torch.full((), step, dtype=torch.float64, device=self.device)
 
     @property
     def graph(self) -> TrainGraph:
