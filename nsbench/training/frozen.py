@@ -40,7 +40,7 @@ def reason_against(trainer: Trainer, step: Callable[[], None]) -> str | None:
     finally:
         trainer.view = _noting(trainer.view, asked, View)
     trainer.unrepeatable |= {words.partition(" does not have")[0] for words in told if "deterministic" in words}
-    waits = [words for words in told if "synchroniz" in words]
+    waits = [words.partition(" (Triggered")[0] for words in told if "synchroniz" in words]
     if name := changed(before, python_side(trainer)):
         return f"a step changes {name} in Python; keep it in a buffer, and write to that in place"
     if asked and not decides(trainer):
