@@ -123,6 +123,9 @@ class DHNS(Sampler):
             "hardness-adaptive loss; flat: no margins; off: nor weights, and every slot is a negative of its own",
             choices=("on", "flat", "off"),
         )
+        products: str = option(
+            "float32", "the denoiser's matrix products; bfloat16 is faster on a GPU", choices=("float32", "bfloat16")
+        )
         denoiser: str = option(
             "released", "printed: with the LayerNorm at the end that Eq. 10 prints", choices=("released", "printed")
         )
@@ -174,7 +177,9 @@ class DHNS(Sampler):
     def _diffusion(self, setting: Setting) -> Diffusion:
         options = self.options
         slots = setting.slots if options.slots in ("each", "attended") else 1
-        return Diffusion(setting.entity_width, slots, options.timesteps, options.learning_rate, form=options.denoiser)
+        made = Diffusion(setting.entity_width, slots, options.timesteps, options.learning_rate, form=options.denoiser)
+        made.denoiser.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[options.products]
+        return made
 
     def pretrain(self, view: View) -> None:
         seed = torch.randint(2**62, (), generator=view.rng.clone_state(), device=view.device)
@@ -201,6 +206,10 @@ class DHNS(Sampler):
         for name, vectors, truth, mask in zip(("head", "tail"), generated, ends.target, masks):
             blocks.append(self._block(name, vectors, truth, mask, gamma))
         return blocks
+
+    def regime(self, view: View) -> bool:
+        """Whether the warm-up is over."""
+        return view.epoch >= WARMUP
 
     def feedback(self, negatives: Negatives, s_pos: Tensor, s_neg: Tensor) -> Tensor | None:
         """No loss of its own: the scores are counted."""

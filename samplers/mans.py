@@ -100,6 +100,10 @@ class MANS(Sampler):
         view_ids = {structure: torch.where(visual, answer, ids), modality: ids}
         return Negatives(side, view_ids=view_ids, valid=view.graph.drawable(key, self.k))
 
+    def regime(self, view: View) -> bool:
+        """Whether T is in its first stage."""
+        return view.epoch < whole(math.ceil, self.options.visual_epochs, view.total_epochs)
+
     def describe(self) -> dict[str, float]:
         return {"visual_share": int(self.visual) / max(int(self.drawn), 1)}
 
@@ -117,8 +121,7 @@ class MANS(Sampler):
         if options.strategy == "V":
             return able
         if options.strategy == "T":
-            first_stage = view.epoch < whole(math.ceil, options.visual_epochs, view.total_epochs)
-            return able if first_stage else torch.zeros_like(able)
+            return able if self.regime(view) else torch.zeros_like(able)
         if options.strategy == "H":
             return some_of(able, whole(math.floor, options.visual_share, able.numel()), view.rng)
         across = able & prefers_across(positives, side, ids, view)

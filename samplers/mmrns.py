@@ -190,7 +190,7 @@ class MMRNS(Sampler):
         ids = torch.cat([candidates, answer, others.entity])
         vectors = view.vectors(ids)  # one lookup: its gradient is as large as the table
         components = self.components(ids, vectors, positives.r, others, view)
-        log_p = mixture(components, exploration(options.exploration, view.step))
+        log_p = mixture(components, exploration(options.exploration, view.clock))
         draws = race(log_p.detach(), known, self.k, view.rng)
         self._count(log_p.detach(), draws.free)
         delta = None
@@ -268,12 +268,12 @@ def number_of_candidates(asked: int, entities: int, k: int) -> int:
     return min(entities, asked or max(min(-(-entities // 10), MOST_CANDIDATES), 2 * k))
 
 
-def exploration(start: float, step: int) -> float:
-    """Eq. 15; the paper counts steps from 1."""
-    return start / (1 + math.log(step + 1))
+def exploration(start: float, step: Tensor) -> Tensor:
+    """Eq. 15, float64 []; the paper counts steps from 1."""
+    return start / (1 + torch.log(step + 1))
 
 
-def mixture(components: list[Component], eps: float) -> Tensor:
+def mixture(components: list[Component], eps: Tensor) -> Tensor:
     """Eq. 12: log p [B, N], over the components that a row's true answer has, each over the candidates that have it.
 
     Uniform for a row whose answer has none, which can only be without structure.

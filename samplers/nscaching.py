@@ -84,13 +84,17 @@ class NSCaching(Sampler):
         row = key.unsqueeze(1) if key.dim() == 1 else key
         slot = torch.randint(self.options.cache, (len(positives), self.k), generator=view.rng, device=view.device)
         ids = self.cache.take(row * self.options.cache + slot).long()
-        if view.epoch % (self.options.lazy + 1) == 0:
+        if self.regime(view):
             # Where a row draws a side per negative, both are drawn.
             both = self.options.update == "both" or side.dim() == 2
             head = torch.ones_like(positives.h, dtype=torch.bool)
             for renewed in (head, ~head) if both else (side,):
                 self.renew(positives, renewed, view)
         return Negatives(side, ids=ids, valid=view.graph.drawable(key, self.k) if self.filtered else None)
+
+    def regime(self, view: View) -> bool:
+        """Whether caches are renewed in this pass."""
+        return view.epoch % (self.options.lazy + 1) == 0
 
     def renew(self, positives: Positives, side: Tensor, view: View) -> None:
         """Algorithm 3 for the queries that side [B] names. No gradient: the view is detached."""

@@ -72,12 +72,19 @@ class MAT(Auxiliary):
         """The model's term for this batch, after the generators' step for the one before."""
         if self.last is not None:
             self._learn(self.last, view)
-        self.last = positives.hrt
+        if self.last is None:
+            self.last = positives.hrt.clone()
+        else:
+            self.last.copy_(positives.hrt)  # in place: a CUDA graph knows no other tensor
         s_pos, s_fake = self._scores(positives.hrt, view.scoring, view.rng)
         terms = -F.logsigmoid(-s_fake)
         if self.options.temperature > 0:
             terms = len(positives) * (self.options.temperature * s_fake.detach()).softmax(1) * terms
         return 0.5 * (terms - F.logsigmoid(s_pos)).mean(1).sum()
+
+    def regime(self, view: View) -> bool:
+        """Whether there is a batch to learn from."""
+        return self.last is not None
 
     def _learn(self, hrt: Tensor, view: View) -> None:
         self.generators.requires_grad_(True)

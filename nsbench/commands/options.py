@@ -91,7 +91,9 @@ set_option = click.option(
     metavar="GROUP.NAME=VALUE",
     help="Change an option: sampler.x=1, kge.x=1, fusion.x=1, protocol.steps=100, aux.NAME=0.1. Repeatable.",
 )
-device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu or cuda (never tried on a real GPU yet)."
+)
 threads_option = click.option(
     "--threads",
     type=click.IntRange(min=1),

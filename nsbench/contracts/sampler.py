@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ class _Component(nn.Module):
     fusion: str = "none"  # what its paper's model is built with; `--fusion auto` takes it where there are features
     few: bool = False  # True: a step reads few entities' vectors, so on a CPU no table of all fused ones is made
     every_entity: bool = False  # a step's work grows with the number of entities, each of which it compares
+    captured: bool = True  # False: no CUDA graphs, for Python keeps what changes from step to step
     needs_run: bool = False  # True: it works beside another run alone, and is asked for as NAME:RUN (replay)
 
     def __init__(self, setting: Setting, options: Any) -> None:
@@ -32,6 +33,14 @@ class _Component(nn.Module):
     def needs(cls, options: Any) -> frozenset[Need]:
         """What a component with these options requires of the experiment."""
         return cls.requires
+
+    def regime(self, view: View) -> Hashable:
+        """What Python decides about this step (a branch on view.epoch, say).
+
+        On a GPU all steps of a regime are one CUDA graph: what else changes from step to step must lie on the device, in
+        buffers that are written in place, or follow from view.clock.
+        """
+        return None
 
 
 class Sampler(_Component):

@@ -26,6 +26,15 @@ class View:
     total_epochs: int
     step: int = 0
     epoch: int = 0
+    fed: Tensor | None = None  # what `clock` is where steps are CUDA graphs
+
+    @property
+    def clock(self) -> Tensor:
+        """`step` as a number on the device, float64 []: what depends on it changes from step to step within a regime too."""
+        if self.fed is not None:
+            return self.fed
+        step = vars(self)["step"]  # not asked for by name: nothing is decided by it (nsbench.training.frozen)
+        return torch.full((), step, dtype=torch.float64, device=self.device)
 
     @property
     def graph(self) -> TrainGraph:

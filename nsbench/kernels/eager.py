@@ -71,8 +71,8 @@ def all_pairs(similarity: Formula, q: Tensor, table: Tensor, scale: Tensor | Non
     return torch.cat([_against(similarity, q, c, scale) for c in pieces], dim=1)
 
 
-def rank_counts(scores: Tensor, row: Tensor, answer: Tensor) -> tuple[Tensor, Tensor] | None:
-    """As `operators.rank_counts`; None where a score is not finite."""
+def rank_counts(scores: Tensor, row: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `operators.rank_counts`."""
     own = scores[row, answer].unsqueeze(1)
     step = _piece(scores, 1)
     greater, equal, finite = [], [], []
@@ -81,9 +81,7 @@ def rank_counts(scores: Tensor, row: Tensor, answer: Tensor) -> tuple[Tensor, Te
         greater.append((block > value).sum(1))
         equal.append((block == value).sum(1))
         finite.append(block.isfinite().all())
-    if not torch.stack(finite).all():
-        return None
-    return torch.cat(greater), torch.cat(equal)
+    return torch.cat(greater), torch.cat(equal), torch.stack(finite).all()
 
 
 def keep_largest(ids: Tensor, score: Tensor, u: Tensor, k: int, tau: float, once: bool) -> Tensor:

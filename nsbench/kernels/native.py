@@ -283,15 +283,15 @@ def formed_pairs(library: ctypes.CDLL, similarity: Formula, q: Tensor, table: Te
     return out
 
 
-def rank_counts(library: ctypes.CDLL, scores: Tensor, row: Tensor, answer: Tensor) -> tuple[Tensor, Tensor] | None:
-    """As `operators.rank_counts`; None where a score is not finite."""
+def rank_counts(library: ctypes.CDLL, scores: Tensor, row: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `operators.rank_counts`."""
     scores, row, answer = scores.contiguous(), row.contiguous(), answer.contiguous()
     greater, equal = torch.empty_like(row), torch.empty_like(row)
     tensors = (scores, row, answer, greater, equal)
     status = library.rank_counts(*map(_at, tensors), *scores.shape, len(row), torch.get_num_threads())
     if status == 1:
         raise IndexError(f"a row or an answer lies outside of scores {list(scores.shape)}")
-    return None if status == 2 else (greater, equal)
+    return greater, equal, torch.tensor(status == 0)
 
 
 def add_rows(library: ctypes.CDLL, out: Tensor, ids: Tensor, rows: Tensor) -> None:

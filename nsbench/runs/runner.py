@@ -396,7 +396,7 @@ class _Run:
             # docs/protocols.md 3: where the best validation lies in the last tenth of the steps, more might have been better
             "converged": max(progress.events, key=lambda e: e["valid"]["mrr"])["step"] <= 0.9 * steps,
             "resumed_at": self.resumed_at,
-            "env": environment(self.device),
+            "env": environment(self.device) | trainer.how_stepped(),
             "code": commit(),
         }
         if reasons := dead(diagnostics):

@@ -36,12 +36,23 @@ from nsbench.options import build_options
 from nsbench.registry import MODELS, SAMPLERS
 from nsbench.runs.device import pick_device
 from nsbench.testing.toy import registered, toy
-from nsbench.testing.watch import Broken, SyncWatch, Watch, first_difference, global_state, process_kept, restore
+from nsbench.testing.watch import (
+    Broken,
+    SyncWatch,
+    Watch,
+    first_difference,
+    first_different_state,
+    global_state,
+    process_kept,
+    restore,
+)
 from nsbench.training.evaluation import Ranking
+from nsbench.training.frozen import reason_against
 from nsbench.training.seeds import generator
 from nsbench.training.trainer import Trainer, place_of
 
 STEPS = 80  # of the long run; the others take ten
+CAPTURED = 30  # steps beside Python's: three passes and more over the toy graph
 SIZES = ("width=8", "batch=16", "negatives=4", f"steps={STEPS}", "learning_rate=0.02")
 
 
@@ -78,6 +89,7 @@ SAMPLER_RULES = {
     "batches": "works when a batch holds a triple twice, for a batch of one, and for one negative",
     "saturated": "a query that every entity answers gets no valid negative and harms no other row",
     "host sync": "no step waits for the device",
+    "captured": "a CUDA graph can repeat its steps, bit for bit (on a CPU: nothing that Python keeps stands against it)",
 }
 
 OBJECTIVE_RULES = {
@@ -96,6 +108,7 @@ OBJECTIVE_RULES = {
     "batches": "works when a batch holds a triple twice, and for a batch of one",
     "saturated": "works where a query is answered by every entity",
     "host sync": SAMPLER_RULES["host sync"],
+    "captured": SAMPLER_RULES["captured"],
 }
 
 
@@ -171,12 +184,15 @@ class Case:
     def dataset(self, saturated: bool = False) -> Dataset:
         return toy(features=self.config().wants_features, saturated=saturated)
 
-    def trainer(self, *changes: str, saturated: bool = False) -> Trainer:
+    def trainer(self, *changes: str, saturated: bool = False, captured: bool = False) -> Trainer:
         """A fresh trainer, the global generators at a fixed state: a sampler that uses them breaks one rule, not five."""
         torch.manual_seed(0)
         np.random.seed(0)
         random.seed(0)
-        return Trainer(self.config(*changes), self.dataset(saturated), self.device)
+        trainer = Trainer(self.config(*changes), self.dataset(saturated), self.device)
+        if not captured:
+            trainer.captured = None  # what watches a step does so in Python
+        return trainer
 
     def watch(self, *changes: str, saturated: bool = False) -> Watch:
         """A fresh trainer, prepared and watched."""
@@ -424,12 +440,36 @@ def host_sync(case: Case, report: Report) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+def captured(case: Case, report: Report) -> None:
+    """Steps by CUDA graphs beside Python's; where there is no GPU, what Python keeps from step to step."""
+    python = case.trainer()
+    python.pretrain()
+    python.step()
+    reason = reason_against(python, python.step) if case.component.captured else "it says so (captured = False)"
+    if reason is not None:
+        raise NotChecked(f"on a GPU its steps run without CUDA graphs, and slower: {reason}")
+    if case.device.type != "cuda":
+        return
+    replayed = case.trainer(captured=True)
+    replayed.pretrain()
+    for trainer, steps in ((python, CAPTURED - 2), (replayed, CAPTURED)):
+        for _ in range(steps):
+            trainer.step()
+    assert replayed.captured is not None
+    if replayed.captured.refused is not None:
+        raise NotChecked(f"its steps run without CUDA graphs, and slower: {replayed.captured.refused}")
+    difference = first_different_state(python, replayed)
+    if difference:
+        raise Broken("captured", f"steps by CUDA graphs end with another {difference}; see Sampler.regime")
+
+
 SHARED_CHECKS: list[tuple[Callable[[Case, Report], None], str]] = [
     (seeded, "seeded"),
     (resume, "resume"),
     (batches, "batches"),
     (saturated, "saturated"),
     (host_sync, "host sync"),
+    (captured, "captured"),
 ]
 
 IN_THE_LONG_RUN = "runs, shapes, range, device, feedback, constants, sides, positives, generator, model, gradient, buffers"

@@ -288,6 +288,15 @@ def first_difference(one: Watch, other: Watch) -> str | None:
     return None if name is None else f"the model's {name}"
 
 
+def first_different_state(one: Trainer, other: Trainer) -> str | None:
+    """Where two trainers differ, in words: model, sampler or auxiliary losses."""
+    for part in ("model", "sampler", "auxiliaries"):
+        states = [{k: x for k, x in t.state_dict()[part].items() if isinstance(x, Tensor)} for t in (one, other)]
+        if name := _different(*states):
+            return f"{part}, {name}"
+    return None
+
+
 def _reached(tensors: Iterable[Tensor], parameters: dict[str, Tensor]) -> list[str]:
     """Names of the parameters that a backward pass from `tensors` would reach."""
     names = {id(p): name for name, p in parameters.items()}

@@ -41,6 +41,7 @@ from torch import Tensor
 
 from nsbench.contracts import Dataset, Generated, Negatives, Positives, Sampler, Scoring, TrainGraph, find
 from nsbench.training.losses import block_loss
+from nsbench.training.repeatable import repeatable
 from nsbench.training.seeds import generator
 from nsbench.training.trainer import Trainer
 
@@ -113,7 +114,8 @@ class Diagnosis:
         model = [p for module in (trainer.kge, trainer.fusion) for p in module.parameters() if p.requires_grad]
 
         def norm(losses: list[Tensor]) -> float:
-            gradients = torch.autograd.grad(torch.stack(losses).sum(), model, retain_graph=True, allow_unused=True)
+            with repeatable(trainer.device):
+                gradients = torch.autograd.grad(torch.stack(losses).sum(), model, retain_graph=True, allow_unused=True)
             squares = [g.double().square().sum() for g in gradients if g is not None]
             return torch.stack(squares).sum().sqrt().item() if squares else 0.0
 
@@ -207,6 +209,7 @@ def _restored(trainer: Trainer) -> Iterator[None]:
     finally:
         for module, state in before:
             module.load_state_dict(state)
+        trainer.forget_captured()  # their own optimisers' state is in other tensors now
         for module in (trainer.kge, trainer.fusion, trainer.sampler, trainer.auxiliaries):
             module.zero_grad(set_to_none=True)
 

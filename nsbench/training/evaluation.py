@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nsbench.contracts import Scoring, TrainGraph
+from nsbench.errors import Diverged
 from nsbench.kernels.operators import rank_counts
 
 CPU_CHUNK = 16 * 2**20  # bytes of scores at a time: stays near the cache
@@ -35,9 +36,8 @@ class Ranking:
         self.device = torch.device(device)
         self.triples = triples
         self.num_entities = num_entities
-        budget = chunk_bytes or (CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK)
-        fewest = 64 if chunk_bytes is None else 1  # a handful of queries at a time would read a large table too often
-        self.chunk = max(fewest, budget // (4 * num_entities))
+        self.budget = chunk_bytes or (CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK)
+        self.fewest = 64 if chunk_bytes is None else 1  # a handful of queries at a time would read a large table too often
         ranked, facts = triples.to(self.device), known.to(self.device)
         self.sides = [_Side(ranked, facts, num_entities, num_relations, head) for head in (True, False)]
 
@@ -45,16 +45,18 @@ class Ranking:
     def ranks(self, scoring: Scoring, progress: Callable[[int, int], None] | None = None) -> tuple[Tensor, Tensor]:
         """ranks int32 [T, 2 (head, tail), 2 (optimistic, pessimistic)] and candidates int32 [T, 2], on the CPU.
 
-        Raises RunFailed when a score is not finite. progress(done, total) counts queries.
+        Diverged when a score is not finite. progress(done, total) counts queries. The host waits for a GPU at the end alone.
         """
         total = sum(len(side.anchor) for side in self.sides)
         done = 0
-        ranks, candidates = [], []
+        ranks, candidates, finite = [], [], []
+        chunk = self._chunk(scoring)
         for side in self.sides:
             greater, equal = [], []
-            for first in range(0, len(side.anchor), self.chunk):
-                last = min(first + self.chunk, len(side.anchor))
-                better, tied = side.compare(scoring, first, last)
+            for first in range(0, len(side.anchor), chunk):
+                last = min(first + chunk, len(side.anchor))
+                better, tied, usual = side.compare(scoring, first, last)
+                finite.append(usual)
                 greater.append(better)
                 equal.append(tied)
                 done += last - first
@@ -63,7 +65,14 @@ class Ranking:
             better, tied = torch.cat(greater)[side.undo], torch.cat(equal)[side.undo]
             ranks.append(torch.stack([better + 1, better + tied], dim=1))
             candidates.append(self.num_entities - side.filtered[side.undo])
+        if not torch.stack(finite).all():
+            raise Diverged("scores are not finite (nan or infinity): lower the learning rate or the initial range")
         return torch.stack(ranks, dim=1).int().cpu(), torch.stack(candidates, dim=1).int().cpu()
+
+    def _chunk(self, scoring: Scoring) -> int:
+        """How many queries at a time. A GPU holds their scores once for each pair of views, as a sum, and in pieces."""
+        copies = 1 if self.device.type == "cpu" else len(scoring.tables) ** 2 + 2
+        return max(self.fewest, self.budget // (4 * self.num_entities * copies))
 
 
 class _Side:
@@ -93,19 +102,21 @@ class _Side:
         self.filtered = torch.bincount(self.pair_triple, minlength=len(self.answer))  # [T]
         self.first_pair = [0, *self.filtered.cumsum(0).tolist()]
 
-    def compare(self, scoring: Scoring, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """For the triples of queries first..last: unfiltered-out candidates better than the answer, and tied with it."""
+    def compare(self, scoring: Scoring, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
+        """For the triples of queries first..last: unfiltered-out candidates better than the answer, and tied with it; and
+        whether their scores are finite, bool [].
+        """
         scores = scoring.all(self.anchor[first:last], self.relation[first:last], self.head[first:last])
         a, b = self.first_triple[first], self.first_triple[last]
         row, answer = self.row[a:b] - first, self.answer[a:b]
-        greater, equal = rank_counts(scores, row, answer)
+        greater, equal, finite = rank_counts(scores, row, answer)
         p, q = self.first_pair[a], self.first_pair[b]
         triple, entity = self.pair_triple[p:q] - a, self.pair_entity[p:q]
         known = scores[row[triple], entity]
         truth = scores[row, answer][triple]
-        greater -= torch.bincount(triple[known > truth], minlength=b - a)
-        equal -= torch.bincount(triple[known == truth], minlength=b - a)
-        return greater, equal
+        greater.index_add_(0, triple, (known > truth).long(), alpha=-1)
+        equal.index_add_(0, triple, (known == truth).long(), alpha=-1)
+        return greater, equal, finite
 
 
 FREQUENCY_BINS = ("0", "1-3", "4-10", "11+")

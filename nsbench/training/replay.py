@@ -26,6 +26,10 @@ class Source(Trainer):
 
     last: tuple[Positives, list[Negatives], str]
 
+    def __init__(self, config: Config, dataset: Dataset, device: torch.device | str = "cpu") -> None:
+        super().__init__(config, dataset, device)
+        self.captured = None  # a graph would not set `last`
+
     def _drawn(self, sampler: Sampler, positives: Positives, view: View) -> tuple[list[Negatives], str]:
         blocks, phase = super()._drawn(sampler, positives, view)
         self.last = positives, self.constants(blocks), phase
@@ -47,6 +51,7 @@ class Replay(Trainer):
     def __init__(self, config: Config, dataset: Dataset, device: torch.device | str = "cpu") -> None:
         super().__init__(config, dataset, device)
         assert config.replayed is not None
+        self.captured = None
         self.source = Source(from_record(config.replayed), dataset, device)
         self.sampler_clock = self.source.sampler_clock
         self.sampler.source = self.source.sampler  # a module of it, so that diagnostics put its state back

@@ -37,8 +37,10 @@ from nsbench.errors import Misuse, RunFailed
 from nsbench.kernels.adam import Adam
 from nsbench.machine import keep_freed_memory
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS
+from nsbench.training.capture import Captured
 from nsbench.training.clock import Stopwatch
 from nsbench.training.losses import add_penalty_gradient, block_loss, importance_of
+from nsbench.training.repeatable import repeatable
 from nsbench.training.seeds import generator, global_seed
 
 FEW = 16  # positives that by chance may all have no valid negative
@@ -106,6 +108,8 @@ class Trainer:
         )
         self.auxiliary_rng = generator(config.seed, "auxiliaries", self.device)
         self._order: tuple[int, Tensor] | None = None
+        self.unrepeatable: set[str] = set()  # operators of its steps whose sums may come in another order next time
+        self.captured = Captured(self) if self.device.type == "cuda" else None  # None: all steps are Python's
 
     def _made(self) -> Any:  # as `Registry.get`: a sampler or an objective
         """The sampler. Misuse for a class that keeps too little of the contract to be used at all."""
@@ -132,14 +136,22 @@ class Trainer:
     def pretrain(self) -> None:
         """The sampler's own preparation, once, charged to it."""
         if isinstance(self.sampler, Sampler):
-            with self.sampler_clock, self._noted():
+            with self.sampler_clock, self._noted(), repeatable(self.device):
                 self.sampler.pretrain(self.view)
 
     def step(self) -> None:
         """One batch: sample, loss, backward and optimiser steps as the sampler's `coupled` and `phase` say."""
         self._set_learning_rate()
         with self._noted():
-            positives = self._next_positives()
+            if self.captured is None:
+                self.advance(self._next_positives())
+            else:
+                self.captured.step()
+        self.step_count += 1
+
+    def advance(self, positives: Positives) -> None:
+        """What the device does in a step."""
+        with repeatable(self.device):
             few = self.device.type == "cpu" and self.sampler.few  # how many entities those are, a GPU must not be asked
             scoring = Scoring(self.kge, self.fusion, self.graph, few=few, absent=positives.rows)
             if isinstance(self.sampler, Objective):
@@ -147,14 +159,13 @@ class Trainer:
                 self._model_step(loss, positives, scoring)
             else:
                 self._sampled_step(self.sampler, positives, scoring)
-        self.step_count += 1
 
     def draw(self, positives: Positives, rng: torch.Generator) -> list[Negatives]:
         """What the sampler answers to a batch outside the training stream; the caller puts the sampler's state back."""
         assert isinstance(self.sampler, Sampler)
         scoring = Scoring(self.kge, self.fusion, self.graph, self.live, absent=positives.rows)
         view = dataclasses.replace(self.view, step=self.step_count, epoch=self.epoch, scoring=scoring, rng=rng)
-        with self._noted():
+        with self._noted(), repeatable(self.device):
             return self._checked(self.sampler.sample(positives, view), positives)
 
     def _sampled_step(self, sampler: Sampler, positives: Positives, scoring: Scoring) -> None:
@@ -238,7 +249,7 @@ class Trainer:
         """Add auxiliaries, back-propagate, add the regulariser's gradient, and step the model's Adam."""
         self.loss_sum += loss.detach()
         for name, weight in self.config.aux.items():
-            view = dataclasses.replace(self._view(scoring, live=True), rng=self.auxiliary_rng)  # not the sampler's stream
+            view = self._view(scoring, live=True, rng=self.auxiliary_rng)  # not the sampler's stream
             extra = self.auxiliaries[name].loss(positives, view)  # type: ignore[operator]
             loss = loss + weight * extra
         loss.backward()
@@ -248,11 +259,13 @@ class Trainer:
         self.model_adam.step()
         self.model_adam.zero_grad()
 
-    def _view(self, scoring: Scoring, live: bool) -> View:
+    def _view(self, scoring: Scoring, live: bool, rng: torch.Generator | None = None) -> View:
         # A new one each time: a sampler may keep its own in a tape while an auxiliary gets a live one.
         scoring = scoring if live else scoring.detached()
-        self.view = dataclasses.replace(self.view, step=self.step_count, epoch=self.epoch, scoring=scoring)
-        return self.view
+        clock = None if self.captured is None else self.captured.clock
+        now: dict[str, Any] = {"step": self.step_count, "epoch": self.epoch, "fed": clock, "scoring": scoring}
+        self.view = dataclasses.replace(self.view, **now)
+        return self.view if rng is None else dataclasses.replace(self.view, **now, rng=rng)
 
     @property
     def epoch(self) -> int:
@@ -260,21 +273,31 @@ class Trainer:
         return self.step_count * self.protocol.batch // len(self.graph)
 
     def _next_positives(self) -> Positives:
-        """Batch number `step_count` of an endless stream of permutations: every triple equally often, no short batch."""
+        return self.graph.positives(self.next_rows(), self.fixed_side())
+
+    def next_rows(self) -> Tensor:
+        """[B], batch `step_count` of an endless stream of permutations: every triple equally often, no short batch."""
         n, batch = len(self.graph), self.protocol.batch
         epoch, offset = divmod(self.step_count * batch, n)
-        if offset < batch and isinstance(self.sampler, Sampler):  # the first batch that starts in this pass
+        if self.pass_begins and isinstance(self.sampler, Sampler):
             with self.sampler_clock:
                 self.sampler.start_epoch(epoch)
         pieces = [self._permutation(epoch)[offset : offset + batch]]
         while (have := sum(map(len, pieces))) < batch:
             epoch += 1
             pieces.append(self._permutation(epoch)[: batch - have])
-        rows = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
-        side = None
-        if self.protocol.sides == "alternate":  # tail first, as the RotatE code base
-            side = torch.full((batch,), self.step_count % 2 == 1, device=self.device)
-        return self.graph.positives(rows, side)
+        return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+
+    def fixed_side(self) -> Tensor | None:
+        """bool [B], the end that is replaced, where the protocol fixes it: tail first, as the RotatE code base."""
+        if self.protocol.sides != "alternate":
+            return None
+        return torch.full((self.protocol.batch,), self.step_count % 2 == 1, device=self.device)
+
+    @property
+    def pass_begins(self) -> bool:
+        """Whether this step's batch is the first that starts in its pass."""
+        return self.step_count * self.protocol.batch % len(self.graph) < self.protocol.batch
 
     def _permutation(self, epoch: int) -> Tensor:
         """[n] row order of one pass, the same for every sampler; a function of seed and epoch, so nothing to checkpoint."""
@@ -327,6 +350,20 @@ class Trainer:
         self.auxiliary_rng.set_state(state["auxiliary_rng"])
         self.sampler_clock = Stopwatch(self.device, state["sampler_seconds"])
         self.loss_sum = state["loss_sum"].to(self.device)
+        self.forget_captured()
+
+    def how_stepped(self) -> dict[str, Any]:
+        """For the record of a run: nothing on a CPU."""
+        if self.device.type != "cuda":
+            return {}
+        reason = "it replays another run" if self.captured is None else self.captured.refused
+        steps = "CUDA graphs" if reason is None else f"Python: {reason}"
+        return {"steps": steps, **({"unrepeatable": sorted(self.unrepeatable)} if self.unrepeatable else {})}
+
+    def forget_captured(self) -> None:
+        """After tensors that a step uses were replaced by others."""
+        if self.captured is not None:
+            self.captured.forget()
 
     def sampler_bytes(self) -> int:
         """What the sampler holds on the device: buffers, parameters, and what Adam keeps of them, its own Adams included."""

@@ -45,7 +45,7 @@ class Condition:
 class PrintedDenoiser(nn.Module):
     """Eq. 10: normalised after the perceptron."""
 
-    dtype: torch.dtype | None = None  # see `precision`
+    dtype = torch.float32  # of the matrix products; states, sums over rows, norms, losses and parameters stay float32
 
     def __init__(self, width: int, steps: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class PrintedDenoiser(nn.Module):
 
     def fold(self) -> FoldedPrinted:
         """The same function with everything that depends on t alone computed; differentiable in the parameters."""
-        dtype = precision(self)
+        dtype = self.dtype
         wx, wp, wc = self.first.weight.chunk(3, dim=1)
         time = F.linear(self.sinusoids, wp, self.first.bias)
         return FoldedPrinted(
@@ -91,7 +91,7 @@ class FoldedPrinted:
 class ReleasedDenoiser(nn.Module):
     """The authors' code: normalised before each hidden map."""
 
-    dtype: torch.dtype | None = None  # see `precision`
+    dtype = torch.float32  # of the matrix products; states, sums over rows, norms, losses and parameters stay float32
 
     def __init__(self, width: int, steps: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class ReleasedDenoiser(nn.Module):
 
     def fold(self) -> FoldedReleased:
         """The same function in half the work; differentiable in the parameters. 4 D^3 multiply-adds and T rows."""
-        dtype = precision(self)
+        dtype = self.dtype
         w_in = centred(self.first.weight * self.norm_in.weight)
         wx, wp, wc = w_in.chunk(3, dim=1)
         p = self.time(self.sinusoids)  # [T, D]
@@ -176,14 +176,6 @@ def denoiser(form: str, width: int, steps: int) -> Denoiser:
     if width % 2:
         raise Misuse(f"the diffusion denoiser needs entity vectors of even width, not {width}; set protocol.width")
     return PrintedDenoiser(width, steps) if form == "printed" else ReleasedDenoiser(width, steps)
-
-
-def precision(model: Denoiser) -> torch.dtype:
-    """The type of the matrix products: the model's own, else bfloat16 on a GPU and float32 on a CPU.
-
-    States, sums over rows, norms, losses and the parameters themselves are float32 everywhere.
-    """
-    return model.dtype or (torch.bfloat16 if model.first.weight.is_cuda else torch.float32)
 
 
 def pieces(x: Tensor) -> tuple[Tensor, ...]:

@@ -98,6 +98,10 @@ const std::set<std::string> WAITS = {  // the shape of what they give, or a numb
     "aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim",
     "aten::unique_consecutive", "aten::bincount", "aten::equal"};
 
+const std::set<std::string> UNORDERED = {  // sums of floats in whatever order threads come by, unless torch is told to sort
+    "aten::index_add", "aten::index_add_", "aten::scatter_add", "aten::scatter_add_", "aten::put_", "aten::index_reduce_",
+    "aten::scatter_reduce", "aten::scatter_reduce_"};
+
 struct Call {
   const c10::OperatorHandle& op;
   torch::jit::Stack& stack;
@@ -125,6 +129,12 @@ struct Call {
       return false;
     return name != "aten::copy_" || !argument("non_blocking")->toBool();
   }
+  bool adds_in_any_order() const {
+    if (!UNORDERED.count(name) || at::globalContext().deterministicAlgorithms()) return false;
+    const auto* how = argument("reduce");
+    if (how && (how->toStringRef() == "amax" || how->toStringRef() == "amin")) return false;
+    return stack[first].toTensor().is_floating_point();
+  }
   bool waits(const Arguments& found) const {
     const bool repeats = name == "aten::repeat_interleave" && argument("output_size") && argument("output_size")->isNone();
     return WAITS.count(name) || repeats || masks() || draws_by_checking() || copies_blocking(found);
@@ -150,6 +160,7 @@ void run(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     value = static_cast<Random*>(generator.unsafeGetGeneratorImpl())->inner;
   }
   TORCH_CHECK(!call.mixes(found), "pretended device: ", call.name, " mixes tensors of cuda and of the host");
+  TORCH_CHECK(!call.adds_in_any_order(), call.name, " adds in any order (nsbench.training.repeatable)");
   if (waiting && call.waits(found)) {
     TORCH_CHECK(waiting == 1, "called a synchronizing CUDA operation: ", call.name);
     TORCH_WARN("called a synchronizing CUDA operation: ", call.name);

@@ -9,6 +9,7 @@ It leans on what is inside torch, and so is made for one version. Under any othe
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import importlib.metadata
@@ -69,12 +70,26 @@ class Event:
         self.at = 0.0
 
     def record(self, *_: Any) -> None:
+        from tests.pretend.graph import graph
+
         self.at = time.perf_counter()
+        if graph.current is not None:
+            graph.current.calls.append(self.record)
 
     def elapsed_time(self, other: Event) -> float:
         return 1000 * (other.at - self.at)
 
     def synchronize(self) -> None:
+        pass
+
+
+class Stream:
+    """torch.cuda.Stream: there is but one."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def wait_stream(self, other: Stream) -> None:
         pass
 
 
@@ -110,14 +125,20 @@ def install() -> None:
         "max_memory_allocated": 0,
         "reset_peak_memory_stats": None,
         "mem_get_info": (64 << 30, 80 << 30),
+        "graph_pool_handle": (0, 0),
         "get_rng_state_all": [],
         "set_rng_state_all": None,
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, lambda *_, answer=answer: answer)
-    torch.cuda.Event = Event  # type: ignore[misc, assignment]
+    from tests.pretend import graph
+
+    torch.cuda.Event, torch.cuda.Stream = Event, Stream  # type: ignore[misc, assignment]
+    torch.cuda.CUDAGraph, torch.cuda.graph = graph.CUDAGraph, graph.graph  # type: ignore[misc, assignment]
+    torch.cuda.current_stream = Stream  # type: ignore[assignment]
+    torch.cuda.stream = contextlib.nullcontext  # type: ignore[assignment, misc]
     torch.cuda.set_sync_debug_mode = mind_waiting
-    torch.cuda.get_sync_debug_mode = device.pretended_waiting_mode
+    torch.cuda.get_sync_debug_mode = lambda: device.pretended_waiting_mode()
     Tensor.pin_memory = lambda self, *_: self.clone()  # type: ignore[method-assign]
     Tensor.__deepcopy__ = torch.nn.Parameter.__deepcopy__ = deepcopy  # type: ignore[method-assign]
 

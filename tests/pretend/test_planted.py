@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 from torch import Tensor
@@ -14,9 +12,6 @@ from nsbench.contracts.view import View
 from nsbench.registry import SAMPLERS
 from nsbench.testing import registered, toy
 from nsbench.training.trainer import Trainer
-
-PRETENDED = getattr(sys.modules.get("tests.pretend.device"), "MISSING", "not asked for") is None
-pytestmark = pytest.mark.skipif(not PRETENDED, reason="needs the pretended device: pytest -p tests.pretend.device")
 
 
 def reads_a_value(ids: Tensor) -> Tensor:

@@ -88,9 +88,12 @@ def test_three_times_p_changes_no_draw_and_no_gradient_5(rng):
 
 
 def test_exploration_falls_6():
-    assert [exploration(10, s - 1) for s in (1, 1000, 100_000)] == pytest.approx([10, 1.26458, 0.799174], rel=1e-5)
-    assert exploration(1, 99) == pytest.approx(0.178407, rel=1e-5)
-    values = [exploration(1, s) for s in range(500)]
+    def of(start, step):
+        return exploration(start, torch.tensor(float(step), dtype=torch.float64)).item()
+
+    assert [of(10, s - 1) for s in (1, 1000, 100_000)] == pytest.approx([10, 1.26458, 0.799174], rel=1e-5)
+    assert of(1, 99) == pytest.approx(0.178407, rel=1e-5)
+    values = [of(1, s) for s in range(500)]
     assert values == sorted(values, reverse=True)
 
 

@@ -192,7 +192,8 @@ def test_caught_by_exactly_its_rule(name):
 
 
 def test_every_rule_has_a_sampler_that_breaks_it():
-    assert set(SAMPLER_RULES) == {rule for rule, _ in BROKEN.values()}
+    on_a_gpu = {"captured"}  # tests/training/test_capture.py
+    assert set(SAMPLER_RULES) - on_a_gpu == {rule for rule, _ in BROKEN.values()}
 
 
 def test_filtering_is_not_asked_of_who_declares_to_do_without():
