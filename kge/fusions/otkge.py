@@ -76,6 +76,10 @@ class OTKGE(Mix):
         share: float = option(0.15, "weight of each modality in an entity's vector; structure has the rest", minimum=0)
         plan: str = option("sorted", "how features are carried over", choices=("sorted", "released", "off"))
 
+    def __init__(self, setting: Setting, options: Options) -> None:
+        super().__init__(setting, options)
+        self.captured = options.plan == "off"  # else steps are counted
+
     def shares(self, setting: Setting) -> dict[str, float]:
         if len(setting.features) * self.options.share > 1:
             raise Misuse(f"fusion.share {self.options.share:g} of {len(setting.features)} modalities is above 1; lower it")

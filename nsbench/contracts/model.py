@@ -134,6 +134,7 @@ class Fusion(nn.Module):
     Options: type = NoOptions
     version: int = 1
     provides: frozenset[Need] = frozenset()
+    captured: bool = True  # False: no CUDA graphs, for Python keeps what changes from step to step
 
     def __init__(self, setting: Setting, options: Any) -> None:
         super().__init__()

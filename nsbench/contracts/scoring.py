@@ -181,8 +181,8 @@ class Scoring:
         ranking = not torch.is_grad_enabled() and side.device.type == "cpu"  # no step of training may read a value
         if ranking and bool((side == side[0]).all()):
             return self.kge.similarity.all_pairs(q, heads if side[0] else tails, scale)
-        both = (self.kge.similarity.all_pairs(q, half, scale) for half in (heads, tails))
-        return torch.where(side.unsqueeze(1), *both)
+        of_heads, of_tails = (self.kge.similarity.all_pairs(q, half, scale) for half in (heads, tails))
+        return torch.where(side.unsqueeze(1), of_heads, of_tails)
 
     def _standing(self, ids: Tensor, as_tail: Tensor) -> Tensor:
         """Rows of the encoded tables for entities ids, by the end at which they stand; shapes broadcast."""

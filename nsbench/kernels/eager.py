@@ -33,13 +33,13 @@ def gradients(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of `gathered` for grad [B, K], for q, table and scale."""
     step = _piece(q, ids.shape[1])
-    dtable, found = torch.zeros_like(table), []
+    dtable, found = torch.zeros_like(table), list[tuple[Tensor, ...]]()
     for left, factor, some, weight in zip(q.split(step), _split(scale, step, q), ids.split(step), grad.split(step)):
         with torch.enable_grad():
             inputs = [x.detach().requires_grad_() for x in (_take(table, some), left, factor) if x is not None]
             score = _against(similarity, inputs[1], inputs[0], *inputs[2:])
         to_c, *others = torch.autograd.grad(score, inputs, weight)
-        found.append(others)
+        found.append(tuple(others))
         dtable.index_add_(0, some.reshape(-1), to_c.flatten(0, 1))
     dq, *dscale = (torch.cat(parts) for parts in zip(*found))
     return dq, dtable, dscale[0] if dscale else None

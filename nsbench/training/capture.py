@@ -51,7 +51,7 @@ class Captured:
         self.pool = torch.cuda.graph_pool_handle()  # of memory: no two graphs run at a time, and none keeps anything there
         self.refused: str | None = None  # why all steps are Python's
         self.forget()
-        if not all(component.captured for component in components(trainer)):
+        if not all(component.captured for component in (*components(trainer), trainer.fusion)):
             self._refuse("it says so (captured = False)")
 
     def forget(self) -> None:

@@ -278,6 +278,8 @@ def test_otkge_without_transport_is_a_plain_mix_and_plans_take_no_gradient():
     torch.testing.assert_close(off.tables["fused"][0], model.entity[0])  # neither
     carried = scoring_of(model, "otkge", features, present)
     assert not torch.allclose(carried.tables["fused"], wanted)
+    assert off.fusion.captured
+    assert not carried.fusion.captured  # a CUDA graph would never make a new plan
     image = carried.fusion.project[0]
     assert image.plan.any()
     assert not image.plan.requires_grad
