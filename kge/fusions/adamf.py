@@ -9,7 +9,7 @@ One q serves all slots, and relations have no part in it (docs/notes/dhns.md 6.1
 alphabetical order. An entity without features, or a dataset without modalities, is its structural vector.
 
 Token-level features become one phi_m before anything is learnt: the mean of the entity's tokens that are not all zeros.
-Projections learn more slowly than the table (nsbench.kge.fusions.projection, and SLOWER here); the papers have one rate for all.
+Projections learn more slowly than the table (nsbench.kge.fusions.projection, and SLOWER); the papers have one rate for all.
 The released code has no masks (a missing feature is whatever its file holds) and trains phi_m: `features=train`.
 """
 
@@ -27,10 +27,9 @@ from nsbench.kernels.operators import rows
 from nsbench.kge.fusions.projection import Projection
 from nsbench.registry import FUSIONS, option
 
-SLOWER = (
-    10  # The entities' steps through a projection point the same way, those of table rows each their own. Without it the
-)
-# slots of features take nearly all the weight before the structure has learnt, and DistMult ranks by chance (docs/features.md 2).
+# The entities' steps through a projection point the same way, those of the table's rows each their own. At equal rates the
+# slots of features take nearly all the weight before the structure has learnt; DistMult then ranks by chance (docs/features.md 2).
+SLOWER = 10
 
 
 @FUSIONS.register("adamf")

@@ -42,6 +42,16 @@ def test_the_model_takes_every_parameter_of_a_fusion_once(fusion, slow):
     assert after == pytest.approx([rate * trainer.protocol.decay_factor for rate in rates])
 
 
+def test_the_projections_of_adamf_are_ten_times_slower_still():
+    trainer = trainer_of(kge="distmult", fusion="adamf")
+    rates = {id(x): group["lr"] for group in trainer.model_adam.param_groups for x in group["params"]}
+    for name, projection in zip(trainer.fusion.modalities, trainer.fusion.project, strict=True):
+        phi = getattr(trainer.fusion, f"phi_{name}")
+        reach = phi[phi.abs().sum(1) > 0].abs().sum(1).mean().item()
+        for parameter in projection.parameters():
+            assert rates[id(parameter)] == pytest.approx(trainer.protocol.learning_rate / (10 * reach))
+
+
 def test_an_entity_set_without_the_modality_is_no_division_by_zero():
     projection = Projection(torch.zeros(3, 4), torch.zeros(3, dtype=torch.bool), 2)
     assert projection.param_group(RATE)["lr"] == RATE
