@@ -39,15 +39,14 @@ def graph(name: str) -> Graph:
     """The graph of a public dataset, equal to that of its public files. Raises Misuse where it is not whole."""
     file = FOLDER / f"{name}.graph.xz"
     held = _read(file)
-    texts, triples = {}, {}
     try:
-        for key in ("identifiers", "entities", "relations"):
-            texts[key] = held[key].tobytes().decode().split("\n")
-        for split in SPLITS:
-            triples[split] = held[split].astype(np.int64)
+        identifiers, entities, relations = (
+            held[key].tobytes().decode().split("\n") for key in ("identifiers", "entities", "relations")
+        )
+        triples = {split: held[split].astype(np.int64) for split in SPLITS}
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise _damaged(file) from error
-    return Graph(**texts, triples=triples, files={}, first_lines={})
+    return Graph(identifiers, entities, relations, triples, files={}, first_lines={})
 
 
 def names128(name: str) -> Tensor:

@@ -11,7 +11,7 @@ import csv
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -47,7 +47,7 @@ def found(folder: Path) -> dict[str, Path]:
     return {split: files[split] for split in ("train", "valid", "test") if split in files}
 
 
-def read(files: dict[str, Path]) -> dict[str, Labelled]:
+def read(files: Mapping[str, Path]) -> dict[str, Labelled]:
     """The triples of each split; a first line that names the columns says in which order they are, and is no triple."""
     raw = {split: _rows(file) for split, file in files.items()}
     uses = Counter(chain.from_iterable(chain.from_iterable(raw.values())))

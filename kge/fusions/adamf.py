@@ -28,7 +28,7 @@ from nsbench.kge.fusions.projection import Projection
 from nsbench.registry import FUSIONS, option
 
 # The entities' steps through a projection point the same way, those of the table's rows each their own. At equal rates the
-# slots of features take nearly all the weight before the structure has learnt; DistMult then ranks by chance (docs/features.md 2).
+# features take nearly all the weight before the structure has learnt; DistMult then ranks by chance (docs/features.md 2).
 SLOWER = 10
 
 

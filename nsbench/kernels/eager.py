@@ -47,7 +47,8 @@ def gradients(
 
 def each_gradient(similarity: Formula, q: Tensor, table: Tensor, ids: Tensor, grad: Tensor) -> Tensor:
     """[B, K, D]: the gradients of `gathered` for grad [B, K] with respect to the rows that ids name, one by one."""
-    step, found = _piece(q, ids.shape[1]), []
+    found: list[Tensor] = []
+    step = _piece(q, ids.shape[1])
     for left, some, weight in zip(q.split(step), ids.split(step), grad.split(step)):
         with torch.enable_grad():
             c = _take(table, some).detach().requires_grad_()

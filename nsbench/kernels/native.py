@@ -213,7 +213,7 @@ def exponentials(
     keep: Tensor | None = None,
     u: Tensor | None = None,
     out: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """exp(scores + bias - top) [Q, N], top [Q], the sums [Q] of the rows and, for u [Q, K], the entities [Q, K] picked.
 
     left_out is `start` and `count` [Q], and the entities that they list, which get 0; keep [Q] is never left out, and
@@ -221,7 +221,7 @@ def exponentials(
     """
     out = torch.empty_like(scores) if out is None else out
     top, total = scores.new_empty(len(scores)), scores.new_empty(len(scores))
-    picked = None if u is None else torch.empty(u.shape, dtype=torch.int64)
+    picked = torch.empty((len(scores), 0) if u is None else u.shape, dtype=torch.int64)
     tensors = (scores, bias, *left_out, keep, u, out, top, total, picked)
     sizes = (*scores.shape, 0 if u is None else u.shape[1], torch.get_num_threads())
     library.exponentials(*map(_at, tensors), *sizes)

@@ -103,8 +103,8 @@ def passed(rank: Tensor, key: Tensor, values: Tensor, first: Tensor, stride: int
         return torch.searchsorted(values, key * stride + rank, right=True) - first[key]
     if any(x.dtype != torch.int64 for x in (rank, key, values, first)) or key.shape not in (rank.shape, (len(rank), 1)):
         raise ValueError(f"keys {list(key.shape)} must be int64 [B, 1] or [B, K], as ranks {list(rank.shape)}")
-    tensors = [x.contiguous() for x in (rank, key, values, first)]
-    return native.passed(cast(ctypes.CDLL, library_for()), *tensors, stride)
+    rank, key, values, first = (x.contiguous() for x in (rank, key, values, first))
+    return native.passed(cast(ctypes.CDLL, library_for()), rank, key, values, first, stride)
 
 
 def keep_largest(ids: Tensor, score: Tensor, u: Tensor, k: int, n: int, tau: float, once: bool) -> Tensor:

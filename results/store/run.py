@@ -94,9 +94,9 @@ class Run:
             raise Misuse(f"{file} is damaged ({error}); delete {path} and run it again") from None
         if shapes != [(count, 2, 2), (count, 2), (count, 3)]:
             raise Misuse(f"{file} has arrays of shapes {', '.join(map(str, shapes))}; delete {path} and run it again")
-        parts = {name: getattr(stored, name) for name in ("seen", "twin")}
-        whole = {name: part is not None and part.shape == (count,) for name, part in parts.items()}
-        return stored._replace(**{name: part.astype(bool) if whole[name] else None for name, part in parts.items()})
+        parts = (stored.seen, stored.twin)
+        seen, twin = (None if part is None or part.shape != (count,) else part.astype(bool) for part in parts)
+        return stored._replace(seen=seen, twin=twin)
 
 
 def complete(path: Path, record: Mapping[str, Any]) -> Run:
