@@ -26,7 +26,7 @@ from nsbench.results.store.run import flat
 from nsbench.results.store.scores import PARTS
 from nsbench.results.tables import ablation, papers
 from nsbench.results.tables.build import FIRST_RUN, comparison
-from nsbench.results.tables.captions import count
+from nsbench.results.tables.captions import SURELY, count
 from nsbench.results.tables.cells import Cell, Table
 from nsbench.results.tables.contrasts import BASELINE
 from nsbench.results.tables.fields import p_text
@@ -311,7 +311,10 @@ def _sentence(record: Mapping[str, Any], link: str) -> str:
     said += f" with {escape(record['model'])} on {escape(record['dataset'])}"
     said += "" if record["converged"] else ", at this budget"
     said += f": {text('difference')} MRR x100, 95 % interval {text('difference_low')} to {text('difference_high')}, "
-    said += f"p {escape(p_text(record['p_holm']))} after Holm over {record['family']}."
+    said += (
+        f"p {escape(p_text(record['p_holm']))} after Holm over {record['family']}; with {SURELY} the test would have seen "
+    )
+    said += f"{METRICS['mrr'].text(record['detectable'])}."
     for name, part in PARTS.items():
         again = record.get(f"{name}_verdict", record["verdict"])
         said += (

@@ -52,7 +52,7 @@ class Contrast:
 
     @property
     def detectable(self) -> float:
-        """The difference that would have been seen with 80 % power, whatever the other rows show."""
+        """The true difference that its test would have seen, whatever the other rows show."""
         return statistics.detectable(self.test, max(self.family, 1))
 
     @property
