@@ -104,8 +104,8 @@ class Beside:
             )
         if self.below:
             notes.append(
-                f"{BELOW} The printed difference from the baseline is smaller than our test sees with {captions.SURELY}; where "
-                f"we find none, that is no contradiction: {'; '.join(self.below)}."
+                f"{BELOW} The printed difference from the baseline is smaller than our test sees with {captions.SURELY}; "
+                f"where we find none, that is no contradiction: {'; '.join(self.below)}."
             )
         if any(figure.metric == "difference" for figure in self.figures):
             notes.append("Published Δ: computed from the printed MRRs.")

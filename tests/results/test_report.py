@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from nsbench.cli import cli
 from nsbench.errors import Misuse
 from nsbench.results.report import report
-from nsbench.results.tables import claims
+from nsbench.results.tables import claims, comparison
 from nsbench.results.tables.cells import Cell, Row, Table
 from nsbench.results.writers import html
 from tests.results.conftest import write_run
@@ -203,6 +203,9 @@ def test_claims_in_words(made, page):
     words = re.sub(r"<[^>]*>", "", text)
     assert f"dhns is better than uniform with transe on mkg_y: {difference:+.2f} MRR x100, 95 % interval" in words
     assert "4 tested: 3 better, 0 worse" in words
+    seen = re.findall(r"after Holm over 4; with 80 % power the test would have seen ([\d.]+)\.", words)
+    records = [row.cells[0].record for row in comparison(store, layout="claims", where={"protocol": "nsbench"}).rows]
+    assert sorted(seen) == sorted(f"{100 * record['detectable']:.2f}" for record in records if "detectable" in record)
     assert "Not testable: rotate on mkg_y: &lt;i&gt;" in words
 
 
