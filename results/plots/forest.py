@@ -30,7 +30,7 @@ LOOKS: dict[str, dict[str, Any]] = {  # of a verdict: told apart by its shape, i
     "inconclusive": {"color": "#444444", "marker": "o", "markersize": 4, "markerfacecolor": "white"},
     UNTESTED: {"color": "#444444", "marker": "x", "markersize": 4},
 }
-PITCH = 0.165  # inches from line to line
+PITCH = 0.165  # inches from line to line of single lines
 CUT = 5  # median half lengths of an interval, beyond which single rows are cut off, so that the others can be read
 
 
@@ -109,7 +109,6 @@ def _cut(rows: Sequence[dict[str, Any]]) -> bool:
 
 def draw(data: pd.DataFrame, labels: Sequence[str], width: float, baseline: str) -> Figure:
     """A line for each row under the name of its model; figures at the right, with intervals where there is room."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
@@ -119,31 +118,32 @@ def draw(data: pd.DataFrame, labels: Sequence[str], width: float, baseline: str)
     for row in rows:
         lines += [row["model"]] if row["model"] not in lines else []
         lines.append(row)
+    there = list(dict.fromkeys(row["row"] for row in rows))
+    indented = {row: f"  {name}".replace("\n", "\n  ") for row, name in zip(there, drawing.wrapped(there, 0.33 * width))}
+    heights = [1.0 if isinstance(line, str) else 1 + 0.7 * indented[line["row"]].count("\n") for line in lines]
+    ends = np.cumsum(heights) - 0.5  # below each line, in pitches
     wide = width > drawing.ONE_COLUMN
     figure = Figure(figsize=(width, 1))
     ax = figure.add_axes((0, 0, 1, 1))
     low, high = (100 * end for end in limits(rows))
     margin = 0.03 * (high - low)
-    ax.set(xlim=(low - margin, high + margin), ylim=(len(lines) - 0.5, -0.5), yticks=[])
+    ax.set(xlim=(low - margin, high + margin), ylim=(ends[-1], -0.5), yticks=[])
     ax.spines["left"].set_visible(False)
     band = ax.axvspan(-100 * ROPE, 100 * ROPE, color="#E4E4E4", linewidth=0, zorder=0, label=f"±{METRICS['mrr'].text(ROPE)}")
     ax.axvline(0, color="black", linewidth=0.7, zorder=1)
     ax.xaxis.set_major_locator(MaxNLocator(5 if wide else 4, steps=(1, 2, 2.5, 5, 10)))
     ax.set_xlabel(f"MRR minus that of {baseline}, points; {data['dataset'].iloc[0]}")
     names, figures = [], []
-    for y, line in enumerate(lines):
+    for y, line in zip(ends - np.array(heights) / 2, lines):
         place: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "va": "center"}
         if isinstance(line, str):
             names.append(ax.text(0, y, line, weight="bold", **place))
         else:
-            names.append(ax.text(0, y, f"  {line['row']}", **place))
+            names.append(ax.text(0, y, indented[line["row"]], **place))
             figures.append(ax.text(0, y, _figures(line, wide), ha="right", **place))
             ax.text(0, y, line["mark"], ha="right", gid="mark", **place)
             _line(ax, y, line, (low, high))
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    beside, after = (
-        max(text.get_window_extent(renderer).width for text in texts) / figure.dpi for texts in (names, figures)
-    )
+    beside, after = drawing.widest(names), drawing.widest(figures)
     sign = 0.12 * max(len(row["mark"]) for row in rows)
     left, right = beside + 0.12, after + sign + 0.12
     panel = width - left - right
@@ -155,9 +155,9 @@ def draw(data: pd.DataFrame, labels: Sequence[str], width: float, baseline: str)
     entries = [*(Line2D([], [], linestyle="none", label=word, **look) for word, look in shapes.items()), band]
     columns = len(entries) if wide else 2
     below = 0.45 + 0.16 * -(-len(entries) // columns)
-    height = PITCH * len(lines) + below + 0.08
+    height = PITCH * sum(heights) + below + 0.08
     figure.set_size_inches(width, height)
-    ax.set_position((left / width, below / height, panel / width, PITCH * len(lines) / height))
+    ax.set_position((left / width, below / height, panel / width, PITCH * sum(heights) / height))
     figure.legend(handles=entries, loc="lower center", ncols=columns, handlelength=1.2)
     return figure
 
@@ -169,7 +169,7 @@ def _figures(row: dict[str, Any], wide: bool) -> str:
     return said.replace("-", "−")
 
 
-def _line(ax: Any, y: int, row: dict[str, Any], ends: tuple[float, float]) -> None:
+def _line(ax: Any, y: float, row: dict[str, Any], ends: tuple[float, float]) -> None:
     """Interval and marker of a row; an arrow where either leaves the axis, which has these ends."""
     look, (left, right) = LOOKS[row["verdict"]], ends
     ((low, high),), at = 100 * _ends([row]), 100 * row["difference"]
