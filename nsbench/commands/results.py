@@ -133,7 +133,7 @@ def plot(runs: Path | None, kinds: str | None, output: Path, **how: Any) -> None
     help="The page.",
 )
 def report(runs: Path | None, where: dict[str, str], baseline: str, output: Path) -> None:
-    """Write a run store as one HTML page: tables, tests in words, plots, and behind each figure its runs.
+    """Write a run store as one HTML page: pictures, tables, tests in words, and behind each figure its runs.
 
     \b
     nsbench report

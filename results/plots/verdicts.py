@@ -100,4 +100,4 @@ def draw(data: pd.DataFrame, labels: Sequence[str], width: float, columns: Seque
     return figure
 
 
-KINDS = (Kind("verdicts", "better, worse, equal or open: rows by model and dataset", make, place=0, first=True),)
+KINDS = (Kind("verdicts", "better, worse, equal or open: rows by model and dataset", make, place=-1, first=True),)

@@ -18,7 +18,7 @@ from nsbench.cli import cli
 from nsbench.commands.results import default_of
 from nsbench.errors import Misuse
 from nsbench.results import plots as package
-from nsbench.results.plots import cd, cost, drawing
+from nsbench.results.plots import cd, cost, drawing, forest, verdicts
 from nsbench.results.plots.curves import TRAIN_TRIPLES
 from nsbench.results.plots.plot import kinds, plots, write
 from nsbench.results.report import report
@@ -27,7 +27,7 @@ from tests.results.stats.examples import DEMSAR_RANKS
 
 SIZE, BATCH, EVERY = 1000, 250, 20
 PARTS = {"category": ("1-1", "1-n", "n-1", "n-n"), "seen": ("seen", "unseen")}
-NAMES = ["forest", "cd", "epochs", "seconds", "cost", "sensitivity", "relations", "published"]
+NAMES = ["verdicts", "forest", "cd", "epochs", "seconds", "cost", "sensitivity", "relations", "published"]
 SAMPLERS, MODELS, WIDTHS = ("uniform", "bernoulli", "dhns"), ("transe", "rotate"), (drawing.ONE_COLUMN, drawing.TWO_COLUMNS)
 
 
@@ -498,6 +498,61 @@ def test_a_forest_against_another_baseline(contrasted):
     assert data["difference"]["uniform"] == pytest.approx(-claims_of(contrasted)["transe", "bernoulli"]["difference"])
 
 
+def grey(colour):
+    from matplotlib.colors import to_rgb
+
+    return float(np.dot(to_rgb(colour), (0.299, 0.587, 0.114)))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_matrix_has_colour_and_sign_of_each_verdict_of_the_claims(contrasted, run, width):
+    run("kbgan", "rotate", "mkg_w", seeds=range(5))
+    run("uniform", "rotate", "mkg_w", seeds=range(5))
+    plot, made = single(contrasted, "verdicts"), comparison(contrasted, layout="claims")
+    assert plot.name == "verdicts"
+    (axes,) = plot.draw(width).axes
+    claims = {
+        (record["model"], record["dataset"], record["row"]): record for record in (row.cells[0].record for row in made.rows)
+    }
+    boxes = {patch.get_label(): patch for patch in axes.patches}
+    assert set(boxes) == {f"{model}, {dataset}: {row}" for model, dataset, row in claims}
+    signs = {"better": "\u25b2", "worse": "\u25bc", "inconclusive": "\u25cb"}
+    texts = {text.get_position(): text.get_text() for text in axes.texts}
+    seen, across = {}, set()
+    for (model, dataset, row), record in claims.items():
+        box, word = boxes[f"{model}, {dataset}: {row}"], record["verdict"]
+        seen.setdefault(word, set()).add((box.get_facecolor(), box.get_hatch()))
+        across.add(box.get_x())
+        assert texts[box.get_x() + 0.5, box.get_y() + 0.5] == (
+            "" if word == "not testable" else f"{signs[word]} {100 * record['difference']:+.2f}".replace("-", "\u2212")
+        )
+    assert across == {0, 1, 2}  # a model on a dataset each, and none for RotatE where it has no baseline
+    assert set(seen) == {"better", "worse", "inconclusive", "not testable"}
+    assert all(len(looks) == 1 for looks in seen.values())
+
+
+def test_verdicts_are_told_apart_in_grey():
+    for one, two in itertools.combinations(verdicts.LOOKS.values(), 2):
+        assert abs(grey(one["facecolor"]) - grey(two["facecolor"])) > 0.1 or one.get("hatch") != two.get("hatch")
+    assert set(verdicts.LOOKS) == set(forest.LOOKS)
+    assert len({look["marker"] for look in forest.LOOKS.values()}) == len(forest.LOOKS)
+
+
+@pytest.mark.parametrize(("kind", "width"), [*itertools.product(("forest", "verdicts"), WIDTHS)])
+def test_nothing_of_a_picture_of_verdicts_is_cut_off_or_covered(contrasted, run, kind, width):
+    """With names of two lines; names, figures and the axis stand beside each other."""
+    options = {"sampler": {"some_option": "a_rather_long_value", "another": 12345}}
+    run("nscaching", seeds=range(5), quality=1.2, options=options)
+    figure, renderer = styled(single(contrasted, kind).draw, width)
+    texts = [text for text in figure.findobj(lambda artist: hasattr(artist, "get_text")) if text.get_text().strip()]
+    for text in texts:
+        low, high = text.get_window_extent(renderer).get_points()
+        assert (low >= figure.bbox.min - 0.5).all(), text.get_text()
+        assert (high <= figure.bbox.max + 0.5).all(), text.get_text()
+    boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts if text.get_text().strip()]
+    assert not [(a, b) for a, b in itertools.combinations(boxes, 2) if a.shrunk(0.9, 0.75).overlaps(b.shrunk(0.9, 0.75))]
+
+
 CPU = {"protocol": {"name": "cpu"}}
 
 
@@ -513,7 +568,7 @@ CPU = {"protocol": {"name": "cpu"}}
         ("cost", [("uniform", CPU), ("dhns", {})], "the runs differ in protocol"),
         ("", [("uniform", CPU), ("dhns", {})], "^the runs differ in protocol"),  # the reason most kinds give
         ("", [], "no complete run in .*start with `nsbench run"),
-        ("pie", [("uniform", {})], "unknown kind of plot 'pie'; there are forest, cd, epochs"),
+        ("pie", [("uniform", {})], "unknown kind of plot 'pie'; there are verdicts, forest, cd, epochs"),
     ],
 )
 def test_why_there_is_no_plot(store, run, kind, made, words):
@@ -526,7 +581,7 @@ def test_why_there_is_no_plot(store, run, kind, made, words):
 def test_what_cannot_be_drawn_is_said_in_one_sentence(learning):
     made, refused = plots(learning)
     assert {plot.name.partition("-")[0] for plot in made} == {"epochs", "seconds", "cost", "relations", "published"}
-    assert set(refused) == {"forest", "cd", "sensitivity"}
+    assert set(refused) == {"verdicts", "forest", "cd", "sensitivity"}
     assert not [sentence for sentence in refused.values() if ". " in sentence or "\n" in sentence]
     with pytest.raises(Misuse, match=r"^cd: ranking 3 rows"):
         plots(learning, ["cost", "cd"])

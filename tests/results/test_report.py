@@ -166,6 +166,19 @@ def test_protocols_have_sections_of_their_own(page):
     assert "other" in page.text["s2-runs"]
 
 
+def test_pictures_stand_above_the_tables_and_show_what_is_tested_against_the_baseline(page, store, run):
+    assert page.ids.index("s1-glance") < page.ids.index("s1-t0") < page.ids.index("s1-plots")
+    assert [name for name in page.ids if re.fullmatch(r"s1-glance\d", name)] == [f"s1-glance{i}" for i in range(3)]
+    assert "Verdicts on each row against uniform" in page.text["s1-glance0"]
+    assert "mkg_y" in page.text["s1-glance1"]
+    assert "s2-glance" not in page.ids  # one seed
+    run("uniform", seeds=range(5), result=RESULT)
+    run("dhns", seeds=range(5), result=RESULT)
+    other = report(store, baseline="dhns")
+    assert "Verdicts on each row against dhns" in other
+    assert "--kind verdicts,forest --baseline dhns</code>" in other
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_splits_and_changes_have_sections_of_their_own(store, run):
     run("uniform", dataset="db15k", split="clean")
