@@ -170,7 +170,8 @@ def test_pictures_stand_above_the_tables_and_show_what_is_tested_against_the_bas
     assert page.ids.index("s1-glance") < page.ids.index("s1-t0") < page.ids.index("s1-plots")
     assert [name for name in page.ids if re.fullmatch(r"s1-glance\d", name)] == [f"s1-glance{i}" for i in range(3)]
     assert "Verdicts on each row against uniform" in page.text["s1-glance0"]
-    assert "mkg_y" in page.text["s1-glance1"]
+    assert "mkg_w (released split" in page.text["s1-glance1"]
+    assert "mkg_y (released split" in page.text["s1-glance2"]
     assert "s2-glance" not in page.ids  # one seed
     run("uniform", seeds=range(5), result=RESULT)
     run("dhns", seeds=range(5), result=RESULT)
