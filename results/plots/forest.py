@@ -48,8 +48,8 @@ def rows_of(shown: Shown, baseline: str) -> list[dict[str, Any]]:
         against = baseline_row(shown, key, baseline)
         if against is None or against == identity:
             continue
-        row = {"model": group, "dataset": dataset, "row": shown.labels[identity], "baseline": shown.labels[against]}
-        row |= {"n": len(runs)}
+        row: dict[str, Any] = {"model": group, "dataset": dataset, "row": shown.labels[identity]}
+        row |= {"baseline": shown.labels[against], "n": len(runs)}
         if contrast := tested.get(key):
             row |= contrast.record | {"mark": "".join(contrast.mark)}
         else:

@@ -71,11 +71,12 @@ class Beside:
                 self.outside |= outside
         printed = self._difference(figure, own)
         if printed is not None:
-            record |= {"published_difference": printed, "below_detectable": abs(printed) < own.record["detectable"]}
-        if record.get("below_detectable"):
-            marks += (BELOW,)
-            text, where = METRICS["mrr"].text, f"{figure.sampler} ({figure.kge}, {figure.dataset}; {figure.source})"
-            self.below.append(f"{where} {text(printed, sign=True)}, ours from {text(own.record['detectable'])} on")
+            least, text = own.record["detectable"], METRICS["mrr"].text
+            record |= {"published_difference": printed, "below_detectable": abs(printed) < least}
+            if abs(printed) < least:
+                marks += (BELOW,)
+                where = f"{figure.sampler} ({figure.kge}, {figure.dataset}; {figure.source})"
+                self.below.append(f"{where} {text(printed, sign=True)}, ours from {text(least)} on")
         if figure.note and figure.note not in self.footnotes:
             self.footnotes.append(figure.note)
         number = (str(self.footnotes.index(figure.note) + 1),) if figure.note else ()

@@ -139,7 +139,7 @@ def _would_see(tested: Mapping[Key, Contrast]) -> str:
     """How small a true difference the table's tests find, from the surest row to the least sure."""
     text, found = METRICS["mrr"].text, [contrast.detectable for contrast in tested.values()]
     ends = dict.fromkeys((text(min(found)), text(max(found))))
-    return f"With {SURELY} this table would have seen a difference of {listed(ends, ' to ')} points, by row (layout claims)"
+    return f"With {SURELY} this table would have seen a difference of {listed(ends, ' to ')} points, by row"
 
 
 def testing(tested: Mapping[Key, Contrast], baseline: str) -> str:
