@@ -22,6 +22,7 @@ from nsbench.results.stats.verdicts import ROPE
 from nsbench.results.store import Run
 from nsbench.results.store.run import flat
 from nsbench.results.store.scores import PARTS, SAME_DATA, parts, scores
+from nsbench.results.tables.captions import SURELY
 from nsbench.results.tables.contrasts import Contrast, adjusted, contrast_of, refuse_unequal_seeds
 from nsbench.results.tables.fields import p_text
 from nsbench.results.tables.labels import listed
@@ -234,7 +235,8 @@ def _finding(each: Compared, blocks: int) -> str:
     if each.contrast is None:
         fewest = min(len(each.a), len(each.b))
         return f"{figures}; A minus B is {text(each.difference, sign=True)}, not testable with {fewest} seeds on a side."
-    return f"{figures}; {_verdict(each, blocks)}. {_effect(each)}{_on_parts(each)}"
+    seen = f"With {SURELY} it would have seen a difference of {text(each.contrast.detectable)} points."
+    return f"{figures}; {_verdict(each, blocks)}. {seen} {_effect(each)}{_on_parts(each)}"
 
 
 def _verdict(each: Compared, blocks: int) -> str:

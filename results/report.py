@@ -1,4 +1,4 @@
-"""A run store as one HTML page that opens from disk: tables, plots, claims in words, and behind each figure its runs.
+"""A run store as one HTML page that opens from disk: verdicts, tables, plots, claims in words, behind each figure its runs.
 
 Runs that cannot stand in one table go into sections of their own: one for each protocol, with its changes, and split. What
 a section's runs do not allow stands there with the reason. The page loads nothing: plots are SVG within it.
@@ -26,7 +26,7 @@ from nsbench.results.store.run import flat
 from nsbench.results.store.scores import PARTS
 from nsbench.results.tables import ablation, papers
 from nsbench.results.tables.build import FIRST_RUN, comparison
-from nsbench.results.tables.captions import count
+from nsbench.results.tables.captions import SURELY, count
 from nsbench.results.tables.cells import Cell, Table
 from nsbench.results.tables.contrasts import BASELINE
 from nsbench.results.tables.fields import p_text
@@ -169,24 +169,35 @@ class _Section:
         title = f"Protocol {config['protocol']['name']}, version {config['protocol']['version']}{changed}{split}"
         data = sorted({f"{run['dataset']} ({run['split']} split)" for run in self.records})
         lead = escape(f"{count(len(self.records), 'run')} on {', '.join(data)}.")
-        inner: list[Part] = []
-        for i, layout in enumerate(LAYOUTS.values(), 1):
+        made = iter(range(before + 1, total + 1))
+        kinds = plots.kinds()
+        first, others = ([kind for kind in _plotted(apart=False) if kinds[kind].first is above] for above in (True, False))
+        inner = self.plots("At a glance", f"{self.name}-glance", first, lambda: progress(next(made), total))
+        tables: list[Part] = []
+        for layout in LAYOUTS.values():
             for baseline in self.ablated() if layout.one_sampler else [self.baseline]:
-                inner += self.table(layout, baseline, f"{self.name}-t{len(inner)}")
-            progress(before + i, total)
-        figures: list[str] = []
-        for i, kind in enumerate(_plotted(apart=False), 1):
-            made = self.attempt(kind, partial(plots.plots, self.store, [kind], where=self.where))
-            figures += [_figure(plot, f"{self.name}-p{len(figures) + n}") for n, plot in enumerate(made[0] if made else ())]
-            progress(before + len(LAYOUTS) + i, total)
-        if figures:
-            inner.append(Part(f"{self.name}-plots", "Plots", _plots(figures) + _code(self.command("plot"))))
+                tables += self.table(layout, baseline, f"{self.name}-t{len(tables)}")
+            progress(next(made), total)
+        inner += tables + self.plots("Plots", f"{self.name}-plots", others, lambda: progress(next(made), total))
         if self.refused:
             reasons = (f"{', '.join(what)}: {reason}" for reason, what in self.refused.items())
             inner.append(Part(f"{self.name}-refused", "Not shown", _list(map(escape, reasons))))
         if self.provenance:
             inner.append(Part(f"{self.name}-runs", "Runs", "".join(self.provenance)))
         return Part(self.name, title, f"<p>{lead}</p>\n", tuple(inner))
+
+    def plots(self, title: str, name: str, kinds: Sequence[str], progress: Callable[[], None]) -> list[Part]:
+        """Those of these kinds that the runs allow, or none."""
+        figures: list[str] = []
+        shown = []
+        for kind in kinds:
+            make = partial(plots.plots, self.store, [kind], where=self.where, baseline=self.baseline)
+            if made := self.attempt(kind, make):
+                figures += [_figure(plot, f"{name}{len(figures) + n}") for n, plot in enumerate(made[0])]
+                shown.append(kind)
+            progress()
+        again = _code(self.command("plot", "--kind", ",".join(shown), *_against(self.baseline)))
+        return [Part(name, title, _plots(figures) + again)] if figures else []
 
     def table(self, layout: Layout, baseline: str, name: str) -> list[Part]:
         """One, or none where it is refused."""
@@ -198,7 +209,7 @@ class _Section:
             return []
         title = f"{layout.section} of {baseline}" if layout.one_sampler else layout.section
         words = _in_words(made, self.address) if layout.maker == "claims" else ""
-        options = [*(["--baseline", baseline] if baseline != BASELINE else []), *(["--published"] if beside else [])]
+        options = [*_against(baseline), *(["--published"] if beside else [])]
         again = _code(self.command("table", "--layout", layout.name, *options))
         return [Part(name, title, words + html.fragment(made, self.address) + again)]
 
@@ -220,6 +231,10 @@ class _Section:
         filters = (f"{key}={value if isinstance(value, str) else ','.join(value)}" for key, value in self.where.items())
         words = ["nsbench", name, "--runs", str(self.store.folder), *options]
         return shlex.join([*words, *(word for text in filters for word in ("--where", text))])
+
+
+def _against(baseline: str) -> list[str]:
+    return ["--baseline", baseline] if baseline != BASELINE else []
 
 
 # Where figures come from
@@ -311,7 +326,10 @@ def _sentence(record: Mapping[str, Any], link: str) -> str:
     said += f" with {escape(record['model'])} on {escape(record['dataset'])}"
     said += "" if record["converged"] else ", at this budget"
     said += f": {text('difference')} MRR x100, 95 % interval {text('difference_low')} to {text('difference_high')}, "
-    said += f"p {escape(p_text(record['p_holm']))} after Holm over {record['family']}."
+    said += (
+        f"p {escape(p_text(record['p_holm']))} after Holm over {record['family']}; with {SURELY} the test would have seen "
+    )
+    said += f"{METRICS['mrr'].text(record['detectable'])}."
     for name, part in PARTS.items():
         again = record.get(f"{name}_verdict", record["verdict"])
         said += (

@@ -62,6 +62,30 @@ def test_the_table_is_the_one_of_the_shipped_runs():
     assert cells(README.read_text()) == cells(writers.write(made, "md"))
 
 
+def texts(svg: str) -> list[str]:
+    """What matplotlib writes beside the paths of its letters."""
+    return re.findall(r"<!-- (.*?) -->", svg)
+
+
+def test_the_picture_is_what_its_command_draws(tmp_path, command, monkeypatch):
+    pytest.importorskip("matplotlib")
+    text = README.read_text()
+    (made,) = re.findall(r"`(nsbench plot [^`]*)`", text)
+    (picture,) = re.findall(r"\((docs/figures/[^)]*\.svg)\)", text)
+    monkeypatch.chdir(README.parent)
+    words = made.split()[1:]
+    assert words[words.index("-o") + 1] == str(Path(picture).parent)
+    words[words.index("-o") + 1] = str(tmp_path)
+    assert command(*words).code == 0
+    committed, drawn = (
+        (folder / Path(picture).name).read_text() for folder in (README.parent / Path(picture).parent, tmp_path)
+    )
+    assert "+1.12 [+0.78, +1.46]" in texts(committed)
+    assert texts(committed) == texts(drawn)
+    (version, again) = (re.search(r"Matplotlib v[\d.]+", svg)[0] for svg in (committed, drawn))
+    assert version != again or committed == drawn
+
+
 def test_the_figures_taken_apart_are_those_of_the_shipped_runs():
     plain = figures("baselines", dataset="mkg_y", kge="distmult")
     bare = figures("one_factor", **{"changed.regularizer": "0.0"})

@@ -93,6 +93,7 @@ def compare(first: str, second: str, where: dict[str, str], runs: Path | None) -
 @click.option("--kind", "kinds", help="Comma-separated: some of those below.  [default: what the runs allow]")
 @where_option
 @click.option("--posthoc", type=click.Choice(["wilcoxon", "nemenyi"]), default="wilcoxon", show_default=True, help="For cd.")
+@click.option("--baseline", default="uniform", show_default=True, help="The sampler, or row, that others are tested with.")
 @click.option(
     "-o",
     "--output",
@@ -101,19 +102,17 @@ def compare(first: str, second: str, where: dict[str, str], runs: Path | None) -
     show_default=True,
     help="Their folder.",
 )
-def plot(runs: Path | None, kinds: str | None, where: dict[str, str], posthoc: str, output: Path) -> None:
+def plot(runs: Path | None, kinds: str | None, output: Path, **how: Any) -> None:
     """Draw the runs of a store as pdf, svg and png, each with its data and caption (needs the extra `plots`).
 
     \b
     nsbench plot --where dataset=mkg_y
     nsbench plot --runs results/runs/classic.nsb           the runs that ship
-    nsbench plot --kind epochs,cost -o figures
+    nsbench plot --kind forest,cost -o figures
     """
     from nsbench.results import plots
 
-    made, refused = plots.plots(
-        runs, words(kinds) if kinds is not None else (), where=where, posthoc=posthoc, default=default_of
-    )
+    made, refused = plots.plots(runs, words(kinds) if kinds is not None else (), **how, default=default_of)
     for each in made:
         files = plots.write(each, output)
         click.echo(f"{output / each.name}: {len(files)} files")
@@ -134,7 +133,7 @@ def plot(runs: Path | None, kinds: str | None, where: dict[str, str], posthoc: s
     help="The page.",
 )
 def report(runs: Path | None, where: dict[str, str], baseline: str, output: Path) -> None:
-    """Write a run store as one HTML page: tables, tests in words, plots, and behind each figure its runs.
+    """Write a run store as one HTML page: pictures, tables, tests in words, and behind each figure its runs.
 
     \b
     nsbench report

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 ONE_COLUMN, TWO_COLUMNS = 3.3, 6.9  # inches
 
@@ -177,6 +179,20 @@ def half(mrr: pd.Series) -> float | None:
         return None
     low, high = statistics.t_interval(mrr.to_numpy())
     return (high - low) / 2
+
+
+def wrapped(names: Sequence[str], inches: float) -> list[str]:
+    """Names in lines of about this length."""
+    return ["\n".join(textwrap.wrap(name, max(8, int(inches / 0.056)))) for name in names]
+
+
+def widest(texts: Sequence[Text], side: str = "width") -> float:
+    """The largest width, or height, of the texts of one figure, in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure: Any = texts[0].figure
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    return max(getattr(text.get_window_extent(renderer), side) for text in texts) / figure.dpi
 
 
 def logarithmic(ax: Axes) -> None:

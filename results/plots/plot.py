@@ -25,6 +25,7 @@ from nsbench.results.plots import drawing
 from nsbench.results.store import Run, Store
 from nsbench.results.store.inventory import no_formula
 from nsbench.results.tables.build import FIRST_RUN
+from nsbench.results.tables.contrasts import BASELINE
 from nsbench.results.tables.grid import Grid, Key
 from nsbench.results.tables.labels import listed
 from nsbench.results.tables.mixtures import chosen_by, refuse_mixtures
@@ -52,10 +53,15 @@ class Plot(NamedTuple):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a kind makes its plots of: `posthoc` is the test of critical differences, wilcoxon or nemenyi."""
+    """What a kind makes its plots of: `begun` are runs without a result, with the reasons.
+
+    `posthoc` is the test of critical differences, wilcoxon or nemenyi; `baseline` the row that others are tested against.
+    """
 
     runs: Sequence[Run]
+    begun: Sequence[tuple[Run, str]]
     posthoc: str
+    baseline: str
     default: Default
 
 
@@ -66,6 +72,7 @@ class Kind:
     make: Callable[[Asked], Iterator[Plot]]  # Misuse where the runs do not allow any
     place: int = 9  # among the kinds, in files, help and report
     apart: bool = False  # stands in the report once, of the runs of all sections, which may differ by what it shows
+    first: bool = False  # stands in the report above the tables
 
 
 @functools.cache
@@ -85,6 +92,7 @@ def plots(
     *,
     where: Mapping[str, Any] | None = None,
     posthoc: str = "wilcoxon",
+    baseline: str = BASELINE,
     default: Default | None = None,
 ) -> tuple[list[Plot], dict[str, str]]:
     """Plots of a store that was read, or is to be read, and of other kinds why there is none.
@@ -99,7 +107,10 @@ def plots(
     if not found.runs:
         raise Misuse(f"no complete run in {found.folder}; start with `{FIRST_RUN}`")
     where = dict(where or {})
-    asked = Asked(store.select(found.runs, where), posthoc, default or (lambda run, option: None))
+    passing = store.select([*found.runs, *found.begun], where)
+    begun = [(run, found.skipped[run.name]) for run in passing if not run.record]
+    complete = [run for run in passing if run.record]
+    asked = Asked(complete, begun, posthoc, baseline, default or (lambda run, option: None))
     if not asked.runs:
         raise Misuse(f"no run passes the filters {where}; ask for at least one value of each")
     words = f" {said}." if (said := chosen_by(where, found.runs, asked.runs)) else ""
@@ -120,9 +131,9 @@ def plots(
 class Shown(Grid):
     """Runs that may stand in one table, and so in one plot; `timed`, because it shows seconds: on one hardware."""
 
-    def __init__(self, runs: Sequence[Run], timed: bool = False) -> None:
+    def __init__(self, runs: Sequence[Run], timed: bool = False, begun: Iterable[tuple[Run, str]] = ()) -> None:
         refuse_mixtures(runs, timed)
-        super().__init__(runs)
+        super().__init__(runs, begun)
         self.timed = timed
 
     def in_order(self) -> Iterator[tuple[Key, list[Run]]]:

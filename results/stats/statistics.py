@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtr, stdtrit  # Student's t without importing the whole of scipy.stats
+from scipy.special import nctdtrinc, stdtr, stdtrit  # Student's t without importing the whole of scipy.stats
 
 from nsbench.results.stats.clusters import cluster_totals, mean_error
 
 ALPHA = 0.05
 LEVEL = 0.95  # of every interval
+POWER = 0.8  # at a detectable difference
 TEST_SEEDS = 5  # per arm: fewer, and no p-value is given
 SPREAD_SEEDS = 3  # fewer, and no standard deviation is shown
 FEWEST_BLOCKS = 6  # fewer, and no signed-rank test over them can reach ALPHA
@@ -71,6 +72,18 @@ def two_way_t(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None) -> 
     half = float(stdtrit(df, (1 + LEVEL) / 2)) * error
     p = float(2 * stdtr(df, -abs(difference) / error))
     return TwoWayT(difference, error, df, p, (difference - half, difference + half), triples.inflation)
+
+
+def detectable(test: TwoWayT, family: int = 1) -> float:
+    """The true difference that a test of this error and these degrees of freedom finds with probability POWER.
+
+    By the noncentral t, whose other tail is left out, at ALPHA / family: Holm's first step over that many tests, so whatever
+    the others show. The difference that was found has no part in it.
+    """
+    if test.standard_error == 0:
+        return 0.0
+    critical = stdtrit(test.df, 1 - ALPHA / family / 2)
+    return float(nctdtrinc(test.df, 1 - POWER, critical)) * test.standard_error
 
 
 def _interaction(y: NDArray[np.float64]) -> tuple[float, float]:

@@ -10,12 +10,13 @@ from typing import Any
 from nsbench.errors import Misuse
 from nsbench.results.stats import statistics
 from nsbench.results.store import Run
-from nsbench.results.tables import papers
+from nsbench.results.tables import captions, papers
 from nsbench.results.tables.cells import Cell, Column, Row, Table
-from nsbench.results.tables.metrics import Metric
+from nsbench.results.tables.metrics import METRICS, Metric
 from nsbench.results.tables.rows import about_column
 
 OUTSIDE = "‡"
+BELOW = "§"
 ABOUT = ("model", "row", "kge", "sampler", "variant", "fusion", "features", "options")  # of a record, shared with ours
 
 
@@ -28,6 +29,7 @@ class Beside:
         self.footnotes: list[str] = []
         self.figures: list[papers.Figure] = []
         self.outside = False
+        self.below: list[str] = []  # printed differences that our table would not have seen, in words
 
     def rows(self, ours: Row, kge: str, sampler: str, without: str = "", fusion: str = "none") -> list[Row]:
         """One row for each source that prints any of the columns for this sampler with this model, to stand under ours.
@@ -71,10 +73,29 @@ class Beside:
                 record |= {"prediction_low": low, "prediction_high": high, "outside": outside}
                 marks = (OUTSIDE,) if outside else ()
                 self.outside |= outside
+        printed = self._difference(figure, own)
+        if printed is not None:
+            least, text = own.record["detectable"], METRICS["mrr"].text
+            record |= {"published_difference": printed, "below_detectable": abs(printed) < least}
+            if abs(printed) < least:
+                marks += (BELOW,)
+                where = f"{figure.sampler} ({figure.kge}, {figure.dataset}; {figure.source})"
+                self.below.append(f"{where} {text(printed, sign=True)}, ours from {text(least)} on")
         if figure.note and figure.note not in self.footnotes:
             self.footnotes.append(figure.note)
         number = (str(self.footnotes.index(figure.note) + 1),) if figure.note else ()
         return Cell(figure.printed, spread, "", marks + number, record)
+
+    def _difference(self, figure: papers.Figure, own: Cell) -> float | None:
+        """From the same source's figure of the row that ours was tested against; None where either is not there."""
+        if "detectable" not in own.record:
+            return None
+        if figure.metric == "difference":
+            return figure.value
+        baseline = own.record["baseline"].partition(" (")[0]
+        where = (figure.source, figure.kge, figure.dataset, figure.metric, baseline)
+        others = [f for f in self.printed if (f.source, f.kge, f.dataset, f.metric, f.sampler) == where and not f.without]
+        return figure.value - others[0].value if others else None
 
     def notes(self, runs: Sequence[Run] = ()) -> list[str]:
         """What a reader must know of these rows; `runs` are ours."""
@@ -85,6 +106,11 @@ class Beside:
             notes.append(
                 f"{OUTSIDE} Outside the 95 % prediction interval of one new run like ours (t over the seeds), widened by "
                 "half a unit of the paper's last digit."
+            )
+        if self.below:
+            notes.append(
+                f"{BELOW} The printed difference from the baseline is smaller than our test sees with {captions.SURELY}; "
+                f"where we find none, that is no contradiction: {'; '.join(self.below)}."
             )
         if any(figure.metric == "difference" for figure in self.figures):
             notes.append("Published Δ: computed from the printed MRRs.")

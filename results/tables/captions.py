@@ -132,6 +132,16 @@ METHOD = (
 )
 
 
+SURELY = f"{statistics.POWER:.0%} power".replace("%", " %")
+
+
+def _would_see(tested: Mapping[Key, Contrast]) -> str:
+    """How small a true difference the table's tests find, from the surest row to the least sure."""
+    text, found = METRICS["mrr"].text, [contrast.detectable for contrast in tested.values()]
+    ends = dict.fromkeys((text(min(found)), text(max(found))))
+    return f"With {SURELY} this table would have seen a difference of {listed(ends, ' to ')} points, by row"
+
+
 def testing(tested: Mapping[Key, Contrast], baseline: str) -> str:
     """What the marks of a table of means say, and by which test."""
     if not tested:
@@ -139,7 +149,7 @@ def testing(tested: Mapping[Key, Contrast], baseline: str) -> str:
     baselines = " or ".join(sorted({contrast.baseline for contrast in tested.values()}))
     return (
         f"▲ ▼ MRR above or below {baselines}{_equal(tested)}: {TEST}; "
-        f"Holm over all {len(tested)} of this table, adjusted p < {statistics.ALPHA}"
+        f"Holm over all {len(tested)} of this table, adjusted p < {statistics.ALPHA}. {_would_see(tested)}"
     )
 
 
@@ -150,7 +160,7 @@ def ablated(tested: Mapping[Key, Contrast], full: str) -> str:
         return f"{about}. No test: that takes {statistics.TEST_SEEDS} seeds of a row and of {full}"
     return (
         f"{about}, with its 95 % interval, not adjusted for the other rows; ▲ ▼ above or below it{_equal(tested)}: {TEST}; "
-        f"Holm over all {len(tested)} of this table, adjusted p < {statistics.ALPHA}"
+        f"Holm over all {len(tested)} of this table, adjusted p < {statistics.ALPHA}. {_would_see(tested)}"
     )
 
 
@@ -164,9 +174,10 @@ def claimed(tested: Mapping[Key, Contrast], baseline: str) -> str:
         f"Holm over all {len(tested)}, so an interval without 0 may stand beside inconclusive. Better or worse: "
         f"adjusted p < {statistics.ALPHA}, and {EQUAL} where the interval lies within ±{rope} all the same; practically "
         "equal: the interval lies there; inconclusive: neither, which is no evidence of equality; not testable: fewer than "
-        f"{statistics.TEST_SEEDS} seeds, or some that failed. Bootstrap: percentile interval of "
-        f"{statistics.BOOTSTRAP_DRAWS:,} draws of seeds and triples, which counts the interaction of the two more than "
-        "once; no verdict uses it. "
+        f"{statistics.TEST_SEEDS} seeds, or some that failed. Would see: the true difference that the row's test finds with "
+        f"{SURELY}, whatever the others show (noncentral t, p < {statistics.ALPHA}/{len(tested)}). Bootstrap: "
+        f"percentile interval of {statistics.BOOTSTRAP_DRAWS:,} draws of seeds and triples, which counts the interaction of "
+        "the two more than once; no verdict uses it. "
         f"P(equal): mass of the difference's t distribution within ±{rope}. Cliff's δ: how often a run beats one of the "
         "baseline, minus how often it loses. Seen entities only: the same on the test triples whose entities both occur in "
         "train, with Holm over those tests"

@@ -51,6 +51,11 @@ class Contrast:
         return verdict(self.test.difference, self.test.interval, self.p_holm)
 
     @property
+    def detectable(self) -> float:
+        """The true difference that its test would have seen, whatever the other rows show."""
+        return statistics.detectable(self.test, max(self.family, 1))
+
+    @property
     def mark(self) -> tuple[str, ...]:
         word, negligible = self.verdict
         return tuple(mark for mark in (MARKS.get(word), EQUAL if negligible else None) if mark)

@@ -37,6 +37,7 @@ class Field(NamedTuple):
 
 
 INTERVAL = Metric("interval", "95 % interval", None, 100, 2, "fraction")
+DETECTABLE = Metric("detectable", "would see", None, 100, 2, "fraction")
 DRAWN = Metric("bootstrap", "bootstrap", None, 100, 2, "fraction")
 P = Metric("p_holm", "p (Holm)", None, 1, 4, "probability")
 CLIFF = Metric("cliffs_delta", "Cliff's δ", None, 1, 2, "")
@@ -114,35 +115,43 @@ FIELDS = (
         column=Shown(2, INTERVAL, lambda c: Cell(interval_text(c.test.interval))),
     ),
     Field("difference_high", of=lambda c: c.test.interval[1]),
+    Field(
+        "detectable",
+        "would see",
+        lambda c: c.detectable,
+        Shown(3, DETECTABLE, lambda c: Cell(DETECTABLE.text(c.detectable))),
+    ),
     Field("standard_error", of=lambda c: c.test.standard_error),
     Field("df", of=lambda c: c.test.df),
     Field("p", "p", lambda c: c.test.p),
-    Field("p_holm", "p (Holm)", lambda c: c.p_holm, Shown(4, P, lambda c: Cell(p_text(c.p_holm)))),
+    Field("p_holm", "p (Holm)", lambda c: c.p_holm, Shown(5, P, lambda c: Cell(p_text(c.p_holm)))),
     Field("family", of=lambda c: c.family),
     Field("inflation", of=lambda c: c.test.inflation),
     Field(
         "bootstrap_low",
         of=lambda c: c.drawn and c.drawn[0],
-        column=Shown(3, DRAWN, lambda c: Cell(interval_text(c.drawn) if c.drawn else "-")),
+        column=Shown(4, DRAWN, lambda c: Cell(interval_text(c.drawn) if c.drawn else "-")),
     ),
     Field("bootstrap_high", of=lambda c: c.drawn and c.drawn[1]),
-    Field("cliffs_delta", "", cliffs_delta, Shown(5, CLIFF, lambda c: Cell(CLIFF.text(cliffs_delta(c) or 0.0, sign=True)))),
+    Field("cliffs_delta", "", cliffs_delta, Shown(6, CLIFF, lambda c: Cell(CLIFF.text(cliffs_delta(c) or 0.0, sign=True)))),
     Field(
         "p_rope",
         of=lambda c: p_rope(c.test) if c.arms else None,
-        column=Shown(6, IN_ROPE, lambda c: Cell(IN_ROPE.text(p_rope(c.test)))),
+        column=Shown(7, IN_ROPE, lambda c: Cell(IN_ROPE.text(p_rope(c.test)))),
     ),
     Field(
         "verdict",
         "verdict",
         lambda c: c.verdict.word,
-        Shown(7, VERDICT, lambda c: Cell(c.verdict.word, marks=c.near)),
+        Shown(8, VERDICT, lambda c: Cell(c.verdict.word, marks=c.near)),
     ),
-    *(field for place, part in enumerate(PARTS, start=8) for field in _repeated(part, place)),
+    *(field for place, part in enumerate(PARTS, start=9) for field in _repeated(part, place)),
     Field("source", "source"),
     Field("published", "published"),
     Field("ours_minus_published", "ours - published"),
     *map(Field, ("prediction_low", "prediction_high", "outside")),
+    Field("published_difference", "published difference"),
+    Field("below_detectable"),
     Field("note", "note"),
 )
 COLUMNS: dict[str, Shown] = dict(

@@ -32,6 +32,7 @@ SPECIAL = {
     "↓": "$\\downarrow$",
     "†": "$\\dagger$",
     "‡": "$\\ddagger$",
+    "§": "\\S{}",
     "≈": "$\\approx$",
     "Δ": "$\\Delta$",
     "δ": "$\\delta$",

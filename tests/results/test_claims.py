@@ -75,6 +75,22 @@ def test_figures_of_a_claim(store, run):
     assert record["p"] == pytest.approx(2 * scipy.stats.t.sf(t, record["df"]))
 
 
+def test_what_a_claim_would_see_is_seen_with_that_power_at_the_first_step_of_holm(store, run):
+    for sampler, quality in (("uniform", 1.0), ("dhns", 1.2), ("kbgan", 1.1)):
+        run(sampler, seeds=range(5), quality=quality)
+    made = comparison(store, layout="claims")
+    for cells in lines(made).values():
+        record = cells["detectable"].record
+        critical, shift = scipy.stats.t.isf(0.025 / 2, record["df"]), record["detectable"] / record["standard_error"]
+        below, above = (scipy.stats.nct(record["df"], shift).cdf(end) for end in (-critical, critical))
+        assert 1 - above + below == pytest.approx(0.8, abs=1e-4)
+        assert cells["detectable"].value == f"{100 * record['detectable']:.2f}"
+    assert "with 80 % power, whatever the others show (noncentral t, p < 0.05/2)" in made.caption
+    least, most = sorted((cells["detectable"].value for cells in lines(made).values()), key=float)
+    words = f"With 80 % power this table would have seen a difference of {least} to {most} points"
+    assert words in comparison(store).caption
+
+
 def test_mass_in_the_rope_without_spread():
     sure = statistics.TwoWayT(0.004, 0.0, np.inf, 0.0, (0.004, 0.004))
     assert (p_rope(sure), p_rope(sure._replace(difference=0.006))) == (1, 0)

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import scipy
 from click.testing import CliRunner
 
 from nsbench.cli import cli
@@ -38,6 +39,9 @@ def test_two_samplers_over_seeds(store, run):
     assert text.startswith("A and B differ in sampler (dhns and uniform); MRR x100, transe on mkg_y (released split)")
     low, high = map(percent, test.interval)
     assert f"A is better: {percent(test.difference)}, 95 % interval {low} to {high}" in text
+    (seen,) = re.findall(r"With 80 % power it would have seen a difference of ([\d.]+) points\.", text)
+    spread = scipy.stats.nct(test.df, float(seen) / 100 / test.standard_error)
+    assert spread.sf(scipy.stats.t.isf(0.025, test.df)) == pytest.approx(0.8, abs=0.005)  # two decimals
     assert "A run of A beats a run of B in 25 of 25 pairs." in text
     assert "60 test triples" in text
     assert "two-way t over seeds" in text

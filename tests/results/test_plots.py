@@ -18,16 +18,16 @@ from nsbench.cli import cli
 from nsbench.commands.results import default_of
 from nsbench.errors import Misuse
 from nsbench.results import plots as package
-from nsbench.results.plots import cd, cost, drawing
+from nsbench.results.plots import cd, cost, drawing, forest, verdicts
 from nsbench.results.plots.curves import TRAIN_TRIPLES
 from nsbench.results.plots.plot import kinds, plots, write
 from nsbench.results.report import report
-from nsbench.results.tables import papers
+from nsbench.results.tables import comparison, papers
 from tests.results.stats.examples import DEMSAR_RANKS
 
 SIZE, BATCH, EVERY = 1000, 250, 20
 PARTS = {"category": ("1-1", "1-n", "n-1", "n-n"), "seen": ("seen", "unseen")}
-NAMES = ["cd", "epochs", "seconds", "cost", "sensitivity", "relations", "published"]
+NAMES = ["verdicts", "forest", "cd", "epochs", "seconds", "cost", "sensitivity", "relations", "published"]
 SAMPLERS, MODELS, WIDTHS = ("uniform", "bernoulli", "dhns"), ("transe", "rotate"), (drawing.ONE_COLUMN, drawing.TWO_COLUMNS)
 
 
@@ -404,6 +404,156 @@ def test_no_ranks_of_single_or_different_seeds(blocks, run):
         plots(blocks, ["cd"])
 
 
+@pytest.fixture
+def contrasted(store, run):
+    """With TransE dhns far below uniform, bernoulli and kbgan near it, nscaching above; dhns with RotatE; mine once."""
+    for sampler, quality in (("uniform", 1), ("bernoulli", 1.01), ("kbgan", 1), ("nscaching", 1.3), ("dhns", -0.5)):
+        run(sampler, seeds=range(5), quality=quality)
+    for sampler in ("uniform", "dhns"):
+        run(sampler, "rotate", seeds=range(5))
+    run("mine", seed=0, quality=1)
+    return store
+
+
+def claims_of(store, **how):
+    """(model, row) -> the record of its test, as the claims have it."""
+    made = comparison(store, layout="claims", **how)
+    return {(row.cells[0].record["model"], row.cells[0].record["row"]): row.cells[0].record for row in made.rows}
+
+
+def forest_of(store, width=drawing.TWO_COLUMNS, **how):
+    (axes,) = single(store, "forest", **how).draw(width).axes
+    return axes
+
+
+def test_a_forest_shows_what_the_claims_say(contrasted):
+    plot, claims = single(contrasted, "forest"), claims_of(contrasted)
+    assert plot.name == "forest-mkg_y"
+    (axes,) = plot.draw(drawing.TWO_COLUMNS).axes
+    assert {record["verdict"] for record in claims.values()} == {"better", "worse", "inconclusive", "not testable"}
+    shapes = {"better": "^", "worse": "v", "inconclusive": "o", "not testable": "x"}
+    data = plot.data.set_index(["model", "row"])
+    assert set(data.index) == set(claims)
+    left = axes.get_xlim()[0]
+    texts = {round(text.get_position()[1]): [] for text in axes.texts}
+    for text in axes.texts:
+        texts[round(text.get_position()[1])].append(text.get_text().strip())
+    lines = ["transe", *(row for model, row in claims if model == "transe"), "rotate", "dhns"]
+    assert [texts[y][0] for y in sorted(texts)] == lines
+    for (model, row), record in claims.items():
+        y = lines.index("rotate") + 1 if model == "rotate" else lines.index(row)
+        (interval,) = [line for line in lines_of(axes, f"interval: {row}") if line.get_ydata()[0] == y]
+        marker = [line for line in lines_of(axes, row) if line.get_ydata()[0] == y]
+        if record["verdict"] == "not testable":
+            assert interval.get_xdata() == pytest.approx([100 * record["difference"]] * 2)
+            assert "[" not in texts[y][1]
+        else:
+            ends = [100 * record["difference_low"], 100 * record["difference_high"]]
+            assert ends[0] < left or interval.get_xdata() == pytest.approx(ends)
+            assert texts[y][1] == "{:+.2f} [{:+.2f}, {:+.2f}]".format(100 * record["difference"], *ends).replace(
+                "-", "\u2212"
+            )
+        if row == "dhns" and model == "transe":
+            assert not marker  # it lies beyond the axis, as its arrow says
+            (arrow,) = lines_of(axes, f"beyond: {row}")
+            assert (arrow.get_marker(), arrow.get_ydata()[0], left < arrow.get_xdata()[0] < 0) == ("<", y, True)
+        else:
+            assert [(one.get_xdata()[0], one.get_marker()) for one in marker] == [
+                (pytest.approx(100 * record["difference"]), shapes[record["verdict"]])
+            ]
+        assert texts[y][2:] == [{"better": "\u25b2", "worse": "\u25bc"}.get(record["verdict"], "")]
+    assert "after Holm over all 5 tests" in plot.caption
+    assert "an arrow points to what lies beyond it" in plot.caption
+
+
+def test_an_axis_is_cut_for_few_rows_alone(contrasted):
+    low = 100 * claims_of(contrasted)["transe", "dhns"]["difference_low"]
+    assert forest_of(contrasted).get_xlim()[0] > low / 2
+    two = {"kge": "transe", "sampler": "uniform,dhns,nscaching"}
+    assert forest_of(contrasted, where=two).get_xlim()[0] < low
+    assert "arrow" not in single(contrasted, "forest", where=two).caption
+
+
+def test_a_forest_has_the_family_of_the_table_where_a_seed_failed(contrasted, run):
+    """The five survivors are a choice by outcome: neither tests them."""
+    path = run("kbgan", seed=5)
+    (path / "result.json").unlink()
+    (path / "failed.json").write_text('{"reason": "out of memory"}')
+    claims = claims_of(contrasted)
+    plot = single(contrasted, "forest")
+    assert dict(zip(zip(plot.data["model"], plot.data["row"]), plot.data["verdict"])) == {
+        key: record["verdict"] for key, record in claims.items()
+    }
+    assert claims["transe", "kbgan"]["verdict"] == "not testable"
+    assert claims["transe", "bernoulli"]["family"] == 4
+    assert "after Holm over all 4 tests" in plot.caption
+
+
+def test_a_forest_against_another_baseline(contrasted):
+    data = single(contrasted, "forest", baseline="bernoulli").data.set_index("row")
+    assert set(data["baseline"]) == {"bernoulli"}
+    assert data["difference"]["uniform"] == pytest.approx(
+        claims_of(contrasted, baseline="bernoulli")["transe", "uniform"]["difference"]
+    )
+    assert data["difference"]["uniform"] == pytest.approx(-claims_of(contrasted)["transe", "bernoulli"]["difference"])
+
+
+def grey(colour):
+    from matplotlib.colors import to_rgb
+
+    return float(np.dot(to_rgb(colour), (0.299, 0.587, 0.114)))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_matrix_has_colour_and_sign_of_each_verdict_of_the_claims(contrasted, run, width):
+    run("kbgan", "rotate", "mkg_w", seeds=range(5))
+    run("uniform", "rotate", "mkg_w", seeds=range(5))
+    plot, made = single(contrasted, "verdicts"), comparison(contrasted, layout="claims")
+    assert plot.name == "verdicts"
+    (axes,) = plot.draw(width).axes
+    claims = {
+        (record["model"], record["dataset"], record["row"]): record for record in (row.cells[0].record for row in made.rows)
+    }
+    boxes = {patch.get_label(): patch for patch in axes.patches}
+    assert set(boxes) == {f"{model}, {dataset}: {row}" for model, dataset, row in claims}
+    signs = {"better": "\u25b2", "worse": "\u25bc", "inconclusive": "\u25cb"}
+    texts = {text.get_position(): text.get_text() for text in axes.texts}
+    seen, across = {}, set()
+    for (model, dataset, row), record in claims.items():
+        box, word = boxes[f"{model}, {dataset}: {row}"], record["verdict"]
+        seen.setdefault(word, set()).add((box.get_facecolor(), box.get_hatch()))
+        across.add(box.get_x())
+        assert texts[box.get_x() + 0.5, box.get_y() + 0.5] == (
+            "" if word == "not testable" else f"{signs[word]} {100 * record['difference']:+.2f}".replace("-", "\u2212")
+        )
+    assert across == {0, 1, 2}  # a model on a dataset each, and none for RotatE where it has no baseline
+    assert set(seen) == {"better", "worse", "inconclusive", "not testable"}
+    assert all(len(looks) == 1 for looks in seen.values())
+    assert len(set.union(*seen.values())) == len(seen)
+
+
+def test_verdicts_are_told_apart_in_grey():
+    for one, two in itertools.combinations(verdicts.LOOKS.values(), 2):
+        assert abs(grey(one["facecolor"]) - grey(two["facecolor"])) > 0.1 or one.get("hatch") != two.get("hatch")
+    assert set(verdicts.LOOKS) == set(forest.LOOKS)
+    assert len({look["marker"] for look in forest.LOOKS.values()}) == len(forest.LOOKS)
+
+
+@pytest.mark.parametrize(("kind", "width"), [*itertools.product(("forest", "verdicts"), WIDTHS)])
+def test_nothing_of_a_picture_of_verdicts_is_cut_off_or_covered(contrasted, run, kind, width):
+    """With names of two lines; names, figures and the axis stand beside each other."""
+    options = {"sampler": {"some_option": "a_rather_long_value", "another": 12345}}
+    run("nscaching", seeds=range(5), quality=1.2, options=options)
+    figure, renderer = styled(single(contrasted, kind).draw, width)
+    texts = [text for text in figure.findobj(lambda artist: hasattr(artist, "get_text")) if text.get_text().strip()]
+    for text in texts:
+        low, high = text.get_window_extent(renderer).get_points()
+        assert (low >= figure.bbox.min - 0.5).all(), text.get_text()
+        assert (high <= figure.bbox.max + 0.5).all(), text.get_text()
+    boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts if text.get_text().strip()]
+    assert not [(a, b) for a, b in itertools.combinations(boxes, 2) if a.shrunk(0.9, 0.75).overlaps(b.shrunk(0.9, 0.75))]
+
+
 CPU = {"protocol": {"name": "cpu"}}
 
 
@@ -413,12 +563,13 @@ CPU = {"protocol": {"name": "cpu"}}
         ("cd", [("uniform", {})], "^cd: one row has nothing to be ranked against"),
         ("cd", [("uniform", {}), ("dhns", {})], "ranking 2 rows takes 6 blocks.* and there is 1;"),
         ("relations", [("uniform", {})], "uniform-transe-mkg_y-s0-.* has no figures by category"),
+        ("forest", [("uniform", {}), ("dhns", {})], "^forest: no row has 5 seeds beside 5 of its baseline uniform; run"),
         ("published", [("mine", {})], "no paper prints an MRR for these"),
         ("sensitivity", [("uniform", {}), ("dhns", {})], "no numeric option differs"),
         ("cost", [("uniform", CPU), ("dhns", {})], "the runs differ in protocol"),
         ("", [("uniform", CPU), ("dhns", {})], "^the runs differ in protocol"),  # the reason most kinds give
         ("", [], "no complete run in .*start with `nsbench run"),
-        ("pie", [("uniform", {})], "unknown kind of plot 'pie'; there are cd, epochs"),
+        ("pie", [("uniform", {})], "unknown kind of plot 'pie'; there are verdicts, forest, cd, epochs"),
     ],
 )
 def test_why_there_is_no_plot(store, run, kind, made, words):
@@ -431,7 +582,7 @@ def test_why_there_is_no_plot(store, run, kind, made, words):
 def test_what_cannot_be_drawn_is_said_in_one_sentence(learning):
     made, refused = plots(learning)
     assert {plot.name.partition("-")[0] for plot in made} == {"epochs", "seconds", "cost", "relations", "published"}
-    assert set(refused) == {"cd", "sensitivity"}
+    assert set(refused) == {"verdicts", "forest", "cd", "sensitivity"}
     assert not [sentence for sentence in refused.values() if ". " in sentence or "\n" in sentence]
     with pytest.raises(Misuse, match=r"^cd: ranking 3 rows"):
         plots(learning, ["cost", "cd"])

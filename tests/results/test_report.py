@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from nsbench.cli import cli
 from nsbench.errors import Misuse
 from nsbench.results.report import report
-from nsbench.results.tables import claims
+from nsbench.results.tables import claims, comparison
 from nsbench.results.tables.cells import Cell, Row, Table
 from nsbench.results.writers import html
 from tests.results.conftest import write_run
@@ -166,6 +166,20 @@ def test_protocols_have_sections_of_their_own(page):
     assert "other" in page.text["s2-runs"]
 
 
+def test_pictures_stand_above_the_tables_and_show_what_is_tested_against_the_baseline(page, store, run):
+    assert page.ids.index("s1-glance") < page.ids.index("s1-t0") < page.ids.index("s1-plots")
+    assert [name for name in page.ids if re.fullmatch(r"s1-glance\d", name)] == [f"s1-glance{i}" for i in range(3)]
+    assert "Verdicts on each row against uniform" in page.text["s1-glance0"]
+    assert "mkg_w (released split" in page.text["s1-glance1"]
+    assert "mkg_y (released split" in page.text["s1-glance2"]
+    assert "s2-glance" not in page.ids  # one seed
+    run("uniform", seeds=range(5), result=RESULT)
+    run("dhns", seeds=range(5), result=RESULT)
+    other = report(store, baseline="dhns")
+    assert "Verdicts on each row against dhns" in other
+    assert "--kind verdicts,forest --baseline dhns</code>" in other
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_splits_and_changes_have_sections_of_their_own(store, run):
     run("uniform", dataset="db15k", split="clean")
@@ -203,6 +217,9 @@ def test_claims_in_words(made, page):
     words = re.sub(r"<[^>]*>", "", text)
     assert f"dhns is better than uniform with transe on mkg_y: {difference:+.2f} MRR x100, 95 % interval" in words
     assert "4 tested: 3 better, 0 worse" in words
+    seen = re.findall(r"after Holm over 4; with 80 % power the test would have seen ([\d.]+)\.", words)
+    records = [row.cells[0].record for row in comparison(store, layout="claims", where={"protocol": "nsbench"}).rows]
+    assert sorted(seen) == sorted(f"{100 * record['detectable']:.2f}" for record in records if "detectable" in record)
     assert "Not testable: rotate on mkg_y: &lt;i&gt;" in words
 
 

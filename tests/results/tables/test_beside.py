@@ -9,6 +9,7 @@ import pytest
 from nsbench.errors import Misuse
 from nsbench.results.tables import comparison, papers
 from nsbench.results.writers import write
+from tests.results.conftest import make_ranks
 from tests.results.tables.looking import cell, groups
 
 
@@ -67,6 +68,29 @@ def test_too_few_seeds_predict_nothing(store, run, seeds):
     table = comparison(store, published=True)
     assert not any("outside" in c.record or "‡" in c.marks for row in table.rows for c in row.cells)
     assert not any("‡" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(("quality", "noise", "below"), [(3, 0.2, True), (-2, 0.002, False)])
+def test_a_printed_difference_that_our_test_would_not_have_seen_is_called_so(store, run, quality, noise, below):
+    """mmrns2022 prints 30.73 for uniform and 31.12 for bernoulli, dhns2025's Table 4 the same."""
+    for seed in range(5):
+        for i, sampler in enumerate(("uniform", "bernoulli")):
+            run(sampler, seed=seed, ranks=make_ranks(quality, 10 * i + seed, noise=noise))
+    made = comparison(store, published=True)
+    ours = next(row for row in made.rows if row.label == "bernoulli").cells[0].record
+    assert (ours["detectable"] > 0.0039) == below
+    cells = {row.label: row.cells for row in made.rows if row.published and row.cells[0].record["sampler"] == "bernoulli"}
+    assert set(cells) == {"published: mmrns2022 Table 2", "published: dhns2025 Table 4"}
+    for mrr, *others in cells.values():
+        assert mrr.record["published_difference"] == pytest.approx(0.0039)
+        assert (mrr.record["below_detectable"], "§" in mrr.marks) == (below, below)
+        assert not any("§" in cell.marks for cell in others)
+    uniform = [row.cells[0] for row in made.rows if row.published and row.cells[0].record["sampler"] == "uniform"]
+    assert len(uniform) == 3
+    assert not any("published_difference" in cell.record for cell in uniform)
+    said = [note for note in made.notes if note.startswith("§")]
+    words = f"bernoulli (transe, mkg_y; mmrns2022 Table 2) +0.39, ours from {100 * ours['detectable']:.2f} on"
+    assert [words in note for note in said] == [True] * below
 
 
 def test_without_runs_the_papers_stand_alone(store):

@@ -138,7 +138,7 @@ ALLOWED = re.compile(
     "begin|end|centering|caption|toprule|midrule|bottomrule|cmidrule|multicolumn|textbf|underline|pm|"
     "uparrow|downarrow|dagger|ddagger|bigtriangleup|bigtriangledown|hookrightarrow|par|textbackslash|"
     "textasciitilde|textasciicircum|approx|Delta|delta|scriptsize|setlength|tabcolsep|smallskip|medskip|"
-    "textwidth|addtocounter|raggedright|emph"
+    "textwidth|addtocounter|raggedright|emph|S"
 )
 
 
