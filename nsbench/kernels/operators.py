@@ -10,6 +10,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -52,7 +53,7 @@ def distinct(ids: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """The different ones among ids [...], of n, in order, and each id's place. Not for a GPU, which would wait."""
     asked = torch.zeros(n, dtype=torch.bool, device=ids.device)
     asked[ids.reshape(-1)] = True
-    return asked.nonzero().flatten(), (asked.cumsum(0) - 1)[ids]
+    return torch.from_numpy(np.flatnonzero(asked.numpy())), (asked.cumsum(0) - 1)[ids]
 
 
 def rows_and_table(table: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -176,7 +176,7 @@ def test_defaults():
     """Constants and the sizes of `paper` are those of the specification, sections 3 and 4.2."""
     assert vars(DHNS.Options()) == {
         "weight": 0.1, "timesteps": 50, "learning_rate": 2e-3, "slots": "fused", "chain": "reverse", "levels": "paper",
-        "hal": "on", "denoiser": "released",
+        "hal": "on", "denoiser": "released", "products": "float32",
     }  # fmt: skip
     assert (dhns.CLIP, dhns.WARMUP, dhns.GAMMA0) == (4.0, 1, 4.0)
     assert (diffusion.FLOOR, diffusion.DECAY, HIDDEN) == (0.01, 0.99, 4)
@@ -200,6 +200,7 @@ def test_forms_of_the_denoiser():
 OTHER = {  # every other value of each option
     "weight": [0.5], "timesteps": [21], "learning_rate": [5e-4], "slots": ["each", "attended", "structure"],
     "chain": ["forward", "around", "gauss"], "levels": ["one", "one_x4"], "hal": ["flat", "off"], "denoiser": ["printed"],
+    "products": ["bfloat16"],
 }  # fmt: skip
 
 
