@@ -124,6 +124,8 @@ class Registry:
             if isinstance(named, str) or any(need not in needs for need in named):
                 have = ", ".join(need.name for need in needs)
                 raise Misuse(f"{self.kind} '{name}': {attribute} must be a frozenset of nsbench.contracts.Need ({have})")
+        if "KGE" in self.bases and "absent" not in inspect.signature(component.encode).parameters:
+            raise Misuse(f"{self.kind} '{name}': encode takes (table, relation, graph, absent); add what it lacks")
 
     def _load_all(self) -> None:
         if self._complete:

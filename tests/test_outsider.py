@@ -277,6 +277,14 @@ def test_a_plugin_that_declares_nonsense_harms_no_other(registry: Callable[..., 
     assert words in found.broken["odd"]
 
 
+def test_a_model_of_an_earlier_contract_is_told_what_encode_takes(registry: Callable[..., Registry]) -> None:
+    older = type("Older", (KGE,), {"encode": lambda self, table, graph: table})
+    found = registry(MODELS, Entry("older", older), Entry("model", KGE))
+    assert "older" not in found.names()
+    assert "encode takes (table, relation, graph, absent)" in found.broken["older"]
+    assert found.get("model") is KGE
+
+
 def test_a_dataset_may_be_any_callable(registry: Callable[..., Registry]) -> None:
     found = registry(DATASETS, Entry("mine", len))
     assert found.get("mine") is len
