@@ -142,7 +142,7 @@ def test_a_killed_run_ends_like_an_undisturbed_one(
     yardstick = {"reference.safetensors"} if sampler == "uniform" else set()
     assert files == {"config.json", "events.jsonl", "ranks.npz", "result.json"} | yardstick
     with np.load(undisturbed / "ranks.npz") as one, np.load(killed / "ranks.npz") as other:
-        assert set(one) == set(other) == {"ranks", "candidates", "triples", "seen"}
+        assert set(one) == set(other) == {"ranks", "candidates", "triples", "seen", "twin"}
         for name in one:
             assert one[name].dtype == other[name].dtype
             assert np.array_equal(one[name], other[name]), name
