@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import signal
@@ -144,6 +145,7 @@ def demo(runs: Path | None, device: str, workers: int | None, threads: int | Non
     from nsbench.contracts import Need, Objective
     from nsbench.registry import SAMPLERS
     from nsbench.results import tables, writers
+    from nsbench.results.store import read
     from nsbench.runs.runner import RunOptions
 
     began = time.monotonic()
@@ -168,8 +170,11 @@ def demo(runs: Path | None, device: str, workers: int | None, threads: int | Non
     for line in left_out:
         click.echo(line, err=True)
     run_missing(configs, store, RunOptions(device=device, diagnose=False), workers=workers, threads=threads)
-    these = {"protocol": "quick", "protocol_version": configs[0].protocol.version, "dataset": "planted:small"}
-    writers.show(tables.comparison(store, where=these))  # an older version may have left runs there
+    found, mine = read(store), {campaign.folder_of(config, store).path.name for config in configs}
+    found = dataclasses.replace(  # an older version may have left runs there
+        found, runs=[run for run in found.runs if run.name in mine], begun=[run for run in found.begun if run.name in mine]
+    )
+    writers.show(tables.comparison(found))
     click.echo(f"All this took {duration(time.monotonic() - began)}")
     click.echo(f"The data are generated and the protocol takes seconds: no claim about real graphs. Runs are in {store}")
     click.echo("To make them anew, delete that folder and repeat the command")

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -271,6 +272,12 @@ def test_the_demo_goes_on_where_it_was(command: Callable, tmp_path: Path, monkey
     assert said.code == 0, said.err
     (folder,) = tmp_path.glob("nsbench-demo-*")
     assert f"Runs are in {folder}\nTo make them anew, delete that folder" in said.out
+    left = shutil.copytree(next(folder.glob("uniform-*")), folder / "uniform-of-an-older-version")
+    for name in ("config.json", "result.json"):
+        record = json.loads((left / name).read_text())
+        record.get("config", record)["versions"]["sampler"] = 99
+        (left / name).write_text(json.dumps(record))
+    assert command("table", "--runs", str(folder)).code == 2  # all of them are no table
     before = snapshot(folder)
     again = command("demo")  # the same command finds what is there
     assert (again.code, took(again.out)) == (0, took(said.out))
