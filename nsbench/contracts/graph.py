@@ -6,6 +6,8 @@ One extra key, the last, stands for every query without a training answer (docs/
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -49,9 +51,8 @@ class NonPositives:
 
     def at(self, key: Tensor, u: Tensor) -> Tensor:
         """[B, k] the candidate that u [B, k] others precede, for key [B, 1] or [B, k]; 0 <= u < free[key]."""
-        rank = (u + passed(u, key, self.survivors_before, self.first, self.stride)).clamp_(
-            max=self.stride - 2
-        )  # past the end only where nothing is free
+        rank = u + passed(u, key, self.survivors_before, self.first, self.stride)
+        rank.clamp_(max=self.stride - 2)  # past the end only where nothing is free
         if self.members is None:
             return rank
         assert self.start is not None
@@ -77,8 +78,6 @@ class TrainGraph:
         size = torch.full((self.num_keys + 1,), num_entities, device=self.device)
         self._answered, self._answer = torch.cat([tail_key, head_key]), torch.cat([t, h])  # each distinct fact, both ways
         self.non_positives = NonPositives(self._answered, self._answer, size)
-        order = (self._answered * num_entities + self._answer).sort().values
-        self._answers_in_order = order % num_entities
         self.any_key_full = bool((self.non_positives.free <= 0).any())  # a query that every entity answers
 
         self.key_tail, self.key_head = self._keys(*self.triples.unbind(1))  # [n] each
@@ -164,6 +163,11 @@ class TrainGraph:
         """The same as lists: the answers of key [B] are entities[start : start + count], for start and count [B]."""
         pool = self.non_positives
         return pool.first[key], self.num_entities - pool.free[key], self._answers_in_order
+
+    @functools.cached_property
+    def _answers_in_order(self) -> Tensor:
+        """Each distinct fact's answer, by query and entity; for who asks, for it takes a sort."""
+        return (self._answered * self.num_entities + self._answer).sort().values % self.num_entities
 
     def key_of(self, anchor: Tensor, relation: Tensor, side: Tensor) -> Tensor:
         """Keys of arbitrary queries; those without a training answer share the last key."""

@@ -256,19 +256,32 @@ void tile(const float* const q[DOWN], const float* const scale[DOWN], const floa
         for (int j = 0; j < ACROSS; j++) sum[r][j] = acc[r][j];
 }
 
+// [D, PANEL]: rows of a table turned into columns; what stands behind the last is not read out.
+struct Panel {
+    std::vector<float> memory;
+    float* at;
+
+    explicit Panel(int64_t d) : memory(d * PANEL + LANES, 0.0f), at(memory.data()) {
+        while ((uintptr_t)at % sizeof(Vec)) at++;
+    }
+
+    void fill(const float* rows, int64_t count, int64_t d) {
+        for (int64_t e = 0; e < count; e++)
+            for (int64_t i = 0; i < d; i++) at[i * PANEL + e] = rows[e * d + i];
+    }
+};
+
 template <Kind kind, bool scaled>
 void pairs(const float* q, const float* table, const float* scale, float* out, int64_t rows, int64_t n, int64_t d,
            float margin, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<float> memory(d * PANEL + LANES, 0.0f);
-        float* panel = memory.data();
-        while ((uintptr_t)panel % sizeof(Vec)) panel++;
+        Panel turned(d);
+        const float* panel = turned.at;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t first = 0; first < n; first += PANEL) {
             const int64_t count = std::min<int64_t>(PANEL, n - first);
-            for (int64_t e = 0; e < count; e++)
-                for (int64_t i = 0; i < d; i++) panel[i * PANEL + e] = table[(first + e) * d + i];
+            turned.fill(table + first * d, count, d);
             for (int64_t b = 0; b < rows; b += DOWN) {
                 const float *left[DOWN], *factor[DOWN];
                 for (int r = 0; r < DOWN; r++) {  // past the last query: score it again, and throw that away
@@ -745,14 +758,12 @@ void pairs_of(const Form& form, const float* q, const float* table, float* out, 
     const int64_t d = form.c();
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<float> memory(d * PANEL + LANES, 0.0f);
-        float* panel = memory.data();
-        while ((uintptr_t)panel % sizeof(Vec)) panel++;
+        Panel turned(d);
+        const float* panel = turned.at;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t first = 0; first < n; first += PANEL) {
             const int64_t count = std::min<int64_t>(PANEL, n - first);
-            for (int64_t e = 0; e < count; e++)
-                for (int64_t i = 0; i < d; i++) panel[i * PANEL + e] = table[(first + e) * d + i];
+            turned.fill(table + first * d, count, d);
             for (int64_t b = 0; b < rows; b += DOWN) {
                 const float* left[DOWN];
                 for (int r = 0; r < DOWN; r++)  // past the last query: score it again, and throw that away
