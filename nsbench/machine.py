@@ -39,8 +39,8 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None and not any(name.startswith("MALLOC_") for name in os.environ):
-        for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-            mallopt(option, 1 << 30)
+        mallopt(-3, 1 << 26)  # M_MMAP_THRESHOLD: larger ones still go back, or two of them would stand in memory for one
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
 
 
 def reset_peak_memory() -> None:
