@@ -10,6 +10,7 @@ import platform
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def cores() -> int:
@@ -37,13 +38,20 @@ def keep_freed_memory() -> None:
     """Has glibc keep the large blocks that a step frees: the system would hand them out again page by page, in zeros, which
     takes a tenth of a step and more. What the environment says (MALLOC_...) goes before.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    mallopt = _from_libc("mallopt")
     if mallopt is not None and not any(name.startswith("MALLOC_") for name in os.environ):
         mallopt(-3, 1 << 26)  # M_MMAP_THRESHOLD: larger ones still go back, or two of them would stand in memory for one
         mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
 
 
+def _from_libc(name: str) -> Any:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+
+
 def reset_peak_memory() -> None:
+    """Freed memory that this process keeps goes back first: what comes next would fill it without a trace in the peak."""
+    if (malloc_trim := _from_libc("malloc_trim")) is not None:
+        malloc_trim(0)
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM

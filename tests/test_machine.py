@@ -43,3 +43,21 @@ def test_threads_wait_asleep_unless_asked_otherwise(given: dict[str, str], found
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     said = subprocess.run([sys.executable, "-c", code], env=inherited | given, capture_output=True, text=True, check=True)
     assert said.stdout.split() == [found, "False"]
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak of memory cannot be reset")
+def test_the_peak_since_a_reset_sees_a_block_that_fits_into_memory_freed_before() -> None:
+    """In a process of its own: what pytest's holds depends on the tests before."""
+    code = """
+import torch
+from nsbench import machine
+machine.keep_freed_memory()
+blocks = [torch.ones(10_000_000) for _ in range(8)]
+del blocks  # 320 MB, which the process keeps
+machine.reset_peak_memory()
+before = machine.peak_memory()
+torch.ones(50_000_000)
+print(machine.peak_memory() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 0.9 * 200e6
