@@ -32,7 +32,7 @@ class Left(NamedTuple):
 
     @property
     def whole(self) -> float:
-        """What all of it takes: with what a sampler did before the first step, or, of a run that went on, by its steps alone."""
+        """What all of it takes: a sampler's preparation too; of a run that went on, as its steps alone say."""
         return max(self.elapsed + self.seconds, self.seconds / (1 - self.share))
 
     def at(self, now: float) -> float:
