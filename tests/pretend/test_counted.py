@@ -1,0 +1,77 @@
+"""What is counted on tensors without memory is what steps on the pretended device do and take."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nsbench.testing import toy
+from nsbench.training.counted import Counted, Shadow, gpu_memory
+from nsbench.training.evaluation import GPU_CHUNK
+from tests.pretend.test_ranking import Alive
+from tests.training.test_capture import trainer_of
+
+CASES = [
+    ("uniform", "transe", "none", ""),
+    ("kbgan", "rotate", "adamf", "sampler.pretrain_epochs=3 aux.mat=1"),
+    ("dhns", "transe", "adamf", "sampler.timesteps=10"),
+    ("one_vs_all", "distmult", "none", ""),
+]
+
+
+def shadow_of(case: tuple[str, str, str, str]) -> Shadow:
+    trainer = trainer_of(*case, device="cpu")
+    return Shadow(trainer.config, toy(features=trainer.config.wants_features))
+
+
+@pytest.mark.filterwarnings("ignore:dhns:UserWarning")  # T = 10 is short for the released levels
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_a_step_without_memory_does_what_one_with_memory_does(case: tuple[str, str, str, str]) -> None:
+    shadow = shadow_of(case)
+    with Alive() as alive:
+        real = trainer_of(*case)
+        real.captured = None
+        alive.most = 0  # what it took to make the trainer
+        for number in (1, 30):
+            real.step_count = number
+            rows = real.next_rows()
+            with Counted() as counted:
+                real.advance(real.graph.positives(rows, real.fixed_side()))
+            work = shadow.step(number)
+            assert [one._replace(bytes=0) for one in work] == [one._replace(bytes=0) for one in counted.work]
+            # The pretended device keeps a buffer for log-sigmoid, as a CPU; CUDA keeps none.
+            assert sum(one.bytes for one in work) == pytest.approx(counted.bytes, rel=0.02)
+    assert shadow.counted.most == pytest.approx(alive.most, rel=0.05)
+
+
+def test_work_by_hand() -> None:
+    """Tables of 10 rows of 3 float32, 120 bytes; 4 ids of 8 bytes."""
+    table, ids = torch.zeros(10, 3, device="cuda"), torch.tensor([0, 2, 2, 9]).to("cuda")
+    with Counted() as counted:
+        rows = table.index_select(0, ids)
+        rows.view(12).mul_(2.0)
+        table @ table.T
+        torch.rand(10, 3, generator=torch.Generator("cuda"), device="cuda")
+        torch.use_deterministic_algorithms(True)
+        table.index_add_(0, ids, rows)
+        torch.use_deterministic_algorithms(False)
+    assert [(work.operator, work.kernels, work.bytes, work.flop) for work in counted.work] == [
+        ("index_select", 1, 4 * 12 * 2 + 4 * 8, 0),
+        ("mul_", 1, 2 * 48, 0),
+        ("mm", 1, 2 * 120 + 400, 2 * 10 * 10 * 3),
+        ("rand", 1, 120, 0),
+        ("index_add_", 8, 3 * 48 + 32, 0),
+    ]
+    assert counted.work[2].seconds(launch=5e-6, bandwidth=1e9, rate=1e12) == 5e-6
+    assert counted.work[2].seconds(launch=1e-9, bandwidth=1e9, rate=1e9) == pytest.approx((640 + 600) / 1e9)
+
+
+def test_what_a_run_takes_grows_with_its_model() -> None:
+    """Parameters, Adam's two moments, a gradient and the best model: five copies of the tables at least."""
+    by_width = {}
+    for width in (8, 4096):
+        case = ("uniform", "distmult", "none", f"protocol.width={width}")
+        by_width[width] = gpu_memory(trainer_of(*case, device="cpu").config, toy())
+    tables = 4 * (40 + 5) * (4096 - 8)
+    assert 5 * tables < by_width[4096] - by_width[8] < 30 * tables
+    assert by_width[8] < 2**20 < GPU_CHUNK  # scores of so few entities need no more
