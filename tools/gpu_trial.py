@@ -16,13 +16,14 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ if os.environ.get(REHEARSAL):  # in items, and in the workers of their runs, whi
 LIGHT = ("uniform", "bernoulli", "nscaching", "sans", "kbgan")
 MODELS = ("transe", "distmult", "rotate")
 GRACE = 10.0  # seconds to write checkpoints in, after the limit
+KEPT = ("pack", "table")  # time is kept for these items
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +62,13 @@ class Sizes:
 
 SMALL = Sizes(
     dataset="planted:small",
-    settings=tuple(f"protocol.{x}" for x in ("width=8", "batch=64", "negatives=4", "steps=40", "validate_every=20")),
-    samplers=("uniform", "kbgan"),
-    models=("transe", "rotate"),
+    settings=tuple(f"protocol.{x}" for x in ("width=8", "batch=64", "negatives=4", "steps=20", "validate_every=10")),
+    samplers=("uniform", "nscaching"),
+    models=("rotate",),
     steps=4,
     repeated=40,
     entities=2000,
-    seeds=2,
+    seeds=1,
     numbers=2**16,
     width=64,
     pytest=("-p", "tests.pretend.device", "-k", "(battery and uniform-transe) or igan-rotate"),
@@ -462,47 +464,51 @@ def carried_out(command: list[str], limit: float, log: Log) -> str:
         errors="replace",
         start_new_session=True,
     )
-    assert process.stdout is not None
-    late = threading.Event()
-
-    def end(number: signal.Signals) -> None:
-        late.set()
-        with contextlib.suppress(ProcessLookupError):
+    reader = threading.Thread(target=_heard, args=(process.stdout, log), daemon=True)
+    reader.start()
+    late = False
+    for wait, number in ((limit, signal.SIGINT), (GRACE, signal.SIGKILL)):
+        try:
+            process.wait(wait)
+        except subprocess.TimeoutExpired:
+            late = True
             os.killpg(process.pid, number)
-
-    timers = [threading.Timer(limit, end, [signal.SIGINT]), threading.Timer(limit + GRACE, end, [signal.SIGKILL])]
-    for timer in timers:
-        timer.start()
-    try:
-        for line in process.stdout:
-            log.say(f"  {line}")
-        code = process.wait()
-    finally:
-        for timer in timers:
-            timer.cancel()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # what it may have left behind
-    return (
-        f"stopped at its limit of {limit:.0f} s"
-        if late.is_set()
-        else "done"
-        if code == 0
-        else f"failed with exit code {code}"
-    )
+    code = process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # what it may have left behind, which would hold the pipe
+    reader.join()
+    if late:
+        return f"stopped at its limit of {limit:.0f} s"
+    return "done" if code == 0 else f"failed with exit code {code}"
 
 
-def stay(names: list[tuple[str, float]], command: Callable[[str], list[str]], ends: float, log: Log) -> dict[str, str]:
-    """What became of each item. One that the time does not reach is not begun."""
+def _heard(lines: IO[str], log: Log) -> None:
+    for line in lines:
+        log.say(f"  {line}")
+
+
+def stay(
+    items: Sequence[tuple[str, float]],
+    minutes: float,
+    command: Callable[[str], list[str]],
+    log: Log,
+    after: Callable[[], Any],
+) -> dict[str, str]:
+    """What became of each item. Those that time is kept for are carried out whatever came before."""
     found: dict[str, str] = {}
-    for name, limit in names:
-        left = ends - time.monotonic()
-        if left < GRACE:
-            found[name] = "not begun: the time is over"
-        else:
+    ends = time.monotonic() + 60 * minutes
+    for i, (name, limit) in enumerate(items):
+        kept = sum(its for other, its in items[i + 1 :] if other in KEPT)
+        left = limit if name in KEPT else ends - time.monotonic() - GRACE - kept
+        began = time.monotonic()
+        if left > 0:
             log.say(f"== {name}, at most {min(limit, left):.0f} s")
-            began = time.monotonic()
-            found[name] = f"{carried_out(command(name), min(limit, left), log)}, {time.monotonic() - began:.1f} s"
-        log.say(f"== {name}: {found[name]}")
+            what = f"{carried_out(command(name), min(limit, left), log)}, {time.monotonic() - began:.1f} s"
+        else:
+            what = "not begun: the time is over"
+        log.say(f"== {name}: {what}")
+        found[name] = f"{found[name]}, then {what}" if name in found else what
+        after()
     return found
 
 
@@ -511,7 +517,7 @@ def main() -> None:
     parser.add_argument("part", type=int, choices=PARTS, nargs="?", default=1)
     parser.add_argument("--out", type=Path, default=Path("gpu_trial"), help="where the log and the packed store go")
     parser.add_argument("--wheels", type=Path, help="folder of wheels to install first, without a package index")
-    parser.add_argument("--minutes", type=float, help="of the whole part  [default: 7 and 5]")
+    parser.add_argument("--minutes", type=float, help="of the whole part, and with it every limit  [default: 7 and 5]")
     parser.add_argument("--rehearse", action="store_true", help="on the pretended device, in small")
     parser.add_argument("--item", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
@@ -528,35 +534,24 @@ def main() -> None:
         log = Log(
             file, {str(work): "WORK", str(given.out.resolve()): "OUT", str(ROOT): "CHECKOUT", str(Path.home()): "HOME"}
         )
-        ends = time.monotonic() + 60 * (given.minutes or MINUTES[given.part])
+        minutes = given.minutes or MINUTES[given.part]
         log.say(f"part {given.part}{', a rehearsal on the pretended device' if given.rehearse else ''}")
-        found = {}
+        items = [(function.__name__, limit * minutes / MINUTES[given.part]) for function, limit in PARTS[given.part]]
+        commands = {name: [sys.executable, __file__, "--item", name, "--work", str(work)] for name, _ in items}
         if given.wheels:
+            target = ["--no-index", "--no-deps", "--no-compile", "--target", str(work / "site")]
             wheels = [str(path) for path in sorted(given.wheels.glob("*.whl"))]
-            install = [
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                "-q",
-                "--no-index",
-                "--no-deps",
-                "--no-compile",
-                "--target",
-                str(work / "site"),
-            ]
-            found |= stay([("install", 60)], lambda name: [*install, *wheels], ends, log)
+            commands["install"] = [sys.executable, "-m", "pip", "install", "-q", *target, *wheels]
+            items.insert(0, ("install", 60))
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(work / "site"), os.environ.get("PYTHONPATH"))))
 
-        def command(name: str) -> list[str]:
-            return [sys.executable, __file__, "--item", name, "--work", str(work)]
-
-        for function, limit in PARTS[given.part]:
-            found |= stay([(function.__name__, limit)], command, ends, log)
+        def bring() -> None:
             if (work / "gpu_trial.nsb").exists():
-                (work / "gpu_trial.nsb").replace(given.out / "gpu_trial.nsb")
+                shutil.copy(work / "gpu_trial.nsb", given.out)
+
+        found = stay(items, minutes, commands.__getitem__, log, bring)
         log.say(f"part {given.part}: " + "; ".join(f"{name} {what}" for name, what in found.items()))
-    sys.exit(any("done" not in what for what in found.values()))
+    sys.exit(any(not what.startswith("done") for what in found.values()))
 
 
 if __name__ == "__main__":

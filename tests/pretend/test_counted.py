@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from nsbench.testing import toy
+from nsbench.campaign.engines import Job
+from nsbench.campaign.estimates import Costs
+from nsbench.commands.reporter import Reporter
+from nsbench.config.run import configure
+from nsbench.contracts import Negatives, Sampler
+from nsbench.registry import SAMPLERS
+from nsbench.runs.folder import RunFolder
+from nsbench.testing import registered, toy
 from nsbench.training.counted import Counted, Shadow, gpu_memory
 from nsbench.training.evaluation import GPU_CHUNK
 from tests.pretend.test_ranking import Alive
@@ -75,3 +84,32 @@ def test_what_a_run_takes_grows_with_its_model() -> None:
     tables = 4 * (40 + 5) * (4096 - 8)
     assert 5 * tables < by_width[4096] - by_width[8] < 30 * tables
     assert by_width[8] < 2**20 < GPU_CHUNK  # scores of so few entities need no more
+
+
+class Waits(Sampler):
+    def sample(self, positives, view):
+        ids = view.graph.draw(positives.key(side := view.draw_side(positives)), self.k, view.rng)
+        return Negatives(side, ids=ids, coef=1 + 0 * float(ids.float().mean()))
+
+
+def test_what_a_run_will_take_of_a_gpu_is_known_before_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["protocol.width=8", "protocol.batch=16", "protocol.negatives=4"]
+    with registered(SAMPLERS, "waits", Waits):
+        jobs = []
+        for number, sampler in enumerate(["uniform", "uniform", "waits"]):
+            config = configure(sampler, "transe", "planted:small", settings=small, seed=number)
+            jobs.append(Job(number, config, RunFolder(tmp_path / str(number)), sampler))
+        told = Reporter(jobs, Costs(tmp_path), "cuda")
+        counted = told.memory(jobs[0])
+        assert counted is not None
+        assert counted > 4 * 8 * 800  # its entities' table
+        assert told.counted.keys() == {"uniform"}
+        assert told.memory(jobs[1]) == counted
+        assert told.memory(jobs[2]) is None
+    assert "waits-transe" in (said := capsys.readouterr().err)
+    assert "has a GPU for itself" in said
+    told.costs._memory["uniform"], told.costs._seconds["uniform"] = [2 * counted, counted // 2], [1.0, 1.0]
+    assert told.memory(jobs[0]) == 2 * counted
+    told.costs._memory["uniform"] = [counted // 2]
+    assert told.memory(jobs[0]) == counted
+    assert Reporter(jobs, Costs(tmp_path), "cpu").memory(jobs[0]) is None
