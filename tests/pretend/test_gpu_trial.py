@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,3 +96,28 @@ def test_what_comes_too_late_is_not_begun_but_what_is_kept_is(log: trial.Log) ->
 def test_no_path_of_the_machine_is_logged(log: trial.Log, tmp_path: Path) -> None:
     log.say("in /a/b/c\n")
     assert (tmp_path / "log").read_text().endswith("  in OUT/c\n")
+
+
+def test_wheels_are_installed_without_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "carried-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("carried.py", "HERE = True\n")
+        wheel.writestr("carried-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: carried\nVersion: 1.0\n")
+        wheel.writestr("carried-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("carried-1.0.dist-info/RECORD", "")
+    seen: list[str] = []
+    stay = trial.stay
+
+    def watched(items, minutes, command, log, after):
+        found = stay(items, minutes, command, log, after)
+        seen.append(subprocess.check_output([sys.executable, "-c", "import carried; print(carried.HERE)"], text=True))
+        return found
+
+    monkeypatch.setattr(trial, "stay", watched)
+    monkeypatch.setattr(trial, "PARTS", {1: []})
+    for name in ("PYTHONPATH", "PYTHONUNBUFFERED", "COLUMNS"):  # which the script sets
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(sys, "argv", ["gpu_trial.py", "1", "--wheels", str(tmp_path), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as end:
+        trial.main()
+    assert end.value.code == 0
+    assert seen == ["True\n"]
