@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import gc
 import os
 import shutil
 import signal
@@ -97,10 +98,11 @@ def card(work: Path) -> None:
         for _ in range(count):
             x.add_(1)
 
+    python = 1e6 * seconds(launches) / count
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     with torch.cuda.graph(graph, torch.cuda.graph_pool_handle(), stream):
         launches()
-    python, replayed = (1e6 * seconds(call) / count for call in (launches, graph.replay))
+    replayed = 1e6 * seconds(graph.replay) / count
     print(f"a launch: {python:.2f} us from Python, {replayed:.2f} in a graph")
 
 
@@ -196,7 +198,7 @@ def memory(work: Path) -> None:
         *((*case, None) for case in cases),
         ("uniform", "rotate", "none", many(SIZES.entities)),
     ]:
-        torch.cuda.empty_cache()
+        clear()
         torch.cuda.reset_peak_memory_stats()
         trainer, data = made(sampler, kge, fusion, data=data)
         warm(trainer)
@@ -280,9 +282,18 @@ def made(
     settings = [*SIZES.settings, *(["sampler.pretrain_epochs=1"] if sampler == "kbgan" else [])]
     config = configure(sampler, kge, SIZES.dataset, protocol="nsbench", fusion=fusion, settings=settings)
     data = data or dataset_of(config)
+    clear()
     trainer = Trainer(config, data, device)
     trainer.pretrain()
     return trainer, data
+
+
+def clear() -> None:
+    """What an earlier trainer holds goes: it and its graphs refer to each other."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def many(entities: int) -> Dataset:

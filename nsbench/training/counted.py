@@ -72,19 +72,20 @@ class Work(NamedTuple):
 class Counted(TorchDispatchMode):
     """All work on CUDA tensors inside, and the most memory that tensors made inside take at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, contents: bool = True) -> None:
         super().__init__()
+        self.contents = contents  # of tensors; else they have shapes alone
         self.work: list[Work] = []
         self.alive: dict[int, tuple[StorageWeakRef, int]] = {}  # by address of the storage
         self.most = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
+        kwargs = kwargs or {}
         name = function.overloadpacket.__name__
-        if "generator" in kwargs:  # shapes have no random numbers, and torch has no such kernels for them
-            kwargs["generator"] = None
-        args = tuple(None if isinstance(x, torch.Generator) else x for x in args)
-        result = args[0] if name in MAKE else function(*args, **kwargs)
+        if not self.contents:  # torch draws no shapes with a generator
+            args = tuple(None if isinstance(x, torch.Generator) else x for x in args)
+            kwargs = {key: None if isinstance(x, torch.Generator) else x for key, x in kwargs.items()}
+        result = function(*args, **kwargs)
         given, made = _on_cuda((args, kwargs)), _on_cuda(result)
         self._remember(made)
         is_view = not function._schema.is_mutable and any(x.alias_info is not None for x in function._schema.returns)
@@ -173,7 +174,7 @@ class Shadow:
         original.pretrain()
         file = io.BytesIO()
         _Copying(file).dump(original)
-        self.shapes, self.counted = FakeTensorMode(), Counted()
+        self.shapes, self.counted = FakeTensorMode(), Counted(contents=False)
         with self.shapes, self.counted:
             self.trainer: Trainer = pickle.loads(file.getvalue())
         self.standing = self.counted.now  # bytes of what it holds

@@ -71,6 +71,10 @@ def test_work_by_hand() -> None:
         ("rand", 1, 120, 0),
         ("index_add_", 8, 3 * 48 + 32, 0),
     ]
+    assert table[2].tolist() == [0.0, 0.0, 0.0]
+    with Counted():
+        drawn = table.fill_(3.0).normal_(generator=torch.Generator("cuda").manual_seed(1)).clone()
+    assert torch.equal(drawn, table.normal_(generator=torch.Generator("cuda").manual_seed(1)))  # counting changes nothing
     assert counted.work[2].seconds(launch=5e-6, bandwidth=1e9, rate=1e12) == 5e-6
     assert counted.work[2].seconds(launch=1e-9, bandwidth=1e9, rate=1e9) == pytest.approx((640 + 600) / 1e9)
 
