@@ -196,12 +196,14 @@ def gpu_memory(config: Config, dataset: Dataset) -> int:
     """Bytes that a run takes of a GPU beside CUDA's own, at most.
 
     Steps at the beginning and at the end (samplers warm up, and take turns with the model); the memory of CUDA graphs, which
-    is not given back while ranking takes its own; the best model. What diagnoses take is less than what ranking does.
+    is not given back while ranking takes its own; copies of the best model, and of the sampler, which a diagnosis puts back.
     """
+    if config.replayed is not None:
+        raise ValueError("it replays another run, which is made again beside it")
     shadow = Shadow(config, dataset)
     for number in (1, 2, config.protocol.steps - 2, config.protocol.steps - 1):  # the first looks at values
         shadow.step(number)
     trainer = shadow.trainer
-    best = sum(_size(x) for x in trainer.model_state().values() if isinstance(x, Tensor))
+    copies = trainer.sampler_bytes() + sum(_size(x) for x in trainer.model_state().values() if isinstance(x, Tensor))
     scores = 4 * dataset.num_entities * 2 * len(dataset.test) * (len(trainer.scoring().tables) ** 2 + 2)
-    return math.ceil(ROOM * (shadow.counted.most + best + RANKED * min(GPU_CHUNK, scores)))
+    return math.ceil(ROOM * (shadow.counted.most + copies + RANKED * min(GPU_CHUNK, scores)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,12 @@ class Waits(Sampler):
     def sample(self, positives, view):
         ids = view.graph.draw(positives.key(side := view.draw_side(positives)), self.k, view.rng)
         return Negatives(side, ids=ids, coef=1 + 0 * float(ids.float().mean()))
+
+
+def test_a_replay_is_not_counted_as_the_run_alone() -> None:
+    config = trainer_of("uniform", "transe", "none", "", device="cpu").config
+    with pytest.raises(ValueError, match="replays another run"):
+        gpu_memory(dataclasses.replace(config, replayed={}), toy())
 
 
 def test_what_a_run_will_take_of_a_gpu_is_known_before_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
