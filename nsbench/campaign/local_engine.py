@@ -26,6 +26,7 @@ from nsbench.errors import Misuse, RunFailed
 from nsbench.runs.runner import RunOptions
 
 ROOM = 2**30  # bytes of main memory for each worker, where nobody says how many there shall be
+ON_A_GPU = 4  # workers, where nobody says how many: processes take turns on a card, and one waits for its host now and then
 CONTEXT = 2**30  # bytes that CUDA takes of a GPU for each process, beside what torch allocates
 
 
@@ -41,12 +42,12 @@ def divide(
 ) -> list[Slot]:
     """Cores and GPUs among the workers of so many runs, who take the GPUs in turns; one worker at least.
 
-    `workers` None: on a CPU, as many as cores, with `threads` each, and `memory` bytes allow; on GPUs one. `threads` None:
-    the cores in equal parts.
+    `workers` None: as many as cores, with `threads` each, and `memory` bytes allow; at most ON_A_GPU for each GPU, which a
+    run shares where it fits beside the others. `threads` None: the cores in equal parts.
     """
     if workers is None:
-        fitting = cores // (threads or 1) if memory is None else min(cores // (threads or 1), memory // ROOM)
-        workers = 1 if gpus else fitting
+        workers = cores // (threads or 1) if memory is None else min(cores // (threads or 1), memory // ROOM)
+        workers = min(workers, ON_A_GPU * len(gpus)) if gpus else workers
     workers = max(1, min(workers, runs))
     each = threads or max(1, cores // workers)
     return [Slot(gpus[i % len(gpus)] if gpus else "cpu", each) for i in range(workers)]
@@ -65,8 +66,8 @@ def gpus_of(device: str) -> list[str]:
 
 
 def fits(need: int, capacity: int | None, taken: list[int]) -> bool:
-    """Whether a run that needs this many bytes goes beside those that have `taken` theirs; alone it always does."""
-    return not taken or capacity is None or need + sum(taken) <= capacity
+    """Whether a run that needs this many bytes goes beside those that have `taken` theirs."""
+    return capacity is None or need + sum(taken) <= capacity
 
 
 class Worker:
@@ -124,6 +125,8 @@ class Local:
         for worker in self.workers:
             if worker.ready and worker.job is None and not self.stopped:
                 neighbours = [other for other in self.workers if other.job and other.slot.device == worker.slot.device]
+                if not neighbours:
+                    return worker  # what it needs is not asked, for that may have to be counted
                 capacity = max((w.capacity for w in [worker, *neighbours] if w.capacity is not None), default=None)
                 taken = [self._bytes(other.job, capacity, worker.slot) for other in neighbours if other.job]
                 if fits(self._bytes(job, capacity, worker.slot), capacity, taken):

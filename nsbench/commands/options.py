@@ -74,6 +74,15 @@ def _folder(context: click.Context, parameter: click.Parameter, runs: Path | Non
     return runs
 
 
+def _workers(context: click.Context, parameter: click.Parameter, given: str) -> int | None:
+    """A number, None for auto."""
+    if given == "auto":
+        return None
+    if not given.isdecimal() or int(given) < 1:
+        raise Misuse(f"--workers takes auto or a number from 1, not '{given}'")
+    return int(given)
+
+
 RUNS: dict[str, Any] = {"type": click.Path(path_type=Path), "help": "Run store.  [default: NSBENCH_RUNS or ./runs]"}
 runs_option = click.option("--runs", callback=_folder, **RUNS)
 read_option = click.option("--runs", **RUNS)  # of commands that write nothing into it
@@ -101,8 +110,10 @@ threads_option = click.option(
 )
 workers_option = click.option(
     "--workers",
-    type=click.IntRange(min=1),
-    help="Runs at a time, each in a process; 1: in this one.  [default: as many as cores; on a GPU 1]",
+    default="auto",
+    show_default=True,
+    callback=_workers,
+    help="Runs at a time, each in a process; 1: in this one; auto: one a core, on a GPU as many as fit, at most 4.",
 )
 
 diagnostics_option = click.option(

@@ -50,6 +50,7 @@ class Reporter:
         self.began: dict[int, float] = {}
         self.said_left: dict[int, Left] = {}  # by the runs that are under way
         self.costs, self.where = costs, where
+        self.on_gpu, self.counted = where == "cuda", dict[str, int]()  # group -> bytes of a GPU
         self.slots, self.alone = 1, len(jobs) == 1
         self.display = Display(len(jobs), self.ahead if costs else None)
         self.reasons = list(reasons)
@@ -92,9 +93,28 @@ class Reporter:
                 self.display.say(text)
 
     def memory(self, job: Job) -> int | None:
-        """Bytes that the run will take, as far as known."""
+        """Bytes that the run will take, as far as known. Of a GPU they are counted before the first of its group has run;
+        what that has allocated leaves out the memory of graphs.
+        """
         cost = self.costs.of(job.group) if self.costs else None
-        return None if cost is None else cost.memory
+        known = 0 if cost is None else cost.memory
+        if self.on_gpu:
+            if job.group not in self.counted:
+                self.counted[job.group] = self._count(job)
+            known = max(known, self.counted[job.group])
+        return known or None
+
+    def _count(self, job: Job) -> int:
+        from nsbench.training.counted import gpu_memory
+
+        try:
+            return gpu_memory(job.config, dataset_of(job.config))
+        except Exception as error:  # whatever a foreign sampler does with tensors that have no values
+            why = str(error).partition("\n")[0] or type(error).__name__
+            self.display.say(
+                f"{job.config.name}: its memory cannot be counted ({why}), so its first run has a GPU for itself"
+            )
+            return 0
 
     def ahead(self) -> float | None:
         """Seconds left for all runs together: of one under way what it says, of others what they took, at today's pace."""

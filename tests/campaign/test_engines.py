@@ -14,17 +14,19 @@ import pytest
 from rich.console import Console
 
 from nsbench.campaign import conduct as conducting
+from nsbench.campaign import local_engine
 from nsbench.campaign import plan as campaign
 from nsbench.campaign.conduct import Plan, State, conduct
 from nsbench.campaign.engines import Ending, Job, Lost
 from nsbench.campaign.estimates import Costs
 from nsbench.campaign.local_engine import Slot, divide, fits
 from nsbench.commands import display, reporter
+from nsbench.config.run import configure
 from nsbench.errors import Busy, RunFailed, StoreFailed
 from nsbench.runs import claim
 from nsbench.runs.folder import RunFolder
 from nsbench.runs.result import Result
-from nsbench.runs.runner import Interrupted
+from nsbench.runs.runner import Interrupted, RunOptions
 
 # Division
 
@@ -48,12 +50,46 @@ def test_without_a_number_of_workers_every_core_has_a_run() -> None:
     assert divide(24, None, 64, 2, []) == [Slot("cpu", 64)]
     assert divide(24, None, None, 16, [], memory=3 * 2**30) == [Slot("cpu", 5)] * 3
     assert divide(24, None, None, 16, [], memory=5) == [Slot("cpu", 16)]
-    assert divide(24, None, None, 16, ["cuda:0", "cuda:1"]) == [Slot("cuda:0", 16)]
+    two = ["cuda:0", "cuda:1"]
+    assert divide(24, None, None, 16, two) == [Slot(two[i % 2], 2) for i in range(8)]
+    assert divide(24, None, None, 2, two[:1]) == [Slot("cuda:0", 1)] * 2
+    assert divide(24, None, None, 16, two[:1], memory=3 * 2**30) == [Slot("cuda:0", 5)] * 3
 
 
 def test_several_runs_share_a_device_where_they_fit() -> None:
-    assert all([fits(5, 10, []), fits(50, 10, []), fits(5, 10, [5]), fits(5, None, [5, 5]), fits(0, 10, [10])])
+    assert all([fits(5, 10, [5]), fits(5, None, [5, 5]), fits(0, 10, [10])])
     assert not any([fits(6, 10, [5]), fits(1, 10, [5, 5])])
+
+
+def test_a_gpu_has_as_many_runs_as_its_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 10 GiB, with 1 GiB for each process: 3 and 4 leave no room for another 1; an unknown run is never beside others."""
+    gib = 2**30
+
+    class Idle:
+        def __init__(self, store: Path, slot: Slot, options: RunOptions) -> None:
+            self.slot, self.job, self.ready, self.capacity = slot, None, True, 10 * gib
+            self.pipe = SimpleNamespace(send=lambda order: None)
+
+    asked: list[int] = []
+    needs = {1: 3 * gib, 2: 4 * gib, 3: gib, 4: None, 5: gib // 2}
+
+    def need(job: Job) -> int | None:
+        asked.append(job.number)
+        return needs[job.number]
+
+    monkeypatch.setattr(local_engine, "Worker", Idle)
+    engine = local_engine.Local(tmp_path, [Slot("cuda:0", 1)] * 4, need, RunOptions())
+    job = {n: Job(n, configure("uniform", "transe", "planted:small"), RunFolder(tmp_path / str(n)), str(n)) for n in needs}
+    assert engine.room(job[1])
+    assert not asked  # alone, a run begins at once; counting what it needs takes seconds
+    engine.start(job[1])
+    assert engine.room(job[2])
+    engine.start(job[2])
+    assert [engine.room(job[n]) for n in (3, 4)] == [False, False]
+    engine.workers[1].job = None
+    assert [engine.room(job[n]) for n in (3, 4, 5)] == [True, False, True]
+    engine.workers[0].job = job[4]
+    assert not engine.room(job[5])
 
 
 # The driver, with an engine that does as it is told

@@ -368,6 +368,14 @@ def test_check_prints_every_rule_and_fails_on_a_broken_sampler(command: Callable
     assert "mend the sampler" in broken.err
 
 
+@pytest.mark.parametrize("asked", ["0", "-1", "1.5", "many"])
+def test_workers_are_auto_or_a_number(command: Callable, asked: str) -> None:
+    refused = command("run", "--workers", asked)
+    assert refused.code == 2
+    assert f"--workers takes auto or a number from 1, not '{asked}'" in refused.err
+    assert command("run", "--workers", "auto", "--plan", "--dataset", "planted:small").code == 0
+
+
 @pytest.mark.parametrize(("asked", "variable", "used"), [((), None, 1), ((), "2", 2), (("--threads", "2"), None, 2)])
 def test_an_only_small_run_takes_one_thread(command: Callable, store: Path, monkeypatch, asked, variable, used) -> None:
     """Two would wait for each other. Who asks for more gets more."""

@@ -123,6 +123,7 @@ def install() -> None:
         "synchronize": None,
         "empty_cache": None,
         "max_memory_allocated": 0,
+        "max_memory_reserved": 0,
         "reset_peak_memory_stats": None,
         "mem_get_info": (64 << 30, 80 << 30),
         "graph_pool_handle": (0, 0),
