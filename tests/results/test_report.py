@@ -17,7 +17,7 @@ from nsbench.cli import cli
 from nsbench.errors import Misuse
 from nsbench.results.report import report
 from nsbench.results.tables import claims, comparison
-from nsbench.results.tables.cells import Cell, Row, Table
+from nsbench.results.tables.cells import Caption, Cell, Row, Table
 from nsbench.results.writers import html
 from tests.results.conftest import write_run
 
@@ -227,12 +227,12 @@ def test_the_commands_below_tables_give_them_again(made):
     """Each as it stands has the caption of the table above it."""
     _, _, text = made
     commands = re.findall(r"<code>(nsbench table[^<]*--layout dhns4[^<]*)</code>", text)
-    captions = re.findall(r"<figcaption>(.*?)<", text, re.DOTALL)
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", text, re.DOTALL)
     assert len(commands) == 2
     for command in commands:
         again = CliRunner().invoke(cli, [*shlex.split(unescape(command))[1:], "--format", "html"])
         assert again.exit_code == 0
-        assert re.findall(r"<figcaption>(.*?)<", again.output, re.DOTALL)[0] in captions
+        assert re.findall(r"<figcaption>(.*?)</figcaption>", again.output, re.DOTALL)[0] in captions
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -374,7 +374,7 @@ def test_long_names_break_at_their_signs_and_leave_room_for_figures(chromium, tm
     cells = [Cell(text, "at this budget" if "equal" in text else "") for text in texts]
     rows = [Row("transe", f"mmrns ({each}, candidates=300) against {long}", tuple(cells)) for each in (long, "a_b/c+d")]
     path = tmp_path / "table.html"
-    path.write_text(html.page(Table("T", claims.COLUMNS, tuple(rows), "Caption.", ())), encoding="utf-8")
+    path.write_text(html.page(Table("T", claims.COLUMNS, tuple(rows), Caption("Caption.", ""), ())), encoding="utf-8")
     page = chromium.new_page(viewport={"width": width, "height": 900})
     page.goto(path.as_uri())
     assert page.evaluate(BROKEN_INSIDE) == []
