@@ -40,10 +40,11 @@ figure.table thead tr:first-child th:first-child { text-align: left; position: s
 figure.table tbody th { text-align: left; font-weight: normal; }
 figure.table tbody th[scope=rowgroup] { font-weight: bold; padding-top: .6rem; }
 figure.table tbody th[scope=row] { position: sticky; left: 0; background: var(--page); }
-figure.table tbody th.name { white-space: normal; overflow-wrap: anywhere; min-width: 12rem; padding-left: 1.5rem;
+figure.table tbody th.name { white-space: normal; overflow-wrap: anywhere; min-width: 10rem; padding-left: 1.5rem;
                              text-indent: -1rem; }
 figure.table th span { display: inline-block; text-indent: 0; }
-figure.table td.words { white-space: normal; min-width: 8.5rem; }
+figure.table td.words { white-space: normal; min-width: 6.5rem; }
+figure.table thead th { white-space: normal; vertical-align: bottom; }
 figure.table thead { border-top: 2px solid; border-bottom: 1px solid; }
 figure.table tbody { border-bottom: 1px solid var(--line); }
 figure.table .span { text-align: center; border-bottom: 1px solid var(--line); }
@@ -51,6 +52,8 @@ figure.table .published { color: var(--faint); font-style: italic; }
 figure.table tbody .published th { padding-left: 2.6rem; }
 figure.table td a { color: inherit; text-decoration: none; }
 figure.table td a:hover { background: var(--touch); }
+figure.table td:has(a:focus-visible)::after { content: attr(title); position: fixed; inset: auto 0 0 0; padding: .4rem 1rem;
+                                              background: var(--touch); text-align: left; white-space: normal; }
 figure.table button { all: unset; cursor: pointer; }
 figure.table button:hover { text-decoration: underline; }
 figure.table button:focus-visible { outline: 2px solid; }
