@@ -335,9 +335,8 @@ def _sentence(record: Mapping[str, Any], link: str) -> str:
     said += f" with {escape(record['model'])} on {escape(record['dataset'])}"
     said += "" if record["converged"] else ", at this budget"
     said += f": {text('difference')} MRR x100, 95 % interval {text('difference_low')} to {text('difference_high')}, "
-    said += (
-        f"p {escape(p_text(record['p_holm']))} after Holm over {record['family']}; with {SURELY} the test would have seen "
-    )
+    p = escape(f"p {p_text(record['p_holm'])}".replace(" ", "\u00a0"))  # in one line
+    said += f"{p} after Holm over {record['family']}; with {SURELY} the test would have seen "
     said += f"{METRICS['mrr'].text(record['detectable'])}."
     for name, part in PARTS.items():
         again = record.get(f"{name}_verdict", record["verdict"])
