@@ -38,7 +38,8 @@ from nsbench.results.tables.rows import about_row
 from nsbench.results.writers import html
 
 COUNTED = {"sampler": "sampler", "kge": "model", "dataset": "dataset", "protocol": "protocol"}
-PLACES = re.compile(r"(?<![\w.:</])/(?:<wbr/>)?(?:(?:[\w.@+~-]|<wbr/>)+/(?:<wbr/>)?)+(?=\w)")  # absolute paths, but for their end
+# Absolute paths, but for their last name.
+PLACES = re.compile(r"(?<![\w.:</])/(?:<wbr/>)?(?:(?:[\w.@+~-]|<wbr/>)+/(?:<wbr/>)?)+(?=\w)")
 WORDS = {  # of a verdict
     "better": "{a} is better than {b}",
     "worse": "{a} is worse than {b}",
