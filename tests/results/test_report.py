@@ -390,7 +390,9 @@ def test_long_names_break_at_their_signs_and_leave_room_for_figures(chromium, tm
     """The columns of claims are all seen on a screen; on a phone their box scrolls below names of half its width."""
     long = "uniform (features=names:textual, fusion=adamf)"
     said = {"difference": "+0.27", "verdict": "practically equal", "seen_verdict": "not testable"}
-    said |= {"untwinned_verdict": "better", "p_holm": "< 0.0001"} | dict.fromkeys(("interval", "bootstrap"), "[-0.25, +0.79]")
+    said |= {"untwinned_verdict": "better", "p_holm": "< 0.0001"} | dict.fromkeys(
+        ("interval", "bootstrap"), "[-0.25, +0.79]"
+    )
     texts = [said.get(column.metric.name, "+0.36") for column in claims.COLUMNS]
     cells = [Cell(text, "at this budget" if "equal" in text else "") for text in texts]
     rows = [Row("transe", f"mmrns ({each}, candidates=300) against {long}", tuple(cells)) for each in (long, "a_b/c+d")]
