@@ -28,11 +28,12 @@ class Left(NamedTuple):
     when: float
     seconds: float
     share: float  # of its steps, done
+    elapsed: float  # since it began, or went on
 
     @property
     def whole(self) -> float:
-        """What all of it would take at the pace of that moment."""
-        return self.seconds / (1 - self.share)
+        """What all of it takes: a sampler's preparation too; of a run that went on, as its steps alone say."""
+        return max(self.elapsed + self.seconds, self.seconds / (1 - self.share))
 
     def at(self, now: float) -> float:
         return max(0.0, self.seconds - (now - self.when))
@@ -64,7 +65,8 @@ class Reporter:
     def hear(self, job: Job, event: Mapping[str, Any]) -> None:
         self._introduce(job)
         if event.get("step") and "seconds_left" in event:
-            self.said_left[job.number] = Left(time.monotonic(), event["seconds_left"], event["step"] / event["steps"])
+            now, share = time.monotonic(), event["step"] / event["steps"]
+            self.said_left[job.number] = Left(now, event["seconds_left"], share, now - self.began[job.number])
         self.display.hear(event, job.number)
 
     def end(self, job: Job, ending: Ending, again: bool) -> None:

@@ -374,6 +374,17 @@ def test_what_was_recorded_is_taken_at_the_pace_of_what_is_under_way(told: Calla
     assert listener.ahead() == pytest.approx(72 + 80 + 20 + 50)
 
 
+def test_what_a_sampler_does_before_the_first_step_does_not_count_as_a_faster_pace(told: Callable) -> None:
+    """Recorded are 100 seconds of both; of the one under way 80 went by before its steps, which take another 20."""
+    listener, clock = told(["pretrained", "a"], 1)
+    for group in ("pretrained", "a"):
+        listener.costs._seconds[group], listener.costs._memory[group] = [100.0], [0]
+    first = begin(listener, 0)
+    clock.now = 82.0
+    listener.hear(first, at(0.1, 18.0))
+    assert listener.ahead() == pytest.approx(18 + 100)
+
+
 def test_a_group_of_its_own_does_not_count_as_a_change_of_pace(told: Callable) -> None:
     listener, clock = told(["slow", "slow", "a"], 1)
     listener.costs._seconds["a"], listener.costs._memory["a"] = [10.0], [0]
