@@ -111,7 +111,8 @@ def test_the_fusion_of_the_examples_delivers_slots_to_samplers(tmp_path: Path) -
 
 
 SHOWN = re.compile(r"(?:^    |`)(nsbench [^`\n]*)|^```(text|python)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
-TOLD = re.compile(r"nsbench (table|compare) .*results/runs|nsbench (show|data audit) |nsbench sweep \w+ --plan")
+TOLD = re.compile(r"nsbench (table|compare) .*results/runs|nsbench (show|data audit) |nsbench sweep \w+ --plan --no-cal")
+RUN = re.compile(r"\S*/(\S+)-[0-9a-f]{8}\b")  # a run's folder: the page's store is another, and the id goes with versions
 
 
 def outputs() -> Iterator[tuple[str, str, str]]:
@@ -120,7 +121,7 @@ def outputs() -> Iterator[tuple[str, str, str]]:
         asked = ""
         for command, kind, block in SHOWN.findall(page.read_text(encoding="utf-8")):
             if kind == "text" and TOLD.match(asked):
-                yield page.name, asked, block
+                yield page.name, asked, RUN.sub(r"\1", block)
             asked = asked if kind == "text" else command
 
 
@@ -134,14 +135,18 @@ def test_output_is_shown_on_these_pages() -> None:
     assert {page for page, _, _ in outputs()} == {"datasets.md", "grids.md", "protocols.md", "statistics.md", "tables.md"}
 
 
-@pytest.mark.parametrize(("page", "asked", "block"), [pytest.param(*each, id=" ".join(each[:2])) for each in outputs()])
+SLOW = {True: [pytest.mark.slow], False: []}
+OUTPUTS = [pytest.param(*each, id=" ".join(each[:2]), marks=SLOW["sweep" in each[1]]) for each in outputs()]
+
+
+@pytest.mark.parametrize(("page", "asked", "block"), OUTPUTS)
 def test_what_a_page_shows_is_what_the_command_prints(
     page: str, asked: str, block: str, command: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Word by word where a text is one, else line by line, of which some may be missing."""
     monkeypatch.chdir(ROOT)
     said = command(*asked.split("  ")[0].split()[1:])
-    printed = [line.split() for line in (said.out + said.err).splitlines()]
+    printed = [line.split() for line in RUN.sub(r"\1", said.out + said.err).splitlines()]
     if " ".join(block.split()) in " ".join(word for line in printed for word in line):
         return
     for line in (line.split() for line in block.splitlines()):
