@@ -191,14 +191,16 @@ def _broken(text: Text, width: int) -> list[Text]:
         return [text]
     indent = len(text.plain) - len(text.plain.lstrip())
     indent += len(INDENT) if indent else 0
-    cuts = [found.start() for found in re.finditer(ENDS, text.plain) if found.start() > indent]
-    begin, ends = 0, []
-    while begin + width - (indent if ends else 0) < len(text.plain.rstrip()):
-        last = begin + width - (indent if ends else 0)
-        fitting = [cut for cut in cuts if begin < cut <= last + (text.plain[cut - 1] == " ")]
-        blanks = [cut for cut in fitting if text.plain[cut - 1] == " "]
-        begin = (blanks or fitting or [cut for cut in cuts if cut > begin] or [len(text.plain)])[-1 if fitting else 0]
+    plain = text.plain.rstrip()
+    cuts = [found.start() for found in re.finditer(ENDS, plain) if found.start() > indent]
+    begin, ends, room = 0, list[int](), width
+    while len(plain) - begin > max(room, 0):
+        later = [cut for cut in cuts if cut > begin]
+        fitting = [cut for cut in later if len(plain[begin:cut].rstrip()) <= room]
+        words = [cut for cut in fitting if plain[cut - 1] == " "]
+        begin = (words or fitting or [*later[:1], len(plain)][:1])[-1]
         ends.append(begin)
+        room = width - indent
     lines = text.divide(ends)
     for line in lines:
         line.rstrip()

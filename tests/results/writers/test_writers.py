@@ -179,6 +179,11 @@ def test_a_narrow_terminal_breaks_no_number_and_loses_none(every_store, run, lay
     assert all(grids.count(figure) >= figures.count(figure) for figure in figures)
 
 
+@pytest.mark.parametrize("width", [1, 9, 23])
+def test_a_terminal_of_hardly_any_width_gets_a_table_all_the_same(every_store, width):
+    assert len(printed(made(every_store, "claims"), width).splitlines()) > 100
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_signs_are_explained_if_and_only_if_they_occur(every_store, run, layout):
     run("kbgan", seeds=range(3), result={"converged": False})
