@@ -53,7 +53,7 @@ def cli(context: click.Context, debug: bool) -> None:
     """Compare negative samplers for (multimodal) knowledge-graph embedding under one trainer, loss and budget.
 
     \b
-    nsbench demo                                      every sampler on embedded data, ends in a table
+    nsbench demo                           every sampler on embedded data, ends in a table
     nsbench run --sampler uniform,nscaching --kge transe --dataset mkg_y
     nsbench table
     """

@@ -1,7 +1,8 @@
 """A run store as one HTML page that opens from disk: verdicts, tables, plots, claims in words, behind each figure its runs.
 
 Runs that cannot stand in one table go into sections of their own: one for each protocol, with its changes, and split. What
-a section's runs do not allow stands there with the reason. The page loads nothing: plots are SVG within it.
+a section's runs do not allow stands there with the reason. The page loads nothing: plots are SVG within it. It can be given
+away: of a place on this machine it says the last name alone.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from nsbench.results.tables.rows import about_row
 from nsbench.results.writers import html
 
 COUNTED = {"sampler": "sampler", "kge": "model", "dataset": "dataset", "protocol": "protocol"}
+# Absolute paths, but for their last name.
+PLACES = re.compile(r"(?<![\w.:</])/(?:<wbr/>)?(?:(?:[\w.@+~-]|<wbr/>)+/(?:<wbr/>)?)+(?=\w)")
 WORDS = {  # of a verdict
     "better": "{a} is better than {b}",
     "worse": "{a} is worse than {b}",
@@ -55,6 +58,7 @@ nav ul { padding-left: 1rem; margin: .2rem 0; }
 nav li li { display: inline-block; margin-right: 1.2rem; }
 nav > ul { list-style: none; padding: 0; }
 code { font-size: .85em; overflow-wrap: anywhere; }
+code span { white-space: nowrap; }
 .plots { columns: 24rem; column-gap: 2rem; }
 .plots figure { margin: 0 0 2rem; break-inside: avoid; }
 .plots svg { display: block; width: 100%; max-width: 30rem; height: auto; background: #fff; }
@@ -111,14 +115,20 @@ def report(
     if not chosen:
         raise Misuse(f"no run passes the filters {where}; ask for at least one value of each")
     apart = sorted(_sections(chosen), key=lambda only: -len(store.select(chosen, only)))
-    total = len(apart) * (len(LAYOUTS) + len(_plotted(apart=False)))
+    total = len(apart) * (sum(bool(layout.section) for layout in LAYOUTS.values()) + len(_plotted(apart=False)))
     parts = []
     for i, only in enumerate(apart):
         section = _Section(f"s{i + 1}", found, where | only, baseline)
         parts.append(section.part(progress, i * total // len(apart), total))
     parts += [*_plots_apart(found, where, default), *_left_out(skipped), _papers()]
     counts = ", ".join(count(len({run[name] for run in chosen}), word) for name, word in COUNTED.items())
-    return _page(f"{count(len(chosen), 'run')} in {folder}: {counts}. A figure leads to the runs behind it.", parts)
+    lead = f"{count(len(chosen), 'run')} in {_shared(folder)}: {counts}. A figure leads to the runs behind it."
+    return PLACES.sub("", _page(lead, parts))
+
+
+def _shared(folder: Path) -> str:
+    """What the page calls a store: as it was given, but for where that is on this machine."""
+    return folder.name if folder.is_absolute() else str(folder)
 
 
 def _sections(runs: Sequence[Run]) -> list[dict[str, list[str]]]:
@@ -174,7 +184,7 @@ class _Section:
         first, others = ([kind for kind in _plotted(apart=False) if kinds[kind].first is above] for above in (True, False))
         inner = self.plots("At a glance", f"{self.name}-glance", first, lambda: progress(next(made), total))
         tables: list[Part] = []
-        for layout in LAYOUTS.values():
+        for layout in filter(lambda layout: layout.section, LAYOUTS.values()):
             for baseline in self.ablated() if layout.one_sampler else [self.baseline]:
                 tables += self.table(layout, baseline, f"{self.name}-t{len(tables)}")
             progress(next(made), total)
@@ -229,7 +239,7 @@ class _Section:
     def command(self, name: str, *options: str) -> str:
         """What makes a part of this section again."""
         filters = (f"{key}={value if isinstance(value, str) else ','.join(value)}" for key, value in self.where.items())
-        words = ["nsbench", name, "--runs", str(self.store.folder), *options]
+        words = ["nsbench", name, "--runs", _shared(self.store.folder), *options]
         return shlex.join([*words, *(word for text in filters for word in ("--where", text))])
 
 
@@ -326,9 +336,8 @@ def _sentence(record: Mapping[str, Any], link: str) -> str:
     said += f" with {escape(record['model'])} on {escape(record['dataset'])}"
     said += "" if record["converged"] else ", at this budget"
     said += f": {text('difference')} MRR x100, 95 % interval {text('difference_low')} to {text('difference_high')}, "
-    said += (
-        f"p {escape(p_text(record['p_holm']))} after Holm over {record['family']}; with {SURELY} the test would have seen "
-    )
+    p = escape(f"p {p_text(record['p_holm'])}".replace(" ", "\u00a0"))  # in one line
+    said += f"{p} after Holm over {record['family']}; with {SURELY} the test would have seen "
     said += f"{METRICS['mrr'].text(record['detectable'])}."
     for name, part in PARTS.items():
         again = record.get(f"{name}_verdict", record["verdict"])
@@ -418,4 +427,5 @@ def _list(items: Iterable[str]) -> str:
 
 
 def _code(command: str) -> str:
-    return f"<p><code>{escape(command)}</code></p>\n"
+    words = re.sub(r"--[\w-]+", r"<span>\g<0></span>", escape(command))  # a line may end before an option, not within
+    return f"<p><code>{words}</code></p>\n"

@@ -7,6 +7,7 @@ import inspect
 import re
 import runpy
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,62 @@ def test_the_fusion_of_the_examples_delivers_slots_to_samplers(tmp_path: Path) -
     (source,) = [text for text in EXAMPLES if "class Added" in text]
     (tmp_path / "mine.py").write_text(source)
     assert_contract("dhns", fusion=f"{tmp_path / 'mine.py'}:Added")
+
+
+SHOWN = re.compile(r"(?:^    |`)(nsbench [^`\n]*)|^```(text|python)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+TOLD = re.compile(r"nsbench (table|compare) .*results/runs|nsbench (show|data audit) |nsbench sweep \w+ --plan --no-cal")
+RUN = re.compile(r"\S*/(\S+)-[0-9a-f]{8}\b")  # a run's folder: the page's store is another, and the id goes with versions
+
+
+def outputs() -> Iterator[tuple[str, str, str]]:
+    """(page, command, what the page shows of its output), of commands that need no runs but shipped ones."""
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        asked = ""
+        for command, kind, block in SHOWN.findall(page.read_text(encoding="utf-8")):
+            if kind == "text" and TOLD.match(asked):
+                yield page.name, asked, RUN.sub(r"\1", block)
+            asked = asked if kind == "text" else command
+
+
+def part_of(words: Sequence[str], line: Sequence[str]) -> bool:
+    """Are these words of the line, in its order? A page may leave some out."""
+    rest = iter(line)
+    return all(word in rest for word in words)
+
+
+def test_output_is_shown_on_these_pages() -> None:
+    assert {page for page, _, _ in outputs()} == {"datasets.md", "grids.md", "protocols.md", "statistics.md", "tables.md"}
+
+
+SLOW = {True: [pytest.mark.slow], False: []}
+OUTPUTS = [pytest.param(*each, id=" ".join(each[:2]), marks=SLOW["sweep" in each[1]]) for each in outputs()]
+
+
+@pytest.mark.parametrize(("page", "asked", "block"), OUTPUTS)
+def test_what_a_page_shows_is_what_the_command_prints(
+    page: str, asked: str, block: str, command: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Word by word where a text is one, else line by line, of which some may be missing."""
+    monkeypatch.chdir(ROOT)
+    said = command(*asked.split("  ")[0].split()[1:])
+    printed = [line.split() for line in RUN.sub(r"\1", said.out + said.err).splitlines()]
+    if " ".join(block.split()) in " ".join(word for line in printed for word in line):
+        return
+    for line in (line.split() for line in block.splitlines()):
+        ruled = all(set(word) <= set("─") for word in line)
+        assert ruled or line == ["..."] or any(part_of(line, other) for other in printed), " ".join(line)
+
+
+def test_what_python_shows_is_what_the_page_has() -> None:
+    pytest.importorskip("pandas")
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    ((source, shown),) = re.findall(r"```python\n(frame = .*?)```\s*```text\n(.*?)```", text, flags=re.DOTALL)
+    (load, summary) = source.replace('"results/runs', f'"{ROOT}/results/runs').splitlines()
+    names: dict = {"nsbench": nsbench}
+    exec(load, names)
+    printed = [line.split() for line in str(eval(summary, names)).splitlines()]
+    for line in (line.split() for line in shown.splitlines() if line.strip() != "..."):
+        assert any(line[-3:] == other[-3:] for other in printed), line
 
 
 WEBSITE = runpy.run_path(str(ROOT / "tools" / "website.py"))

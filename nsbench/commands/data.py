@@ -62,11 +62,11 @@ def data_list() -> None:
 def fetch(datasets: tuple[str, ...], features: str, mirror: str | None) -> None:
     """Download public datasets and their features, verify them, and encode what is text; what is there stays.
 
-    Stopped on its way, the same command goes on where it was.
-
     \b
     nsbench data fetch mkg_y db15k
     nsbench data fetch db15k --features captions,wikidata
+
+    Stopped on its way, the same command goes on where it was.
     """
     from nsbench.commands.display import counting
     from nsbench.datasets import making

@@ -208,13 +208,13 @@ def bench(
 ) -> None:
     """Measure how fast samplers and models are, and what memory they take, beside uniform or PyKEEN.
 
-    Shows seconds per epoch, negatives per second, seconds of the evaluation, peak memory and the size of the sampler's
-    state. Whatever is compared takes turns, so that a busy machine slows both.
-
     \b
     nsbench bench --peers --threads 2
     nsbench bench --sampler bernoulli --kge transe
     nsbench bench --kge transe --dataset planted:1k,planted:10k,planted:100k
+
+    Shows seconds per epoch, negatives per second, seconds of the evaluation, peak memory and the size of the sampler's
+    state. Whatever is compared takes turns, so that a busy machine slows both.
     """
     from nsbench.bench.report import report
     from nsbench.campaign import plan as campaign

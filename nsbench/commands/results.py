@@ -52,7 +52,7 @@ def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
 
     \b
     nsbench table --where dataset=mkg_y
-    nsbench table --published                                    the papers' figures beside ours, or alone
+    nsbench table --published              the papers' figures beside ours, or alone
     nsbench table --layout ablation --baseline dhns --format latex
     """
     from nsbench.commands.display import counting
@@ -76,12 +76,12 @@ def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
 def compare(first: str, second: str, where: dict[str, str], runs: Path | None) -> None:
     """Compare two groups of runs in one paragraph: what differs, by how much, how surely, and what may not be said.
 
-    A group is given by filters, by a run's name, or by a store.
-
     \b
     nsbench compare sampler=bernoulli sampler=uniform --where dataset=mkg_y
     nsbench compare sampler=dhns,kge=transe sampler=uniform,kge=transe
     nsbench compare mine/runs theirs/runs --where sampler=uniform
+
+    A group is given by filters, by a run's name, or by a store.
     """
     from nsbench.results import compare as comparing
 

@@ -75,10 +75,10 @@ def sweep(
 
     \b
     nsbench sweep classic --plan               where it stands, and what the rest will cost
-    nsbench sweep mine.toml                    one process for each core; the same command elsewhere on the same store helps
-    nsbench sweep mine.toml --engine ray --address auto
+    nsbench sweep mine.toml                    one process for each core; what is done stays
     nsbench sweep mine.toml --slurm > job.sh && sbatch job.sh
-    nsbench status mine.toml                   from another terminal
+
+    The same command elsewhere on the same store helps. A grid:
 
     \b
     protocol = "cpu"

@@ -66,13 +66,13 @@ def tune(
 ) -> None:
     """Choose every sampler's options on validation, with as many trials of as many steps for each.
 
+    \b
+    nsbench tune --sampler uniform,nscaching --kge transe --dataset mkg_y -o tuned.toml
+    nsbench tune ... --plan                    the studies, their spaces, and what is done
+    nsbench run --sampler uniform,nscaching --protocol tuned.toml --seeds 5
+
     Writes a protocol file for `run --protocol` and `sweep`; tables made with it state the budget. A tuning that was stopped
     goes on with the same command, and two processes share the work. No trial sees a test triple.
-
-    \b
-    nsbench tune --sampler uniform,nscaching,dhns --kge transe --dataset mkg_y --protocol cpu -o tuned.toml
-    nsbench tune ... --plan                    the studies, their spaces, and what is done
-    nsbench run --sampler uniform,nscaching,dhns --kge transe --dataset mkg_y --protocol tuned.toml --seeds 5
     """
     from nsbench.campaign.choices import choose_fusion, choose_protocol
     from nsbench.campaign.plan import has_features

@@ -25,6 +25,7 @@ from nsbench.results.plots import drawing
 from nsbench.results.store import Run, Store
 from nsbench.results.store.inventory import no_formula
 from nsbench.results.tables.build import FIRST_RUN
+from nsbench.results.tables.captions import count
 from nsbench.results.tables.contrasts import BASELINE
 from nsbench.results.tables.grid import Grid, Key
 from nsbench.results.tables.labels import listed
@@ -179,7 +180,7 @@ class Shown(Grid):
         dead = sum(bool(run.dead) for run in runs)
         words += [f"{dead} with a dead generator (see the notes of a table)"] if dead else []
         if self.timed:
-            words.append(f"on {runs[0]['device']}, {runs[0]['threads']} threads, {runs[0]['kernels']} kernels")
+            words.append(f"on {runs[0]['device']}, {count(runs[0]['threads'], 'thread')}, {runs[0]['kernels']} kernels")
         return "; ".join(words) + "."
 
 

@@ -17,7 +17,7 @@ from nsbench.results.tables.grid import Grid, Key
 from nsbench.results.tables.labels import Identity, implied
 from nsbench.results.tables.layouts import Asked
 from nsbench.results.tables.metrics import DIFFERENCE, Metric
-from nsbench.results.tables.rows import about_column, about_row, about_runs, absent, emphasised, row_of
+from nsbench.results.tables.rows import about_column, about_row, about_runs, absent, counted, emphasised, row_of
 
 FIRST_RUN = "nsbench run --sampler dhns --kge rotate --dataset mkg_y --fusion adamf"
 
@@ -69,10 +69,12 @@ def table(asked: Asked) -> Table:
         for identity, row in zip(order, emphasised(own)):
             lacks = " and ".join(parts[identity])
             rows += [row, *beside.rows(row, grid.kge[group], dict(identity)["sampler"], lacks)]
-    caption = captions.caption(grid, asked.shown, captions.ablated(tested, grid.labels[full]))
-    notes = captions.notes(grid, asked.skipped, True, tested)
+    said = captions.ablated(tested, grid.labels[full]), beside.said(grid.runs)
+    caption = captions.caption(grid, asked.shown, rows, *said)
+    notes = captions.notes(grid, asked.skipped, tested)
     notes += beside.notes(grid.runs) if asked.printed is not None else []
-    return Table(asked.title, columns, tuple(rows), caption, tuple(notes), tuple(beside.footnotes))
+    below = caption, tuple(notes), tuple(beside.footnotes)
+    return Table(asked.title, columns, tuple(rows), *below, counted(grid, rows))
 
 
 def _full(grid: Grid, baseline: str) -> Identity:

@@ -11,7 +11,7 @@ from nsbench.errors import Misuse
 from nsbench.results.stats import statistics
 from nsbench.results.store import Run
 from nsbench.results.tables import captions, papers
-from nsbench.results.tables.cells import Cell, Column, Row, Table
+from nsbench.results.tables.cells import Caption, Cell, Column, Row, Table
 from nsbench.results.tables.metrics import METRICS, Metric
 from nsbench.results.tables.rows import about_column
 
@@ -101,20 +101,23 @@ class Beside:
         """What a reader must know of these rows; `runs` are ours."""
         if not self.figures:
             return ["No published figure fits a row of this table."]
-        notes = ["Published rows: the figure as printed, and in brackets ours minus it."] if runs else []
-        if self.outside:
-            notes.append(
-                f"{OUTSIDE} Outside the 95 % prediction interval of one new run like ours (t over the seeds), widened by "
-                "half a unit of the paper's last digit."
-            )
-        if self.below:
-            notes.append(
-                f"{BELOW} The printed difference from the baseline is smaller than our test sees with {captions.SURELY}; "
-                f"where we find none, that is no contradiction: {'; '.join(self.below)}."
-            )
+        said = f"{BELOW} Printed difference, and what ours would have seen: {'; '.join(self.below)}."
+        return [said] * bool(self.below) + papers.caveats(self.figures, runs)
+
+    def said(self, runs: Sequence[Run] = ()) -> captions.Said:
+        """For the caption; `runs` are ours."""
+        what = ["Published rows: the figure as printed"] if self.figures else []
+        what += ["In brackets: ours minus it"] if self.figures and runs else []
         if any(figure.metric == "difference" for figure in self.figures):
-            notes.append("Published Δ: computed from the printed MRRs.")
-        return notes + papers.caveats(self.figures, runs)
+            what.append("Published Δ: computed from the printed MRRs")
+        signs = {"-": "No run, or nothing printed"} if self.figures else {}
+        signs |= {
+            OUTSIDE: f"{OUTSIDE} Outside the 95 % prediction interval of one new run like ours (t over the seeds), widened "
+            "by half a unit of the paper's last digit",
+            BELOW: f"{BELOW} The printed difference from the baseline is smaller than our test sees with {captions.SURELY}. "
+            "Where we find none, that is no contradiction",
+        }
+        return captions.Said(what, (), signs)
 
 
 def predicted(figure: papers.Figure, ours: Sequence[float]) -> tuple[float, float, bool]:
@@ -163,5 +166,7 @@ def published_table(
     if not rows:
         raise Misuse("no paper prints these columns for these rows; choose layout dhns4 or mmrns2, or leave a filter out")
     scaled = ", ".join(metric.header for metric in metrics if metric.scale == 100)
-    caption = f"Figures as printed. {scaled} x100. No run of ours stands here yet: start with `{first_run}`."
+    what = captions.sentences(*beside.said().what, f"{scaled} x100")
+    signs = captions.signed(rows, {"-": '"-" No run of ours yet, or nothing printed'})
+    caption = Caption(what, f"To run ours, start with `{first_run}`.", signs)
     return Table("Published figures", columns, tuple(rows), caption, tuple(beside.notes()), tuple(beside.footnotes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from nsbench.results.stats import statistics
 from nsbench.results.stats.clusters import INFLATED
@@ -10,60 +11,98 @@ from nsbench.results.stats.ties import TIE_WARNING
 from nsbench.results.stats.verdicts import ROPE
 from nsbench.results.store.run import flat
 from nsbench.results.store.scores import PARTS
+from nsbench.results.tables.cells import Caption, Row
 from nsbench.results.tables.contrasts import EQUAL, Contrast
 from nsbench.results.tables.grid import Grid, Key
 from nsbench.results.tables.labels import chosen, differs, implied, listed, proposed, reads, trials
 from nsbench.results.tables.metrics import METRICS, READS, Metric
 
 
-def caption(grid: Grid, shown: Sequence[Metric], test: str | None = None, means: bool = True) -> str:
+class Said(NamedTuple):
+    """What one part of a table adds to its caption: sentences, and for each sign what it says where it occurs."""
+
+    what: Sequence[str] = ()
+    how: Sequence[str] = ()
+    signs: Mapping[str, str] = {}
+
+
+RANKED = (
+    "Each test triple is ranked twice, with its head and with its tail hidden, among all entities",
+    "The other known facts of all splits are left out",
+    "A tie counts as the mean of its best and its worst rank",
+)
+DRAWN = {  # by the names of diagnostics, without the time of their measurement
+    "": "Measured on the negatives of 2,048 training triples",
+    "false_negatives_train": "FN train: share that are facts of train",
+    "false_negatives_known": "FN known: of any split",
+    "false_negatives_world": "FN world: of the whole world",
+    "hardness": "Hardness: share of candidates that score lower, under the finished uniform run of seed 0 (start, middle "
+    "and end of training)",
+    "hardness_now": "Own model: the same under the run's own",
+    "margin_gap": "Margin gap: score of the positive minus that of the negative",
+    "active": "Active: share with a gradient",
+    "type_valid": "Type-valid: share seen in that place of the relation",
+    "unseen": "Unseen: share never seen in train",
+    "entropy": "Entropy of the drawn entities, divided by log N",
+    "coverage": "Coverage: share of the N entities drawn",
+    "distinct": "Distinct: different entities per draw",
+    "generated_false_negatives_known": "Generated: vectors, each judged as the entity nearest to it",
+    "generated_truth": "Truth: share of candidates that score below the replaced entity in the form of such a vector, 50 "
+    "for a uniform one",
+    "generated_gradient": "Gradient: its norm for the generated negatives over that for the sampled ones, without the "
+    "weight of either",
+    "noise_loss_quarter1": "Noise loss: of the denoiser, by quarters of the chain, 1 for what predicts none",
+}
+
+
+def caption(grid: Grid, shown: Sequence[Metric], rows: Sequence[Row], *said: Said, means: bool = True) -> Caption:
     """What a reader needs to judge the table, generated from what was done.
 
-    `test` is the sentence on tests, if any; `means`: whether cells are means over seeds.
+    `means`: whether cells are means over seeds; `said`: what the table's parts add.
     """
-    quality = any(metric.part == "test" for metric in shown)
-    sentences = []
-    if quality:
-        sentences.append(
-            "Each test triple is ranked twice, with its head and with its tail hidden, among all entities except the other "
-            "known facts of all splits; a tie counts as the mean of its best and its worst rank"
-        )
-    if any(metric.part == "diagnostics" for metric in shown):
-        sentences.append(
-            "Measured on the negatives of 2,048 training triples. FN: share that are facts of train, of any split, of the "
-            "whole world. Hardness: share of candidates that score lower, under the finished uniform run of seed 0 (start, "
-            "middle and end of training) and under the run's own model. Margin gap: score of the positive minus that of the "
-            "negative. Active: share with a gradient. Type-valid: share seen in that place of the relation. Unseen: share "
-            "never seen in train. Entropy of the drawn entities, divided by log N. Coverage: share of the N entities drawn. "
-            "Distinct: different entities per draw. Generated: vectors, each judged as the entity nearest to it; truth: "
-            "share of candidates that score below the replaced entity in the form of such a vector, 50 for a uniform one; "
-            "gradient: its norm for the generated negatives over that for the sampled ones, without the weight of either. "
-            "Noise loss: of the denoiser, by quarters of the chain, 1 for what predicts none"
-        )
+    parts = {metric.part for metric in shown}
     scaled = [metric.header for metric in shown if metric.scale == 100]
-    sentences += [f"{', '.join(scaled)} x100"] if scaled else []
+    what = [_seeds(grid) if means else f"Seeds: {listed((listed(s) for s in sorted(grid.seed_lists)), ' or ')}"]
+    what += [f"{'Fractions' if 'diagnostics' in parts else ', '.join(scaled)} x100"] if scaled else []
     data = []
     for dataset in grid.datasets:
         run = next(run for run in grid.runs if run["dataset"] == dataset)
         data.append(f"{dataset} ({run['split']} split, {run['fingerprint'][:8]})")
-    sentences.append(f"Data: {', '.join(data)}")
-    sentences += [grid.chosen_by] if grid.chosen_by else []
+    what.append(f"Data: {', '.join(data)}")
+    what += [grid.chosen_by] if grid.chosen_by else []
+    what += [f"All rows: {_shared(grid)}"] if _shared(grid) else []
+    what += [_read(grid)] if READS not in shown and any(map(reads, grid.runs)) else []
+    names = {"", *(metric.name.partition(".")[2] for metric in shown)}
+    what += [text for name, text in DRAWN.items() if name in names] if "diagnostics" in parts else []
+    what += [text for each in said for text in each.what]
+    how = [*RANKED] if "test" in parts else []
     config = grid.runs[0].config
     changed = ", ".join(f"{name}={value}" for name, value in flat(config.get("changed", {})).items())
     protocol = f"Protocol {config['protocol']['name']}, version {config['protocol']['version']}"
-    sentences.append(protocol + (f", changed: {changed}" if changed else ""))
+    how.append(protocol + (f", changed: {changed}" if changed else ""))
     sizes = {f"{name}={value} of {run['sampler']}" for run in grid.runs for name, value in flat(proposed(run)).items()}
-    sentences += [f"The protocol sets {listed(sorted(sizes), ', ')}"] if sizes else []
+    how += [f"The protocol sets {listed(sorted(sizes), ', ')}"] if sizes else []
     selection = {"best": "The model is chosen by validation MRR", "last": "The last model is tested, validated or not"}
-    sentences.append(selection[config["protocol"].get("selection", "best")])
-    sentences.append(_budget(grid))
-    sentences += [f"All rows: {_shared(grid)}"] if _shared(grid) else []
-    sentences += [_read(grid)] if READS not in shown and any(map(reads, grid.runs)) else []
-    sentences.append(_seeds(grid) if means else f"Seeds: {listed((listed(s) for s in sorted(grid.seed_lists)), ' or ')}")
-    sentences += [test] if test else []
+    how += [selection[config["protocol"].get("selection", "best")], _budget(grid)]
+    how += [text for each in said for text in each.how]
     machines = {(run["device"], count(run["threads"], "thread"), f"{run['kernels']} kernels") for run in grid.runs}
-    sentences.append(f"Ran on {' and '.join(sorted(map(', '.join, machines)))}")
-    return ". ".join(sentences) + "."
+    ran = f"Ran on {' and '.join(sorted(map(', '.join, machines)))}"
+    signs = {sign: text for each in said for sign, text in each.signs.items()}
+    signs["†"] = "† Not converged at this budget: the best validation came in the last tenth of the steps"
+    signs["-"] = f'"-" {signs.pop("-", "No run" if "test" in parts else "Not measured")}'
+    return Caption(sentences(*what), sentences(*how, ran), signed(rows, signs))
+
+
+def sentences(*said: str) -> str:
+    return "".join(f"{text}. " for text in said).rstrip()
+
+
+def signed(rows: Sequence[Row], signs: Mapping[str, str]) -> str:
+    """What the signs that occur in these rows say; a sign is a mark, a word, a whole value, or a test's verdict."""
+    there: set[str] = set()
+    for cell in (cell for row in rows for cell in row.cells):
+        there |= {cell.value, cell.spread, *cell.marks, *cell.spread.split(), str(cell.record.get("verdict"))}
+    return sentences(*(text for sign, text in signs.items() if sign in there))
 
 
 def count(number: int, noun: str) -> str:
@@ -114,8 +153,8 @@ def _budget(grid: Grid) -> str:
 def _seeds(grid: Grid) -> str:
     if len(grid.seed_lists) > 1:
         return (
-            "Mean over n seeds, from 3 seeds on ± standard deviation (ddof 1); best and second best are chosen among the "
-            "rows with the largest n of a column"
+            f"Mean over n seeds, from {statistics.SPREAD_SEEDS} seeds on ± standard deviation (ddof 1). Best and second "
+            "best are chosen among the rows with the largest n of a column"
         )
     (seeds,) = grid.seed_lists
     if len(seeds) == 1:
@@ -127,12 +166,13 @@ def _seeds(grid: Grid) -> str:
 
 TEST = "two-way t over seeds and test triples"
 METHOD = (
-    f"{TEST}, on the mean reciprocal rank of a triple's two sides; seeds are not paired; the interaction of seeds and "
-    "triples counts once, as in an analysis of variance; triples clustered by hub entity where that makes the error larger"
+    f"Test: {TEST}, on the mean reciprocal rank of a triple's two sides",
+    "Seeds are not paired",
+    "The interaction of seeds and triples counts once, as in an analysis of variance",
+    "Triples are clustered by hub entity where that makes the error larger",
 )
-
-
 SURELY = f"{statistics.POWER:.0%} power".replace("%", " %")
+WITHIN = f"within ±{METRICS['mrr'].text(ROPE)}"
 
 
 def _would_see(tested: Mapping[Key, Contrast]) -> str:
@@ -142,59 +182,63 @@ def _would_see(tested: Mapping[Key, Contrast]) -> str:
     return f"With {SURELY} this table would have seen a difference of {listed(ends, ' to ')} points, by row"
 
 
-def testing(tested: Mapping[Key, Contrast], baseline: str) -> str:
-    """What the marks of a table of means say, and by which test."""
+def _tests(tested: Mapping[Key, Contrast], baseline: str) -> Said:
+    """By which test the marks of a table stand, and what they say."""
     if not tested:
-        return f"No test: that takes {statistics.TEST_SEEDS} seeds of a row and of its baseline {baseline}"
+        return Said(how=[f"No test: that takes {statistics.TEST_SEEDS} seeds of a row and of {baseline}"])
+    over = f"Test of MRR: {TEST}; Holm over all {len(tested)} of this table, adjusted p < {statistics.ALPHA}"
+    signs = {mark: f"{mark} MRR {word} {baseline}" for mark, word in (("▲", "above"), ("▼", "below"))}
+    signs["inconclusive"] = "No ▲ ▼: no difference shown, which is no evidence of equality"
+    signs[EQUAL] = f"{EQUAL} Practically equal: the 95 % interval of the difference lies {WITHIN}"
+    return Said(how=[over, _would_see(tested)], signs=signs)
+
+
+def testing(tested: Mapping[Key, Contrast], baseline: str) -> Said:
+    """Of a table of means."""
     baselines = " or ".join(sorted({contrast.baseline for contrast in tested.values()}))
-    return (
-        f"▲ ▼ MRR above or below {baselines}{_equal(tested)}: {TEST}; "
-        f"Holm over all {len(tested)} of this table, adjusted p < {statistics.ALPHA}. {_would_see(tested)}"
-    )
+    return _tests(tested, baselines or f"its baseline {baseline}")
 
 
-def ablated(tested: Mapping[Key, Contrast], full: str) -> str:
-    """As `testing`, for differences from the full method."""
-    about = "Δ: MRR minus that of the full method"
+def ablated(tested: Mapping[Key, Contrast], full: str) -> Said:
+    """Of differences from the full method."""
+    about = [f"Δ: MRR minus that of {full}, the full method"]
+    about += ["In brackets its 95 % interval, not adjusted for the other rows"] if tested else []
+    said = _tests(tested, full)
+    return Said(about, said.how, {**said.signs, "-": "No run; at Δ, the full method itself"})
+
+
+def claimed(tested: Mapping[Key, Contrast], baseline: str) -> Said:
+    """What the columns of claims hold, what the words of a verdict mean, and by which test they are chosen."""
+    about, signs = "Δ: MRR minus the baseline's", {"not testable": UNTESTED, "-": "No test"}
     if not tested:
-        return f"{about}. No test: that takes {statistics.TEST_SEEDS} seeds of a row and of {full}"
-    return (
-        f"{about}, with its 95 % interval, not adjusted for the other rows; ▲ ▼ above or below it{_equal(tested)}: {TEST}; "
-        f"Holm over all {len(tested)} of this table, adjusted p < {statistics.ALPHA}. {_would_see(tested)}"
-    )
+        return Said([about], _tests(tested, f"its baseline {baseline}").how, signs)
+    what = [
+        about,
+        "The 95 % intervals are not adjusted for the other rows",
+        f"Would see: the true difference that the row's test finds with {SURELY}, whatever the others show (noncentral t, "
+        f"p < {statistics.ALPHA}/{len(tested)})",
+        f"Bootstrap: percentile interval of {statistics.BOOTSTRAP_DRAWS:,} draws of seeds and triples. It counts the "
+        "interaction of the two more than once, and no verdict uses it",
+        "Cliff's δ: how often a run beats one of the baseline, minus how often it loses",
+        f"P(equal): mass of the difference's t distribution {WITHIN}",
+        *(f"{part.short.capitalize()}: the same on the test triples {part.words}" for part in PARTS.values()),
+    ]
+    how = [*METHOD, f"p is adjusted by Holm over all {len(tested)}, so an interval without 0 may stand beside inconclusive"]
+    signs |= {word: f"{word.capitalize()}: adjusted p < {statistics.ALPHA}" for word in ("better", "worse")}
+    signs[EQUAL] = f"{EQUAL} The interval lies {WITHIN} all the same"
+    signs["practically equal"] = f"Practically equal: the interval lies {WITHIN}"
+    signs["inconclusive"] = "Inconclusive: neither, which is no evidence of equality"
+    signs["at this budget"] = "At this budget: the best validation of some run came in the last tenth of its steps"
+    signs["(changed)"] = "(changed) Another verdict than on all test triples"
+    return Said(what, how, signs)
 
 
-def claimed(tested: Mapping[Key, Contrast], baseline: str) -> str:
-    """What the words of a verdict mean, and by which test they are chosen."""
-    if not tested:
-        return f"No test: that takes {statistics.TEST_SEEDS} seeds of a row and of its baseline {baseline}"
-    rope = METRICS["mrr"].text(ROPE)
-    return (
-        f"Δ: MRR minus the baseline's. Test: {METHOD}. The 95 % intervals are not adjusted for the other rows; p is, by "
-        f"Holm over all {len(tested)}, so an interval without 0 may stand beside inconclusive. Better or worse: "
-        f"adjusted p < {statistics.ALPHA}, and {EQUAL} where the interval lies within ±{rope} all the same; practically "
-        "equal: the interval lies there; inconclusive: neither, which is no evidence of equality; not testable: fewer than "
-        f"{statistics.TEST_SEEDS} seeds, or some that failed. Would see: the true difference that the row's test finds with "
-        f"{SURELY}, whatever the others show (noncentral t, p < {statistics.ALPHA}/{len(tested)}). Bootstrap: "
-        f"percentile interval of {statistics.BOOTSTRAP_DRAWS:,} draws of seeds and triples, which counts the interaction of "
-        "the two more than once; no verdict uses it. "
-        f"P(equal): mass of the difference's t distribution within ±{rope}. Cliff's δ: how often a run beats one of the "
-        "baseline, minus how often it loses. Seen entities only: the same on the test triples whose entities both occur in "
-        "train, with Holm over those tests"
-    )
+UNTESTED = f"Not testable: fewer than {statistics.TEST_SEEDS} seeds, or some that failed"
 
 
-def _equal(tested: Mapping[Key, Contrast]) -> str:
-    if not any(contrast.verdict.negligible for contrast in tested.values()):
-        return ""
-    return f", {EQUAL} with a 95 % interval of the difference within ±{METRICS['mrr'].text(ROPE)}"
-
-
-def notes(grid: Grid, skipped: Mapping[str, str], judged: bool, tested: Mapping[Key, Contrast]) -> list[str]:
-    """What must not be overlooked: budgets that ended too soon, doubts about a test, verdicts that depend on triples."""
+def notes(grid: Grid, skipped: Mapping[str, str], tested: Mapping[Key, Contrast]) -> list[str]:
+    """What must not be overlooked: runs that failed, doubts about a test, verdicts that depend on triples."""
     notes = []
-    if judged and not all(run["converged"] for run in grid.runs):
-        notes.append("† Not converged at this budget: the best validation came in the last tenth of the steps.")
     for identity, label in sorted(grid.labels.items(), key=lambda item: item[1]):
         row = dict(identity)
         options = implied(row, map(dict, grid.labels))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from nsbench.results.tables.metrics import Metric
 
@@ -42,6 +42,18 @@ class Row:
     label: str
     cells: tuple[Cell, ...]
     published: bool = False  # figures from a paper, which belong to the row above
+    n: str = ""  # of how many runs its cells are; empty where they do not agree (nsbench.results.writers.words.at)
+
+
+class Caption(NamedTuple):
+    """What stands below a table, in short sentences."""
+
+    what: str  # figures, data, seeds
+    how: str  # ranks, protocol, test
+    signs: str = ""  # those that occur in the table, and what they say
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, self))
 
 
 @dataclass(frozen=True)
@@ -49,14 +61,17 @@ class Table:
     title: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]  # rows of one group follow each other
-    caption: str
+    caption: Caption
     notes: tuple[str, ...]
     footnotes: tuple[str, ...] = ()  # the n-th is what a mark "n" refers to
+    counted: bool = False  # do rows say of how many runs they are, because not all are of as many?
 
     @property
-    def legend(self) -> tuple[tuple[str, Style], ...]:
-        """What the emphasis means, as (text, style); empty if the table has none."""
-        if not any(cell.style for row in self.rows for cell in row.cells):
-            return ()
-        rest = " of a model's rows go by unrounded means and claim no significance."
-        return (" ", ""), ("Best", "best"), (" and ", ""), ("second best", "second"), (rest, "")
+    def said(self) -> dict[str, list[tuple[str, Style]]]:
+        """The caption: the parts that there are, by their headings, in pieces of (text, style). Emphasis is a sign too."""
+        parts: dict[str, list[tuple[str, Style]]] = {"What": [(self.caption.what, "")], "How": [(self.caption.how, "")]}
+        parts["Signs"] = [(self.caption.signs, "")]
+        if any(cell.style for row in self.rows for cell in row.cells):
+            parts["Signs"] += [(" " if self.caption.signs else "", ""), ("Best", "best"), (" and ", "")]
+            parts["Signs"] += [("second best", "second"), (" mean of a model's rows, which claims no difference.", "")]
+        return {name: pieces for name, pieces in parts.items() if any(text for text, _ in pieces)}

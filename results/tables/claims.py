@@ -13,7 +13,7 @@ from nsbench.results.tables.fields import COLUMNS as SHOWN
 from nsbench.results.tables.grid import Grid, Key
 from nsbench.results.tables.layouts import Asked
 from nsbench.results.tables.metrics import DIFFERENCE, METRICS
-from nsbench.results.tables.rows import about_column, about_row, about_runs, absent
+from nsbench.results.tables.rows import about_column, about_row, about_runs, absent, counted
 
 COLUMNS = tuple(Column("", shown.metric) for shown in SHOWN.values())
 UNTESTED = "not testable"
@@ -36,9 +36,9 @@ def table(asked: Asked) -> Table:
                     rows.append(_row(grid, key, grid.cells[group, against, dataset], grid.labels[against], tested.get(key)))
     if not rows:
         raise Misuse(f"no row has the baseline {baseline} beside it, so there is nothing to claim; name one with --baseline")
-    words = captions.claimed(tested, baseline)
-    caption = captions.caption(grid, [METRICS["mrr"]], words, means=False)
-    return Table(asked.title, COLUMNS, tuple(rows), caption, tuple(captions.notes(grid, asked.skipped, True, tested)))
+    caption = captions.caption(grid, [METRICS["mrr"]], rows, captions.claimed(tested, baseline), means=False)
+    notes = tuple(captions.notes(grid, asked.skipped, tested))
+    return Table(asked.title, COLUMNS, tuple(rows), caption, notes, counted=counted(grid, rows))
 
 
 def _row(grid: Grid, key: Key, theirs: list[Run], baseline: str, contrast: Contrast | None) -> Row:

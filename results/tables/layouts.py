@@ -21,7 +21,7 @@ class Layout:
     name: str
     metrics: tuple[str, ...]  # its columns, for each dataset
     title: str  # of the table
-    section: str  # where the report has it
+    section: str  # where the report has it; empty: it has not, for without published figures it shows nothing of its own
     help: str
     maker: str = "means"  # the module of nsbench.results.tables whose `table` makes it
     published: Callable[[], Sequence[papers.Figure]] | None = None  # the papers' figures that may stand in it
@@ -57,7 +57,7 @@ LAYOUTS = {
             "dhns2",
             QUALITY,
             RANKS,
-            "Models",
+            "",
             "as dhns4, beside the whole models of tables 2 and 3 of dhns2025",
             published=papers.models,
         ),

@@ -10,7 +10,7 @@ from nsbench.results.tables.contrasts import contrasts
 from nsbench.results.tables.labels import cited, reads
 from nsbench.results.tables.layouts import Asked
 from nsbench.results.tables.metrics import METRICS, READS
-from nsbench.results.tables.rows import emphasised, row_of
+from nsbench.results.tables.rows import counted, emphasised, row_of
 
 
 def table(asked: Asked) -> Table:
@@ -36,7 +36,9 @@ def table(asked: Asked) -> Table:
             rows.append(row)
             if identity in beneath:
                 rows += beside.rows(row, grid.kge[group], dict(identity)["sampler"], fusion=dict(identity)["fusion"])
-    notes = captions.notes(grid, asked.skipped, any(metric.part == "test" for metric in shown), tested)
+    notes = captions.notes(grid, asked.skipped, tested)
     notes += beside.notes(grid.runs) if asked.printed is not None else []
-    caption = captions.caption(grid, shown, captions.testing(tested, asked.baseline) if quality else None)
-    return Table(asked.title, columns, tuple(rows), caption, tuple(notes), tuple(beside.footnotes))
+    said = [captions.testing(tested, asked.baseline)] if quality else []
+    caption = captions.caption(grid, shown, rows, *said, beside.said(grid.runs))
+    below = caption, tuple(notes), tuple(beside.footnotes)
+    return Table(asked.title, columns, tuple(rows), *below, counted(grid, rows))

@@ -25,7 +25,6 @@ def row_of(
 ) -> Row:
     """The row of one model and sampler; `tested` gives the markers of its MRR."""
     about = about_row(grid, group, identity)
-    say_n = len(grid.seed_lists) > 1
     cells = []
     for column in columns:
         key = (group, identity, column.dataset)
@@ -33,7 +32,7 @@ def row_of(
         if column.metric == READS:
             cell = reading(grid.cells.get(key, []))
         elif key in grid.cells:
-            cell = cell_of(grid.cells[key], column.metric, contrast, say_n, grid.failed.get(key, {}))
+            cell = cell_of(grid.cells[key], column.metric, contrast, grid.failed.get(key, {}))
         else:
             cell = absent(grid, key)
         cells.append(replace(cell, record={**about, **about_column(column), **cell.record}))
@@ -85,7 +84,7 @@ def _failures(reasons: Mapping[int, str]) -> dict[str, Any]:
     return {"failed": len(reasons), "reason": listed(dict.fromkeys(reasons.values()), "; ")} if reasons else {}
 
 
-def cell_of(runs: Sequence[Run], metric: Metric, contrast: Contrast | None, say_n: bool, failed: Mapping[int, str]) -> Cell:
+def cell_of(runs: Sequence[Run], metric: Metric, contrast: Contrast | None, failed: Mapping[int, str]) -> Cell:
     """The mean over the runs with its spread; `failed` are seeds of the cell that have none, with the reasons."""
     measured = [(run["seed"], value) for run in runs if (value := metric.of(run)) is not None]
     if not measured:
@@ -102,12 +101,16 @@ def cell_of(runs: Sequence[Run], metric: Metric, contrast: Contrast | None, say_
         low, high = statistics.t_interval(values)
         record |= {"sd": statistics.sd(values), "low": low, "high": high}
         spread = f"± {metric.text(record['sd'])}"
-    if say_n or failed or len(values) < len(runs):
-        spread = f"{spread} (n={len(values)})".strip()
     record |= contrast.record if contrast else {}
     judged = metric.part == "test" and not record["converged"]
     marks = (contrast.mark if contrast else ()) + (("†",) if judged else ())
     return Cell(metric.text(mean), spread, "", marks, record)
+
+
+def counted(grid: Grid, rows: Sequence[Row]) -> bool:
+    """Must rows say of how many runs they are, because the caption cannot for all?"""
+    ns = {cell.record["n"] for row in rows for cell in row.cells if cell.record.get("n")}
+    return bool(grid.failed) or len(grid.seed_lists) > 1 or not ns <= {*map(len, grid.seed_lists)}
 
 
 def emphasised(rows: Sequence[Row]) -> list[Row]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from nsbench.results.tables.cells import Cell, Column, Row, Table
 from nsbench.results.tables.fields import COLUMNS, FIELDS
+from nsbench.results.writers.words import at, caption, names
 
 Link = Callable[[Cell], str]
 
@@ -39,10 +40,11 @@ figure.table thead tr:first-child th:first-child { text-align: left; position: s
 figure.table tbody th { text-align: left; font-weight: normal; }
 figure.table tbody th[scope=rowgroup] { font-weight: bold; padding-top: .6rem; }
 figure.table tbody th[scope=row] { position: sticky; left: 0; background: var(--page); }
-figure.table tbody th.name { white-space: normal; overflow-wrap: anywhere; min-width: 12rem; padding-left: 1.5rem;
+figure.table tbody th.name { white-space: normal; overflow-wrap: anywhere; min-width: 10rem; padding-left: 1.5rem;
                              text-indent: -1rem; }
 figure.table th span { display: inline-block; text-indent: 0; }
-figure.table td.words { white-space: normal; min-width: 8.5rem; }
+figure.table td.words { white-space: normal; min-width: 6.5rem; }
+figure.table thead th { white-space: normal; vertical-align: bottom; }
 figure.table thead { border-top: 2px solid; border-bottom: 1px solid; }
 figure.table tbody { border-bottom: 1px solid var(--line); }
 figure.table .span { text-align: center; border-bottom: 1px solid var(--line); }
@@ -50,12 +52,15 @@ figure.table .published { color: var(--faint); font-style: italic; }
 figure.table tbody .published th { padding-left: 2.6rem; }
 figure.table td a { color: inherit; text-decoration: none; }
 figure.table td a:hover { background: var(--touch); }
+figure.table td:has(a:focus-visible)::after { content: attr(title); position: fixed; inset: auto 0 0 0; padding: .4rem 1rem;
+                                              background: var(--touch); text-align: left; white-space: normal; }
 figure.table button { all: unset; cursor: pointer; }
 figure.table button:hover { text-decoration: underline; }
 figure.table button:focus-visible { outline: 2px solid; }
 figure.table [aria-sort] button { text-decoration: underline; }
 figure.table figcaption, figure.table .notes { font-size: .85rem; max-width: 60rem; overflow-wrap: break-word; }
 figure.table .notes { padding-left: 1.2rem; }
+figure.table figcaption p { margin: .3rem 0; }
 @media (max-width: 40rem) {
   figure.table th, figure.table td { padding: .2rem .35rem; }
   figure.table tbody th.name { min-width: 9rem; max-width: 9rem; font-size: .8rem; line-height: 1.25;
@@ -120,37 +125,31 @@ def fragment(table: Table, link: Link = lambda cell: "") -> str:
     """
     places = [list(range(len(table.columns)))]
     if len(table.columns) > WIDE:
-        places = [list(at) for _, at in groupby(places[0], lambda i: table.columns[i].dataset)]
-    tables = [_grid(there(table, at), at, table.columns, link) for at in places]
+        places = [list(some) for _, some in groupby(places[0], lambda i: table.columns[i].dataset)]
+    tables = [_grid(at(table, some), some, table.columns, link) for some in places]
     lines = ['<figure class="table">', *tables]
-    emphasis = "".join(TAGS[style].format(escape(text)) for text, style in table.legend)
-    lines += [f"<figcaption>{escape(table.caption)}{emphasis}</figcaption>"]
+    lines += ["<figcaption>", *caption(table, TAGS, "<p><b>{}</b> {}</p>", escape), "</figcaption>"]
     notes = [f"<li>{escape(note)}</li>" for note in table.notes]
     notes += [f"<li>[{i}] {escape(note)}</li>" for i, note in enumerate(table.footnotes, 1)]
     lines += ['<ul class="notes">', *notes, "</ul>"] if notes else []
     return "\n".join([*lines, "</figure>"]) + "\n"
 
 
-def there(table: Table, at: Sequence[int]) -> Sequence[Row]:
-    """The rows; of a part of the columns, those of the groups that have something in these places."""
-    groups = {row.group for row in table.rows if any(row.cells[i].value != "-" for i in at)}
-    return table.rows if len(at) == len(table.columns) else [row for row in table.rows if row.group in groups]
-
-
-def _grid(rows: Sequence[Row], at: Sequence[int], columns: Sequence[Column], link: Link) -> str:
+def _grid(rows: Sequence[Row], places: Sequence[int], columns: Sequence[Column], link: Link) -> str:
     """The <table> of the columns at these places, in a box of its own to scroll in."""
-    spans = [(dataset, len(list(members))) for dataset, members in groupby(columns[i].dataset for i in at)]
+    before = names(rows)[1:]
+    spans = [(dataset, len(list(members))) for dataset, members in groupby(columns[i].dataset for i in places)]
     datasets = "".join(f'<th class="span" scope="colgroup" colspan="{size}">{escape(name)}</th>' for name, size in spans)
-    names = "".join(f'<th scope="col"><button>{escape(columns[i].header)}</button></th>' for i in at)
-    if any(name for name, _ in spans):
-        head = f'<tr><th scope="col" rowspan="2"><button>sampler</button></th>{datasets}</tr>\n<tr>{names}</tr>'
-    else:
-        head = f'<tr><th scope="col"><button>sampler</button></th>{names}</tr>'
+    heads = "".join(f'<th scope="col"><button>{escape(columns[i].header)}</button></th>' for i in places)
+    rowspan = ' rowspan="2"' if any(name for name, _ in spans) else ""
+    first = "".join(f'<th scope="col"{rowspan}><button>{name}</button></th>' for name in before)
+    head = f"<tr>{first}{datasets}</tr>\n<tr>{heads}</tr>" if rowspan else f"<tr>{first}{heads}</tr>"
     lines = [f"<div><table>\n<thead>\n{head}\n</thead>"]
     for group, members in groupby(rows, lambda row: row.group):
-        lines += ["<tbody>", f'<tr><th scope="rowgroup" colspan="{len(at) + 1}">{escape(group)}</th></tr>']
+        lines += ["<tbody>", f'<tr><th scope="rowgroup" colspan="{len(places) + len(before)}">{escape(group)}</th></tr>']
         for row in members:
-            cells = "".join(_cell(row.cells[i], columns[i], link(row.cells[i])) for i in at)
+            cells = "".join(_cell(row.cells[i], columns[i], link(row.cells[i])) for i in places)
+            cells = f"<td>{row.n}</td>" * (len(before) - 1) + cells
             kind = ' class="published"' if row.published else ""
             lines.append(f'<tr{kind}><th scope="row" class="name">{_label(row.label)}</th>{cells}</tr>')
         lines.append("</tbody>")

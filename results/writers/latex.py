@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from nsbench.results.tables.cells import Cell, Column, Row, Table
-from nsbench.results.writers.html import there
+from nsbench.results.writers.words import at, caption, names, wordy
 
 COLUMNS = 4
 ROWS = 54  # lines of \scriptsize that a page holds, with room for the caption
@@ -68,10 +68,10 @@ def _pieces(table: Table) -> Iterator[tuple[int, str]]:
         places = list(members)
         count = -(-len(places) // COLUMNS)
         size = -(-len(places) // count)  # pieces of about equal width
-        for at in (places[i : i + size] for i in range(0, len(places), size)):
-            for rows in _pages(there(table, at)):
-                yield _height(rows), _tabular(rows, at, table.columns)
-    said = [escape_latex(table.caption) + "".join(STYLES[style].format(text) for text, style in table.legend)]
+        for some in (places[i : i + size] for i in range(0, len(places), size)):
+            for rows in _pages(whole := at(table, some)):
+                yield _height(rows), _tabular(rows, some, table.columns, names(whole)[2:])
+    said = caption(table, STYLES, "\\emph{{{}}}: {}", escape_latex)
     said += [escape_latex(note) for note in table.notes]
     said += [f"$^{{{n}}}$ {escape_latex(note)}" for n, note in enumerate(table.footnotes, 1)]
     text = "\n\\par\n".join(said)
@@ -97,31 +97,29 @@ def _pages(rows: Sequence[Row]) -> Iterator[list[Row]]:
     yield page
 
 
-def _tabular(rows: Sequence[Row], at: Sequence[int], columns: Sequence[Column]) -> str:
-    """The rows in these columns, all of one dataset."""
-    sides = [WORDS if _wordy(rows, i) else "r" for i in at]
-    dataset = escape_latex(columns[at[0]].dataset)
-    span = f"\\multicolumn{{{len(at)}}}{{c}}{{{dataset}}} \\\\\n\\cmidrule(lr){{2-{len(at) + 1}}}"
-    heads = ["Sampler", *(escape_latex(columns[i].header) for i in at)]
+def _tabular(rows: Sequence[Row], places: Sequence[int], columns: Sequence[Column], n: Sequence[str]) -> str:
+    """The rows in these columns, all of one dataset; `n` heads that of the numbers of runs, if there is any."""
+    sides = ["r" for _ in n] + [WORDS if wordy(rows, i) else "r" for i in places]
+    dataset = escape_latex(columns[places[0]].dataset)
+    first = 2 + len(n)
+    span = f"\\multicolumn{{{len(places)}}}{{c}}{{{dataset}}} \\\\\n\\cmidrule(lr){{{first}-{len(places) + first - 1}}}"
+    heads = ["Sampler", *n, *(escape_latex(columns[i].header) for i in places)]
     lines = [
         f"\\begin{{tabular}}{{{NAMES}{''.join(sides)}}}",
         "\\toprule",
-        *([f" & {span}"] if dataset else []),
+        *([f"{' & ' * (first - 1)}{span}"] if dataset else []),
         _line(heads),
     ]
     for group, members in groupby(rows, lambda row: row.group):
-        lines += ["\\midrule", f"\\multicolumn{{{len(at) + 1}}}{{l}}{{\\emph{{{escape_latex(group)}}}}} \\\\"]
-        lines += [_line(["\\raggedright " + _label(row), *(_cell(row.cells[i]) for i in at)]) for row in members]
+        lines += ["\\midrule", f"\\multicolumn{{{len(heads)}}}{{l}}{{\\emph{{{escape_latex(group)}}}}} \\\\"]
+        for row in members:
+            counted = [row.n] if n else []
+            lines.append(_line(["\\raggedright " + _label(row), *counted, *(_cell(row.cells[i]) for i in places)]))
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"])
 
 
 def _line(cells: Sequence[str]) -> str:
     return f"{' & '.join(cells)} \\\\"
-
-
-def _wordy(rows: Sequence[Row], i: int) -> bool:
-    said = "".join(row.cells[i].value for row in rows)
-    return bool(re.search("[a-z]", said)) and not re.search("[0-9]", said)
 
 
 def _label(row: Row) -> str:

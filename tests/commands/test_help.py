@@ -30,8 +30,12 @@ def calls(command: click.Command) -> list[list[str]]:
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_help_is_a_sentence_and_the_calls(path):
     text = COMMANDS[path].help
-    assert text.split("\n\n")[0].endswith(".")
-    assert len(calls(COMMANDS[path])) >= 2
+    sentence, examples, *_ = text.split("\n\n")
+    assert sentence.endswith(".")
+    assert ". " not in sentence
+    assert 2 <= len(calls(COMMANDS[path])) <= 3
+    assert len(calls(COMMANDS[path])) == len(re.findall("^ *nsbench ", examples, re.MULTILINE))  # at once, and no later
+    assert max(map(len, examples.splitlines())) <= 100
     assert any(tuple(words[: len(path)]) == path for words in calls(COMMANDS[path]))
 
 

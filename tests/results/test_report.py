@@ -17,7 +17,7 @@ from nsbench.cli import cli
 from nsbench.errors import Misuse
 from nsbench.results.report import report
 from nsbench.results.tables import claims, comparison
-from nsbench.results.tables.cells import Cell, Row, Table
+from nsbench.results.tables.cells import Caption, Cell, Row, Table
 from nsbench.results.writers import html
 from tests.results.conftest import write_run
 
@@ -126,6 +126,24 @@ def test_nothing_is_loaded(made, page):
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names of formats, never asked for
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_no_place_on_this_machine_is_told(store, run, tmp_path):
+    """Of the store, of files that runs name, and of errors, also in what a name is broken into; what is no path stays."""
+    home = "/home/jane/atelier"
+    run(f"{home}/mine.py:Mine", folder="mine", sources={"sampler": "0" * 64})
+    run("uniform", protocol={"name": f"{home}/short.toml"}, changed={"margin": "6/2"})
+    path = run("dhns")
+    (path / "result.json").unlink()
+    (path / "failed.json").write_text(json.dumps({"reason": f"cannot read {home}/data/train.tsv: and/or 1/2 of it"}))
+    text = report(store)
+    assert not re.search("jane|/home|atelier", text)
+    assert str(tmp_path) not in text
+    assert f"{len(list(store.glob('*/result.json')))} runs in runs:" in text
+    assert "cannot read train.tsv: and/or 1/2 of it" in text
+    assert "<span>--runs</span> runs" in text
+    assert Page(text).open == []
+
+
 def test_names_are_escaped(made, page):
     assert "<i>" not in made[2]
     assert NASTY in page.text["s1"]
@@ -177,7 +195,7 @@ def test_pictures_stand_above_the_tables_and_show_what_is_tested_against_the_bas
     run("dhns", seeds=range(5), result=RESULT)
     other = report(store, baseline="dhns")
     assert "Verdicts on each row against dhns" in other
-    assert "--kind verdicts,forest --baseline dhns</code>" in other
+    assert "--kind verdicts,forest --baseline dhns</code>" in re.sub("</?span>", "", other)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -223,16 +241,17 @@ def test_claims_in_words(made, page):
     assert "Not testable: rotate on mkg_y: &lt;i&gt;" in words
 
 
-def test_the_commands_below_tables_give_them_again(made):
-    """Each as it stands has the caption of the table above it."""
-    _, _, text = made
-    commands = re.findall(r"<code>(nsbench table[^<]*--layout dhns4[^<]*)</code>", text)
-    captions = re.findall(r"<figcaption>(.*?)<", text, re.DOTALL)
+def test_the_commands_below_tables_give_them_again(made, monkeypatch):
+    """Each as it stands, beside the store, has the caption of the table above it."""
+    store, _, text = made
+    monkeypatch.chdir(store.parent)
+    commands = re.findall(r"<code>(nsbench table[^<]*--layout dhns4[^<]*)</code>", re.sub("</?span>", "", text))
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", text, re.DOTALL)
     assert len(commands) == 2
     for command in commands:
         again = CliRunner().invoke(cli, [*shlex.split(unescape(command))[1:], "--format", "html"])
         assert again.exit_code == 0
-        assert re.findall(r"<figcaption>(.*?)<", again.output, re.DOTALL)[0] in captions
+        assert re.findall(r"<figcaption>(.*?)</figcaption>", again.output, re.DOTALL)[0] in captions
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -280,7 +299,7 @@ def test_filters(store, run):
     run("uniform", dataset="mkg_w")
     text = report(store, {"dataset": "mkg_w"})
     assert "mkg_y" not in text
-    assert "--where dataset=mkg_w" in text
+    assert "<span>--where</span> dataset=mkg_w" in text
     with pytest.raises(Misuse, match="no run has dataset=db15k"):
         report(store, {"dataset": "db15k"})
 
@@ -344,7 +363,7 @@ def test_nothing_overflows(opened):
 def test_a_header_sorts(opened, place):
     """Both ways, by the unrounded values, each model's rows among themselves; what has no figure comes last."""
     table = opened.locator("figure.table table").nth(place)
-    column = "table => [...table.tBodies[0].rows].slice(1).map(row => row.cells[1].dataset.value)"
+    column = "table => [...table.tBodies[0].rows].slice(1).map(row => row.cells[2].dataset.value)"  # behind name and n
     before = table.evaluate(column)
     empty = [value for value in before if value is None]
     figures = sorted((value for value in before if value is not None), key=float)
@@ -368,13 +387,17 @@ BROKEN_INSIDE = """() => [...document.querySelectorAll("tbody th[scope=row]")].f
 
 @pytest.mark.parametrize(("width", "room"), [(1300, 0), (390, 0.5)])
 def test_long_names_break_at_their_signs_and_leave_room_for_figures(chromium, tmp_path, width, room):
-    """Eight columns of claims are all seen on a screen; on a phone their box scrolls below names of half its width."""
+    """The columns of claims are all seen on a screen; on a phone their box scrolls below names of half its width."""
     long = "uniform (features=names:textual, fusion=adamf)"
-    texts = ["+0.27", *["[-0.25, +0.79]"] * 2, "< 0.0001", "+0.36", "0.83", "practically equal", "not testable"]
+    said = {"difference": "+0.27", "verdict": "practically equal", "seen_verdict": "not testable"}
+    said |= {"untwinned_verdict": "better", "p_holm": "< 0.0001"} | dict.fromkeys(
+        ("interval", "bootstrap"), "[-0.25, +0.79]"
+    )
+    texts = [said.get(column.metric.name, "+0.36") for column in claims.COLUMNS]
     cells = [Cell(text, "at this budget" if "equal" in text else "") for text in texts]
     rows = [Row("transe", f"mmrns ({each}, candidates=300) against {long}", tuple(cells)) for each in (long, "a_b/c+d")]
     path = tmp_path / "table.html"
-    path.write_text(html.page(Table("T", claims.COLUMNS, tuple(rows), "Caption.", ())), encoding="utf-8")
+    path.write_text(html.page(Table("T", claims.COLUMNS, tuple(rows), Caption("Caption.", ""), ())), encoding="utf-8")
     page = chromium.new_page(viewport={"width": width, "height": 900})
     page.goto(path.as_uri())
     assert page.evaluate(BROKEN_INSIDE) == []
@@ -401,7 +424,11 @@ def test_a_figure_opens_its_runs(opened):
         assert folder.is_visible()
         box.locator("summary").click()
         assert not folder.is_visible()
+    told = "getComputedStyle(document.querySelector('td a').closest('td'), '::after').content"
+    assert opened.evaluate(told) == "none"
+    opened.keyboard.press("Tab")  # a key, so that what has the focus shows it
     link.focus()
+    assert "seeds 5; values 0." in opened.evaluate(told)
     opened.keyboard.press("Enter")
     box.locator("table").wait_for(state="visible")
 

@@ -109,7 +109,7 @@ def test_without_runs_the_papers_stand_alone(store):
     assert marked == {str(i + 1) for i in range(len(table.footnotes))}
     assert any("impossible" in note for note in table.footnotes)
     assert any("29 of those cells differ" in note for note in table.notes)
-    assert "start with `nsbench run" in table.caption
+    assert "start with `nsbench run" in str(table.caption)
     assert all("36.68" in write(table, form) for form in ("rich", "md", "latex", "csv", "html"))
 
 

@@ -17,6 +17,7 @@ from nsbench.results.store import Run
 from nsbench.results.tables import comparison
 from nsbench.results.tables.metrics import METRICS
 from nsbench.results.writers import write
+from nsbench.results.writers.words import at
 from tests.results.tables.looking import cell, labels, records
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -96,7 +97,7 @@ def test_markers_come_from_the_two_way_t_with_holm_over_the_whole_table(small_st
         for c, column in zip(row.cells, table.columns)
         if column.metric.name != "mrr"
     )
-    assert "Holm over all 5 of this table" in table.caption
+    assert "Holm over all 5 of this table" in str(table.caption)
 
 
 @pytest.mark.parametrize(
@@ -118,18 +119,38 @@ def test_what_is_shown_depends_on_the_number_of_seeds(store, run, seeds, spread,
         assert ("sd" in cell(table, label).record) == spread
     assert (cell(table, "dhns").marks == ("▲",)) == marked
     assert ("p" in cell(table, "dhns").record) == marked
-    assert caption in table.caption
+    assert caption in str(table.caption)
 
 
-def test_unequal_numbers_of_seeds_stand_in_the_cells(store, run):
+def test_unequal_numbers_of_seeds_are_a_column_where_the_cells_of_a_row_agree(store, run):
     run("uniform", seeds=range(5))
     run("dhns", seeds=range(2), quality=2.5)
     run("bernoulli", seeds=range(3))
     table = comparison(store)
-    assert cell(table, "dhns").spread == "(n=2)"
-    assert cell(table, "bernoulli").spread.endswith("(n=3)")
-    assert cell(table, "uniform").spread.endswith("(n=5)")
     assert not any(c.marks for row in table.rows for c in row.cells)
+    assert [(row.label, row.n) for row in at(table, range(4))] == [("uniform", "5"), ("bernoulli", "3"), ("dhns", "2")]
+    run("uniform", dataset="mkg_w", seeds=range(4))
+    table = comparison(store)
+    for places, dataset, n in ((range(4), "mkg_w", "4"), (range(4, 8), "mkg_y", "5")):
+        assert {table.columns[i].dataset for i in places} == {dataset}
+        shown = at(table, places)
+        assert [row.n for row in shown if row.label == "uniform"] == [n]
+        assert not any("n=" in c.spread for row in shown for c in row.cells)
+    both = {row.label: row for row in at(table, range(8))}
+    assert (both["uniform"].n, both["dhns"].n) == ("", "2")
+    assert [c.spread[-5:] for c in both["uniform"].cells] == ["(n=4)"] * 4 + ["(n=5)"] * 4
+
+
+@pytest.mark.parametrize("form", ["rich", "md", "latex", "html"])
+def test_the_column_n_is_there_only_if_rows_differ(store, run, form):
+    run("uniform", seeds=range(3))
+    run("bernoulli", seeds=range(3))
+    head = {"rich": "sampler +n ", "md": r"sampler +\| +n \|", "latex": "Sampler & n &", "html": "<button>n</button>"}[form]
+    assert not re.search(head, write(comparison(store), form))
+    run("dhns", seeds=range(2))
+    text = write(comparison(store), form)
+    assert len(re.findall(head, text)) == 1
+    assert "(n=" not in text
 
 
 def exact(*reciprocals):
@@ -169,7 +190,7 @@ def test_only_means_of_the_most_seeds_are_ranked(store, run):
         ("rotate", "uniform"): "second",
         ("rotate", "dhns"): "best",
     }
-    assert "largest n" in table.caption
+    assert "largest n" in str(table.caption)
     assert cell(table, "ns_kge (own loss)").record["own_loss"] is True
 
 
@@ -194,10 +215,10 @@ def test_runs_that_did_not_converge_are_marked(store, run):
     table = comparison(store)
     assert all(cell(table, "dhns", metric).marks == ("†",) for metric in ("mrr", "hits@10"))
     assert cell(table, "uniform").marks == ()
-    assert any(note.startswith("†") for note in table.notes)
-    assert not any("†" in note for note in comparison(store, where={"sampler": "uniform"}).notes)
+    assert table.caption.signs.startswith("† Not converged")
+    assert "†" not in str(comparison(store, where={"sampler": "uniform"}).caption)
     costs = comparison(store, layout="cost")
-    assert not any("†" in note for note in costs.notes)
+    assert "†" not in str(costs.caption)
     assert not any("†" in own.marks for row in costs.rows for own in row.cells)
 
 
@@ -211,7 +232,7 @@ def test_a_cell_names_the_seeds_that_its_figures_are_of(run, store):
     run("uniform", seeds=(0, 2))
     for seed, hardness in ((1, 0.7), (3, 0.8)):
         run("uniform", seed=seed, result={"diagnostics": {"end": {"hardness": hardness}}})
-    (row,) = comparison(store, layout="diagnostics").rows
+    (row,) = at(comparison(store, layout="diagnostics"), [0])
     assert row.cells[0].record["seeds"] == "1 3"
     assert row.cells[0].record["values"] == "0.7 0.8"
-    assert (row.cells[0].value, row.cells[0].spread) == ("75.0", "(n=2)")
+    assert (row.cells[0].value, row.n) == ("75.0", "2")

@@ -87,7 +87,7 @@ def test_a_called_row_has_it_in_its_label_always(mixed, run):
 def test_runs_of_before_are_the_same_row_and_say_nothing_alone(store, run):
     run("dhns", seeds=(0, 1))
     assert labels(comparison(store)) == ["dhns"]
-    assert "What negatives come from" not in comparison(store).caption
+    assert "What negatives come from" not in str(comparison(store).caption)
     run("dhns", seeds=(2, 3), reads=["structure"], called="w/o MMC")
     assert labels(comparison(store)) == ["dhns (w/o MMC)"]
     assert cell(comparison(store), "dhns (w/o MMC)").record["n"] == 4
@@ -96,13 +96,13 @@ def test_runs_of_before_are_the_same_row_and_say_nothing_alone(store, run):
 def test_what_negatives_read_is_a_column_of_the_diagnostics_and_stands_in_other_captions(mixed):
     table = comparison(mixed, layout="diagnostics")
     assert [cell(table, row, "reads").value for row in labels(table)] == ["-", "structure+names", "structure", "structure"]
-    assert "What negatives come from" not in table.caption
+    assert "What negatives come from" not in str(table.caption)
     sentence = (
         "What negatives come from: dhns (w/o MMC) reads structure; dhns (w/o MMC, hal=off) reads structure; "
         "mmrns (1 modality) reads structure+names."
     )
     for layout in ("dhns4", "claims", "mmrns2", "cost"):
-        assert sentence in comparison(mixed, layout=layout).caption
+        assert sentence in str(comparison(mixed, layout=layout).caption)
     found = records(comparison(mixed))
     assert dict(zip(found["sampler"], found["reads"].fillna("")))["mmrns"] == "structure+names"
 
@@ -113,7 +113,7 @@ def test_what_is_read_may_differ_between_data(store, run):
     table = comparison(store)
     parts = {"mkg_y": "structure+image on mkg_y", "db15k": "structure on db15k"}
     order = list(dict.fromkeys(column.dataset for column in table.columns))
-    assert f"mmrns reads {' and '.join(parts[dataset] for dataset in order)}." in table.caption
+    assert f"mmrns reads {' and '.join(parts[dataset] for dataset in order)}." in str(table.caption)
 
 
 def test_columns_of_the_generator_are_there_where_there_is_one(mixed):

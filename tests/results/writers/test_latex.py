@@ -10,7 +10,7 @@ import pytest
 
 from nsbench.results.store import read
 from nsbench.results.tables.build import comparison
-from nsbench.results.tables.cells import Cell, Column, Row, Table
+from nsbench.results.tables.cells import Caption, Cell, Column, Row, Table
 from nsbench.results.tables.layouts import LAYOUTS
 from nsbench.results.tables.metrics import Metric
 from nsbench.results.writers.latex import ROWS, escape_latex, latex
@@ -30,7 +30,7 @@ def table(rows=3, columns=20, published=0, label=NASTY):
     made = [Row(f"model{i // 7}", label, cells) for i in range(rows)]
     cited = [Row(row.group, "published: paper", cells, published=True) for row in made]
     below = [each for i, row in enumerate(made) for each in (row, *[cited[i]] * published)]
-    return Table("T", heads, tuple(below), "Caption.", ("Note [x].",))
+    return Table("T", heads, tuple(below), Caption("Caption.", "Made so."), ("Note [x].",))
 
 
 def every_layout(run, store):

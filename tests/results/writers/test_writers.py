@@ -9,12 +9,13 @@ import pytest
 from rich.console import Console
 
 from nsbench.results.tables.build import comparison
-from nsbench.results.tables.cells import Cell, Column, Row, Table
+from nsbench.results.tables.cells import Caption, Cell, Column, Row, Table
 from nsbench.results.tables.fields import FIELDS
 from nsbench.results.tables.layouts import LAYOUTS
 from nsbench.results.tables.metrics import Metric
 from nsbench.results.writers import html, show, write
 from nsbench.results.writers.terminal import to_rich
+from nsbench.results.writers.words import at
 
 NASTY = "a_b & 50% {x} \\y ~ ^ #1 $ [adv] p|q <i>"
 
@@ -42,7 +43,7 @@ def wide(columns=20):
     cells = tuple(Cell(metric.text(0.35), record={"status": "ok", "mean": 0.35}) for _ in range(columns))
     heads = tuple(Column(f"data{i // 5}", metric) for i in range(columns))
     rows = (Row("transe", "NS[adv]", cells), Row("transe", "a|b", cells), Row("rotate", NASTY, cells))
-    return Table("T", heads, rows, "Caption.", ("Note [x].",))
+    return Table("T", heads, rows, Caption("Caption.", "Made so."), ("Note [x].",))
 
 
 # All formats
@@ -92,8 +93,9 @@ def test_every_format_has_every_cell(every_store, layout):
     assert len(lines) == len(table.rows)
     assert {len(line) for line in lines} == {len(table.columns)}
     assert sum(map(len, grid_lines(write(table, "latex"), "latex"))) == size  # which breaks what is too wide
-    grid = to_rich(table, 10_000).renderables[1]
-    assert grid.row_count * (len(grid.columns) - 2) == size
+    shown = [cell.value for row in table.rows for cell in row.cells]
+    text = printed(table, 10_000)
+    assert all(text.count(value) >= shown.count(value) for value in shown)
 
 
 def parsed(text):
@@ -150,6 +152,72 @@ def test_csv_has_a_field_for_all_that_cells_record(every_store):
 # Terminal and Markdown
 
 
+def printed(table, width):
+    """What a terminal of this width shows of the table."""
+    out = io.StringIO()
+    Console(file=out, width=width, force_terminal=True, color_system=None).print(to_rich(table, width))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 40])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_narrow_terminal_breaks_no_number_and_loses_none(every_store, run, layout, width):
+    """Every figure of every row, its spread beside it, in lines that are not too long for the terminal."""
+    run("kbgan", seeds=range(3))  # so that rows count their runs
+    made_ = made(every_store, layout)
+    text = printed(made_, width)
+    assert "…" not in text
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    for row in at(made_, range(len(made_.columns))):
+        for cell in row.cells:
+            if re.search("[0-9]", cell.value):
+                shown = f"{cell.value}{''.join(f'[{m}]' if m.isdigit() else m for m in cell.marks)} {cell.spread}".strip()
+                assert any(re.search(rf"(?<!\S){re.escape(shown)}(?!\S)", line) for line in lines), shown
+    figures = re.findall(r"[0-9]+\.[0-9]+", "\n".join(cell.value for row in made_.rows for cell in row.cells))
+    grids = text[: text.index("What: ")]
+    assert all(grids.count(figure) >= figures.count(figure) for figure in figures)
+
+
+@pytest.mark.parametrize("width", [1, 9, 23])
+def test_a_terminal_of_hardly_any_width_gets_a_table_all_the_same(every_store, width):
+    assert len(printed(made(every_store, "claims"), width).splitlines()) > 100
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_signs_are_explained_if_and_only_if_they_occur(every_store, run, layout):
+    run("kbgan", seeds=range(3), result={"converged": False})
+    run("bernoulli", seeds=range(5), quality=0.2)
+    for table in (made(every_store, layout), comparison(every_store, where={"sampler": "uniform"})):
+        cells = [cell for row in table.rows for cell in row.cells]
+        said = table.caption.signs.replace("No ▲ ▼", "")
+        for sign in "▲▼≈†‡§":
+            assert (sign in said) == any(sign in cell.marks for cell in cells), sign
+        assert ('"-"' in said) == any(cell.value == "-" for cell in cells)
+        assert ("Best" in str(table.said.get("Signs"))) == any(cell.style for cell in cells)
+        if layout == "claims" and len(table.rows) > 2:
+            for word in ("better", "worse", "practically equal", "inconclusive", "not testable"):
+                assert (f"{word.capitalize()}:" in said) == any(cell.value == word for cell in cells), word
+
+
+def test_names_are_broken_between_words_and_behind_signs():
+    cells = (Cell("0.350 ± 0.001"),)
+    long = "dhns (released, features=captions:image+text, timesteps=1000)"
+    rows = (Row("transe", long, cells), Row("transe", "uniform", cells))
+    made = Table("T", (Column("mkg_y", Metric("x", "X", True, 1, 3, "")),), rows, Caption("C.", ""), ())
+    names = [line[:16].strip() for line in printed(made, 31).splitlines()[6:]]  # below the name of the model
+    assert names[: names.index("uniform")] == [
+        "dhns",
+        "(released,",
+        "features=",
+        "captions:",
+        "image+",
+        "text,",
+        "timesteps=",
+        "1000)",
+    ]
+
+
 @pytest.mark.fact(50)
 def test_a_wide_table_goes_through_a_pipe_unbroken():
     text = write(wide(), "rich")
@@ -157,10 +225,6 @@ def test_a_wide_table_goes_through_a_pipe_unbroken():
     (line,) = [line for line in text.splitlines() if "NS[adv]" in line]
     assert line.split()[-20:] == ["0.350"] * 20
     assert text.count("0.350") == 60
-    out = io.StringIO()
-    Console(file=out, width=80, force_terminal=True, color_system=None).print(to_rich(wide(), 80))
-    assert "…" not in out.getvalue()
-    assert out.getvalue().count("0.350") == 60
 
 
 @pytest.mark.fact(50)
@@ -191,10 +255,7 @@ def test_terminal_shows_one_grid_per_dataset_where_one_is_too_wide(small_store):
     table = comparison(small_store, where={"kge": "transe"})
     heads = {}
     for width in (100, 300):
-        out = io.StringIO()
-        Console(file=out, width=width, force_terminal=True, color_system=None).print(to_rich(table, width))
-        assert "…" not in out.getvalue()
-        heads[width] = len(re.findall("sampler  ", out.getvalue()))
+        heads[width] = len(re.findall("sampler  ", printed(table, width)))
     assert heads == {100: 2, 300: 1}
 
 
