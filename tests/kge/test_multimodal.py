@@ -799,21 +799,19 @@ def test_perturbing_one_view_of_a_distance_shifts_the_margin(kge, options, shift
     [("structure", ["structure"]), ("modality", ["joint", "projected"]), ("all", ["structure", "joint", "projected"])],
 )
 def test_views_are_perturbed_one_by_one(views, moved):
-    """Slopes of an L1 distance are sums of signs over the pairs that a view is in."""
-    trainer = trainer_of("aux.perturb=1", "aux.perturb.radius=0.03", f"aux.perturb.views={views}", fusion="mmkrl")
+    """The slope of a product is what the other factors sum to, over the pairs that the view is in."""
+    settings = ["aux.perturb=1", "aux.perturb.radius=0.3", f"aux.perturb.views={views}"]
+    trainer = trainer_of(*settings, fusion="mmkrl", kge="distmult")
     loss, positives, scoring = auxiliary(trainer, "perturb")
-    h, r, t = positives.h, trainer.kge.relation.detach()[positives.r], positives.t
-    ends = [{view: table.detach()[x] for view, table in scoring.tables.items()} for x in (h, t)]
+    r = trainer.kge.relation.detach()[positives.r]
+    head, tail = ({v: table.detach()[x] for v, table in scoring.tables.items()} for x in (positives.h, positives.t))
     pairs = [("projected", "projected"), ("joint", "joint"), ("joint", "structure"), ("structure", "joint")]
-    slopes = [{view: torch.zeros_like(r) for view in ends[0]} for _ in ends]
-    for one, other in pairs:
-        sign = (ends[0][one] + r - ends[1][other]).sign()
-        slopes[0][one] -= sign
-        slopes[1][other] += sign
-    for rows, slope in zip(ends, slopes):
-        for view in moved:
-            rows[view] = rows[view] - 0.03 * slope[view] / slope[view].norm(dim=1, keepdim=True).clamp_min(1e-9)
-    f = sum(3 - (ends[0][one] + r - ends[1][other]).abs().sum(1) for one, other in pairs)
+    slopes = [{v: sum(r * tail[b] for a, b in pairs if a == v) for v in head}]
+    slopes += [{v: sum(r * head[a] for a, b in pairs if b == v) for v in tail}]
+    for rows, slope in zip((head, tail), slopes):
+        for v in moved:
+            rows[v] = rows[v] - 0.3 * slope[v] / slope[v].norm(dim=1, keepdim=True)
+    f = sum((head[a] * r * tail[b]).sum(1) for a, b in pairs)
     torch.testing.assert_close(loss, F.softplus(-f).mean())
 
 
