@@ -208,9 +208,11 @@ def test_twins_draw_two_entities_a_negative():
         one, other = block.view_ids.values()
         differ.append((one != other).float().mean())
     assert torch.stack(differ).mean() == pytest.approx(1 - 1 / 35, abs=0.03)  # some 35 of 40 entities are no answer
-    trainer = trainer_of("sampler.share=0", fusion="vbkgc", sampler="twins")
-    (block,) = trainer.draw(positives, trainer.view.rng)
-    assert torch.equal(*block.view_ids.values())
+    for share, wanted in ((0, 0.0), (0.25, 0.25)):
+        trainer = trainer_of(f"sampler.share={share}", "protocol.negatives=400", fusion="vbkgc", sampler="twins")
+        (block,) = trainer.draw(positives, trainer.view.rng)
+        one, other = block.view_ids.values()
+        assert (one != other).float().mean() == pytest.approx(wanted * (1 - 1 / 35), abs=0.02)
 
 
 # MMKRL
@@ -282,6 +284,12 @@ def test_generated_vectors_have_no_image():
     made, kept, r = (torch.complex(*y.chunk(2, -1)) for y in (x, scoring.tables["fused"][[0, 3]], model.relation[[0, 1]]))
     wanted = [(kept[0] * r[0] * made[0].conj()).sum(1).real, (made[1] * r[1] * kept[1].conj()).sum(1).real]
     torch.testing.assert_close(found, 0.8 * torch.stack(wanted))
+
+
+def test_images_are_compared_as_they_are_whatever_a_model_makes_of_its_vectors():
+    phi = torch.randn(6, 5)
+    image = rsme(model_of("gcote", n=6), phi).tables["image"]  # which puts contexts beside its vectors, of 4 numbers
+    torch.testing.assert_close(image, F.normalize(phi.double(), dim=1))
 
 
 def test_mrp_by_hand():
