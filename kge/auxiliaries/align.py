@@ -4,8 +4,7 @@
     mse       |a - b|^2 / D, which mmkgc's MMKRL has; slots have lengths below 1, so that it hardly acts at weight 1
     sliced    squared sliced Wasserstein distance between the batch's clouds of a and of b, blind to who is who
 
-    mse       |a - b|^2 / D, which mmkgc's MMKRL has; lengths are below 1, so that it hardly acts at weight 1
-where both slots shrink to zero.
+Means over the heads and tails, summed over pairs of slots. mse and sliced are smallest where both slots shrink to zero.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ class Perturb(Auxiliary):
 
     def loss(self, positives: Positives, view: View) -> Tensor:
         scoring = view.scoring
-        names = list(dict.fromkeys(pair.kept for pair in scoring.pairs if not pair.plain))
-        names += [pair.candidate for pair in scoring.pairs if not pair.plain and pair.candidate not in names]
+        scored = {view for pair in scoring.pairs if not pair.plain for view in (pair.kept, pair.candidate)}
+        names = [view for view in scoring.views if view in scored]  # structure is the first
         if view.step == 0 and len(names) == 1 and scoring.kge.similarity.margin is not None:
             warnings.warn("aux.perturb only shifts the margin of a distance with one view; use it with others", stacklevel=2)
         ends = [

@@ -5,6 +5,10 @@
 TransAE is `--kge transe --fusion transae --set aux.reconstruct=0.4`. There is no structural vector: entities without any
 feature share one code, and tie. `structure=input` gives the encoder the structural vector too, `add` adds it to the code.
 A modality that an entity lacks is a part of zeros. tanh by default: codes of a sigmoid lie in one corner.
+
+An entity keeps nothing of its own, so TransAE knows of links what the features know: a test MRR of 1.6 with MKG-Y's names,
+which is what the best linear code of them reaches, and of 22 with planted features (docs/features.md 3). Training is not at
+fault: with a trained TransE's vectors as features it ranks nearly as that TransE does. mmkgc's TransAE scores a plain table.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nsbench.contracts import Scoring, Setting, TrainGraph
 from nsbench.options import build_options
@@ -52,3 +53,15 @@ def both(model, h, r, t, **graph) -> Tensor:
     tail, head = (scores(model, h, r, t, side, **graph) for side in (False, True))
     torch.testing.assert_close(tail, head)
     return tail
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that an operation of torch made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.numbers = max(self.numbers, made.numel())
+        return made

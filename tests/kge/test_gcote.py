@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from fusions import trainer_of
 from models import both, every_triple, graph_of, model_of, scores, scoring_of
 
 from nsbench.config.run import configure
@@ -93,6 +94,17 @@ def test_absent_facts_are_as_if_they_were_not_there(context):
     grads = torch.autograd.grad(score.sum(), [model.entity, model.relation])
     assert grads[0][[2, 3]].any(1).all()  # the neighbours
     assert grads[1][[0, 1]].any(1).all()
+
+
+def test_a_step_does_not_see_the_facts_that_it_predicts(monkeypatch):
+    trainer, seen = trainer_of("kge.size=2", kge="gcote", fusion="none"), []
+    encode = trainer.kge.encode
+    monkeypatch.setattr(trainer.kge, "encode", lambda *given: seen.append(given[-1]) or encode(*given))
+    positives = trainer.graph.positives(torch.arange(5, 21))
+    trainer.advance(positives)
+    trainer.draw(positives, trainer.view.rng)
+    trainer.scoring()
+    assert [x if x is None else x.tolist() for x in seen] == [[*range(5, 21)], [*range(5, 21)], None]
 
 
 def test_without_context_it_is_rotate_or_a_distance_of_signs():

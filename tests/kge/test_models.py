@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from models import scoring_of
-from torch.utils._python_dispatch import TorchDispatchMode
+from models import Largest, scoring_of
 
 from nsbench.contracts import Setting
 from nsbench.errors import Misuse
@@ -213,18 +212,6 @@ def test_numbers_of_parameters(name, options, millions):
     cls = MODELS.get(name)
     model = cls(15_000, 169, 200, 3.0, build_options(cls.Options, options, "kge"), torch.Generator())
     assert sum(x.numel() for x in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.0051)
-
-
-class Largest(TorchDispatchMode):
-    """The most numbers that an operation of torch made."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        made = operation(*args, **(kwargs or {}))
-        if isinstance(made, torch.Tensor):
-            self.numbers = max(self.numbers, made.numel())
-        return made
 
 
 @pytest.mark.parametrize("kernels", ["native", "eager"])
