@@ -15,6 +15,7 @@ from nsbench.contracts import Dataset
 from nsbench.datasets.loading import check_choice, load_dataset
 from nsbench.errors import Misuse
 from nsbench.files import store_folder
+from nsbench.registry import plugin_file
 from nsbench.runs.device import pick_device
 from nsbench.runs.folder import RunFolder
 from nsbench.runs.inspection import check_same, find_run
@@ -48,7 +49,7 @@ def plan(
     if seeds is None:
         seeds = range(read_protocol(chosen)["seeds"])
     drawing = [name for name in samplers if not name.startswith(REPLAY)]
-    configs = []
+    configs, said = [], {""}
     for dataset in datasets:
         fused, why = choose_fusion(fusion, drawing, lambda: has_features(dataset, **shared))  # noqa: B023
         if why:
@@ -56,9 +57,14 @@ def plan(
         for kge, seed, sampler in itertools.product(models, seeds, samplers):
             if sampler.startswith(REPLAY):
                 asked = {"protocol": protocol, "fusion": fusion, "seed": seed, **shared}
-                configs.append(_replay(sampler.removeprefix(REPLAY), store_folder(store), kge, dataset, **asked))
+                config = _replay(sampler.removeprefix(REPLAY), store_folder(store), kge, dataset, **asked)
             else:
-                configs.append(configure(sampler, kge, dataset, protocol=chosen, fusion=fused, seed=seed, **shared))
+                names = {"protocol": chosen, "fusion": fused, "seed": seed}
+                config = configure(sampler, kge, dataset, load=load, **names, **shared)
+            if config.untuned not in said:
+                say(config.untuned)
+                said.add(config.untuned)
+            configs.append(config)
     return configs
 
 
@@ -71,7 +77,7 @@ def _replay(run: str, store: Path, kge: str, dataset: str, **shared: Any) -> Con
     folder = find_run(store, run)
     try:
         record = RunFolder(folder).result()["config"]
-        config = replaying(record, kge, dataset, **shared)
+        config = replaying(record, kge, dataset, load=load, **shared)
         check_same(folder, from_record(record).record(dataset_of(config)), record)
     except (KeyError, TypeError, AttributeError):
         raise Misuse(f"{folder / 'result.json'} is damaged; delete {folder} and make that run again") from None
@@ -100,10 +106,26 @@ def dataset_of(config: Config, tested: bool = True) -> Dataset:
 
 def folder_of(config: Config, store: Path) -> RunFolder:
     """Where the run lies, or will."""
-    return RunFolder(store / config.folder_name(dataset_of(config)))
+    return RunFolder(config.folder(store, dataset_of(config)))
+
+
+def load(name: str, split: str | None, features: str) -> Dataset:
+    """For nsbench.config, which asks for the content behind a name."""
+    return loaded(name, split, features, True)
+
+
+def loaded(name: str, split: str | None, features: str, tested: bool) -> Dataset:
+    return _loaded(name, split, features, tested, _state(name))
+
+
+def _state(name: str) -> tuple[object, ...]:
+    """What tells that a folder, or a file that makes a dataset, has been edited in the meantime."""
+    path = plugin_file(name) or Path(name).expanduser()
+    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
+    return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.is_file())
 
 
 @functools.lru_cache(maxsize=2)
-def loaded(name: str, split: str | None, features: str, tested: bool) -> Dataset:
+def _loaded(name: str, split: str | None, features: str, tested: bool, state: tuple[object, ...]) -> Dataset:
     dataset = load_dataset(name, split=split, features=features)
     return dataset if tested else dataset.untested()

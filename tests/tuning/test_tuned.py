@@ -74,7 +74,9 @@ def test_what_was_chosen_is_what_runs_get(base, ledger, pretend, tmp_path):
         assert (same.tuning["trials"], same.tuning["chosen"], same.sampler_options.tau) == (0, {}, 1.0)
     elsewhere = config.configure("nscaching", "distmult", CELL[1], protocol=str(tuned))
     assert (elsewhere.sampler_options.tau, elsewhere.tuning["trials"]) == (1.0, 0)
-    assert elsewhere.protocol.learning_rate == config.resolve_protocol(base, "distmult", CELL[1], {}).learning_rate
+    assert (
+        elsewhere.protocol.learning_rate == config.resolve_protocol(base, config.Cell("distmult", CELL[1]), {}).learning_rate
+    )
     assert config.configure("nscaching", *CELL, protocol=base).tuning is None
     grid = tmp_path / "grid.toml"
     cell = f'sampler = "nscaching"\nkge = "{CELL[0]}"\ndataset = "{CELL[1]}"\n'
