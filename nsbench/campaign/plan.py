@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nsbench.campaign.choices import AUTO, choose_fusion, choose_protocol
-from nsbench.config.protocol import read_protocol
+from nsbench.config.protocol import Content, read_protocol
 from nsbench.config.run import Config, check_needs, configure, from_record, replaying
 from nsbench.contracts import Dataset
-from nsbench.datasets.loading import check_choice, load_dataset
+from nsbench.datasets.loading import check_choice, is_folder, load_dataset
 from nsbench.errors import Misuse
 from nsbench.files import store_folder
-from nsbench.registry import plugin_file
+from nsbench.registry import known_as
 from nsbench.runs.device import pick_device
 from nsbench.runs.folder import RunFolder
 from nsbench.runs.inspection import check_same, find_run
@@ -38,7 +39,7 @@ def plan(
     say: Callable[[str], None] = lambda text: None,
     **shared: Any,
 ) -> list[Config]:
-    """Every combination, checked; seeds None: as many as the protocol has. Cells of one dataset and model lie together.
+    """Every combination once, checked; seeds None: as many as the protocol has. Cells of one dataset and model lie together.
 
     `auto` is chosen by nsbench.campaign.choices, and why it became what goes to `say`. `replay:RUN` among the samplers is
     looked up in the store, by default NSBENCH_RUNS or ./runs; what is `auto` is that run's.
@@ -49,7 +50,8 @@ def plan(
     if seeds is None:
         seeds = range(read_protocol(chosen)["seeds"])
     drawing = [name for name in samplers if not name.startswith(REPLAY)]
-    configs, said = [], {""}
+    configs: dict[str, Config] = {}
+    said = {""}
     for dataset in datasets:
         fused, why = choose_fusion(fusion, drawing, lambda: has_features(dataset, **shared))  # noqa: B023
         if why:
@@ -60,12 +62,20 @@ def plan(
                 config = _replay(sampler.removeprefix(REPLAY), store_folder(store), kge, dataset, **asked)
             else:
                 names = {"protocol": chosen, "fusion": fused, "seed": seed}
-                config = configure(sampler, kge, dataset, load=load, **names, **shared)
+                config = configure(sampler, kge, dataset, identify=identify, **names, **shared)
             if config.untuned not in said:
                 say(config.untuned)
                 said.add(config.untuned)
-            configs.append(config)
-    return configs
+            configs.setdefault(content(config), config)
+    return [*configs.values()]
+
+
+def content(config: Config) -> str:
+    """The same for two ways to write one run."""
+    names = {part: known_as(getattr(config, part)) for part in ("sampler", "kge", "fusion")}
+    if is_folder(config.dataset):
+        names["dataset"] = identify(config.dataset, config.split, "none").graph
+    return repr(replace(config, untuned="", **names))
 
 
 def has_features(dataset: str, split: str | None = None, features: str = AUTO, **_: Any) -> bool:
@@ -77,7 +87,7 @@ def _replay(run: str, store: Path, kge: str, dataset: str, **shared: Any) -> Con
     folder = find_run(store, run)
     try:
         record = RunFolder(folder).result()["config"]
-        config = replaying(record, kge, dataset, load=load, **shared)
+        config = replaying(record, kge, dataset, identify=identify, **shared)
         check_same(folder, from_record(record).record(dataset_of(config)), record)
     except (KeyError, TypeError, AttributeError):
         raise Misuse(f"{folder / 'result.json'} is damaged; delete {folder} and make that run again") from None
@@ -109,23 +119,20 @@ def folder_of(config: Config, store: Path) -> RunFolder:
     return RunFolder(config.folder(store, dataset_of(config)))
 
 
-def load(name: str, split: str | None, features: str) -> Dataset:
+@functools.lru_cache(maxsize=256)
+def identify(name: str, split: str | None, features: str) -> Content:
     """For nsbench.config, which asks for the content behind a name."""
-    return loaded(name, split, features, True)
-
-
-def loaded(name: str, split: str | None, features: str, tested: bool) -> Dataset:
-    return _loaded(name, split, features, tested, _state(name))
-
-
-def _state(name: str) -> tuple[object, ...]:
-    """What tells that a folder, or a file that makes a dataset, has been edited in the meantime."""
-    path = plugin_file(name) or Path(name).expanduser()
-    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
-    return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.is_file())
+    dataset = loaded(name, split, features, True)
+    return Content(dataset.fingerprint, dataset.feature_fingerprint)
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(name: str, split: str | None, features: str, tested: bool, state: tuple[object, ...]) -> Dataset:
+def loaded(name: str, split: str | None, features: str, tested: bool) -> Dataset:
     dataset = load_dataset(name, split=split, features=features)
     return dataset if tested else dataset.untested()
+
+
+def forget() -> None:
+    """Folders may have changed since they were read."""
+    identify.cache_clear()
+    loaded.cache_clear()

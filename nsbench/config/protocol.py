@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nsbench.contracts import Dataset
 from nsbench.errors import Misuse, suggest
@@ -63,14 +63,22 @@ class Protocol:
     temperature: float = option(0.0, "of self-adversarial weighting; 0: plain mean", minimum=0)
 
 
-Load = Callable[[str, str | None, str], Dataset]
+class Content(NamedTuple):
+    """What a dataset is: fingerprints of its graph and of its features."""
+
+    graph: str
+    features: str
+
+
+Identify = Callable[[str, str | None, str], Content]
 """Name, split and features, as a user writes them -> what they mean."""
 
 
-def registered(name: str, split: str | None, features: str) -> Dataset:
-    """A dataset by its registered name."""
+def registered(name: str, split: str | None, features: str) -> Content:
+    """Of a dataset with a registered name."""
     known, _, argument = name.partition(":")
-    return DATASETS.get(known)(argument or None, split=split, features=features)
+    dataset: Dataset = DATASETS.get(known)(argument or None, split=split, features=features)
+    return Content(dataset.fingerprint, dataset.feature_fingerprint)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +88,11 @@ class Cell:
     kge: str
     dataset: str
     split: str | None = None
-    load: Load = registered
+    identify: Identify = registered
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        return self.load(self.dataset, self.split, "none").fingerprint
+        return self.identify(self.dataset, self.split, "none").graph
 
     def means(self, key: str) -> bool:
         """Whether `key` is this dataset: LABEL@FINGERPRINT, a folder or file that holds it, or a registered name."""
@@ -93,7 +101,7 @@ class Cell:
         if key == self.dataset or (".py:" in key and ".py:" in self.dataset):
             return same_component(key, self.dataset)
         if _is_path(key):
-            return self.load(key, None, "none").fingerprint == self.fingerprint
+            return self.identify(key, None, "none").graph == self.fingerprint
         return _is_path(self.dataset) and PUBLIC.get(self.fingerprint) == key
 
     def value(self, table: Mapping[str, Any]) -> Any:

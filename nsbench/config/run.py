@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import re
@@ -14,7 +13,7 @@ from typing import Any
 from nsbench.config import BESIDE
 from nsbench.config.protocol import (
     Cell,
-    Load,
+    Identify,
     Protocol,
     digest,
     protocol_names,
@@ -212,11 +211,11 @@ def configure(
     split: str | None = None,
     features: str = "auto",
     settings: Iterable[str] = (),
-    load: Load = registered,
+    identify: Identify = registered,
 ) -> Config:
     """A checked configuration. `settings` are `--set` texts: sampler.x=1, kge.x=1, protocol.steps=100, aux.NAME=0.1.
 
-    `load` reads datasets for a protocol that knows them by content; by itself only those with a name of the registry.
+    `identify` is for a protocol that knows datasets by content; by itself it knows those with a name of the registry.
     """
     groups = _grouped(settings)
     component = SAMPLERS.get(sampler)
@@ -234,7 +233,7 @@ def configure(
     sizes = sizes_of(protocol, sampler)
     proposed = {name: value for name, value in sizes.items() if name not in presets[variant]}  # a variant keeps its own
     features = _in_order(features)
-    cell = Cell(kge, dataset, split, load)
+    cell = Cell(kge, dataset, split, identify)
 
     weights: dict[str, Any] = {}
     aux_options: dict[str, dict[str, str]] = {}
@@ -294,7 +293,7 @@ def configure(
 
 def _features_read(cell: Cell, features: str) -> Callable[[], str]:
     """What gives the fingerprint of the features that a run reads."""
-    return functools.cache(lambda: cell.load(cell.dataset, cell.split, features).feature_fingerprint)
+    return lambda: cell.identify(cell.dataset, cell.split, features).features
 
 
 def _uniform_tuning(protocol: str, cell: Cell, asked: Mapping[str, str]) -> dict[str, Any] | None:
@@ -314,7 +313,7 @@ def replaying(
     split: str | None = None,
     features: str = "auto",
     settings: Iterable[str] = (),
-    load: Load = registered,
+    identify: Identify = registered,
 ) -> Config:
     """As `configure`: a fresh model of `seed` on the negatives of the run that wrote `record`. All else is that run's.
 
@@ -329,7 +328,7 @@ def replaying(
         raise Misuse(f"{run} draws no negatives, because {source.sampler} is an objective; replay the run of a sampler")
     if list(settings):
         raise Misuse(f"a replay takes all options from its run, {run}; leave --set out")
-    cell = Cell(kge, dataset, split or source.split, load)
+    cell = Cell(kge, dataset, split or source.split, identify)
     if cell.fingerprint != record["fingerprint"]:
         raise Misuse(f"{run} was trained on other data than {dataset} is here; give --dataset")
     if protocol != "auto":

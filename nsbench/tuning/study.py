@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nsbench.campaign.plan import dataset_of, load
+from nsbench.campaign.plan import dataset_of, identify, loaded
 from nsbench.config.protocol import Protocol, read_protocol, sizes_of
 from nsbench.config.run import Config, configure
 from nsbench.config.tuned import dataset_key, study_key
@@ -58,7 +58,7 @@ class Tuning:
             split=self.split,
             features=self.features,
             settings=[f"{name}={value}" for name, value in {**steps, **values}.items()],
-            load=load,
+            identify=identify,
         )
 
 
@@ -103,7 +103,7 @@ class Study:
     @functools.cached_property
     def data(self) -> str:
         """The dataset, as the protocol file names it."""
-        data = load(self.dataset, self.tuning.split, "none")
+        data = loaded(self.dataset, self.tuning.split, "none", True)
         return dataset_key(data.name, data.fingerprint)
 
     @property

@@ -132,7 +132,7 @@ def begun(path: Path, config: Mapping[str, Any]) -> Run:
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     row = {column: _field(config, where) for column, where in CONFIG.items()}
     row["dataset"] = graph_label(row["dataset"], row["fingerprint"])
-    row |= {part: plugin_label(row[part]) for part in PLUGINS}
+    row |= {part: plugin_label(row[part]) for part in PLUGINS if isinstance(row[part], str)}  # others are damage
     return row | {"aux": "+".join(sorted(config["aux"])) or "none"}
 
 

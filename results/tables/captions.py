@@ -74,7 +74,7 @@ def _also(runs: Sequence[Run], what: str) -> str:
     """Other names of one graph or protocol, which is known by its content."""
     names = {str(store.config_value(run.config, store.CONFIG[what])) for run in runs}
     others = sorted(name for name in names - {runs[0][what]} if not runs[0][what].startswith(f"{name}@"))
-    return f", also called {listed(others, ', ')}," if others else ""
+    return f", also called {listed(others, ', ')}" if others else ""
 
 
 def count(number: int, noun: str) -> str:

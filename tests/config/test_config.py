@@ -320,29 +320,6 @@ def test_a_protocol_that_makes_no_sense_is_refused(tmp_path, text, words):
         resolve_protocol(str(path), Cell("rotate", "mkg_y"), {})
 
 
-def test_cells_and_samplers_of_files_and_folders_may_have_tables(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "graph").mkdir()
-    cells = (
-        "graph",
-        "transe/graph",
-        "./elsewhere",
-        "transe/../elsewhere",
-        "data/graph",
-        "planted:small",
-        "rotate/planted:1k",
-        "./mine.py:Model",
-        "./mine.py:Model/mkg_y",
-        "~/graph",
-    )
-    lines = [f'"{cell}" = {width}' for width, cell in enumerate(cells, start=8)]
-    text = "\n".join(['[sampler."./mine.py:Mine"]', "x = 1", "[width]", "default = 7", *lines])
-    mine = write(tmp_path, "mine", text)
-    assert resolve_protocol(mine, Cell("transe", "mkg_w"), {}).width == 7
-    for width, cell in enumerate(cells[1:6], start=9):
-        assert resolve_protocol(mine, Cell("transe", cell.removeprefix("transe/")), {}).width == width
-
-
 def test_files_that_are_no_text(tmp_path):
     (tmp_path / "mine.toml").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(Misuse, match=r"mine.toml is not TOML: 'utf-8' codec"):

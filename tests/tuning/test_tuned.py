@@ -69,14 +69,15 @@ def test_what_was_chosen_is_what_runs_get(base, ledger, pretend, tmp_path):
     other = config.configure("nscaching", *CELL, protocol=str(tuned), settings=["sampler.tau=7"])
     assert (other.sampler_options.tau, other.sampler_options.cache) == (7.0, own["sampler.cache"])
     assert other.tuning["trials"] == 0
-    for different in ({"split": "clean"}, {"features": "names"}, {"settings": ["aux.diffusion=1"], "fusion": "none"}):
+    for different in ({"fusion": "adamf"}, {"settings": ["aux.diffusion=1"], "fusion": "none"}):
         same = config.configure("nscaching", *CELL, protocol=str(tuned), **different)
         assert (same.tuning["trials"], same.tuning["chosen"], same.sampler_options.tau) == (0, {}, 1.0)
+    for alike in ({"split": "released"}, {"features": "none"}):  # the same graph, and no features are read
+        assert config.configure("nscaching", *CELL, protocol=str(tuned), **alike).tuning == run.tuning
     elsewhere = config.configure("nscaching", "distmult", CELL[1], protocol=str(tuned))
+    resolved = config.resolve_protocol(base, config.Cell("distmult", CELL[1]), {})
     assert (elsewhere.sampler_options.tau, elsewhere.tuning["trials"]) == (1.0, 0)
-    assert (
-        elsewhere.protocol.learning_rate == config.resolve_protocol(base, config.Cell("distmult", CELL[1]), {}).learning_rate
-    )
+    assert elsewhere.protocol.learning_rate == resolved.learning_rate
     assert config.configure("nscaching", *CELL, protocol=base).tuning is None
     grid = tmp_path / "grid.toml"
     cell = f'sampler = "nscaching"\nkge = "{CELL[0]}"\ndataset = "{CELL[1]}"\n'
@@ -129,7 +130,7 @@ def test_backbones_tuned_alike_stand_in_one_table(command, base, tmp_path):
     assert "unused" not in said.out
     chosen = tomllib.loads(tuned.read_text())["tuning"]["studies"]
     for sampler in ("uniform", "nscaching"):
-        values = chosen[f"{sampler}/transe/planted:small"]["chosen"]
+        values = chosen[f"{sampler}/transe/planted:small@932db2ef"]["chosen"]
         run = config.configure(sampler, *CELL, protocol=str(tuned))
         assert run.protocol.learning_rate == values["protocol.learning_rate"]
         assert run.protocol.margin == values["protocol.margin"]
@@ -138,7 +139,7 @@ def test_backbones_tuned_alike_stand_in_one_table(command, base, tmp_path):
         assert yardstick.path.name.startswith("uniform-transe-planted_small-s0-")
         assert yardstick.path == campaign.folder_of(config.configure("uniform", *CELL, protocol=str(tuned)), tmp_path).path
     text = tuned.read_text().replace(  # two backbones that differ for certain
-        f'"protocol.margin" = {chosen["uniform/transe/planted:small"]["chosen"]["protocol.margin"]}\n',
+        f'"protocol.margin" = {chosen["uniform/transe/planted:small@932db2ef"]["chosen"]["protocol.margin"]}\n',
         '"protocol.margin" = 2.0\n',
         1,
     )
