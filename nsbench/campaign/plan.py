@@ -87,6 +87,8 @@ def _replay(run: str, store: Path, kge: str, dataset: str, **shared: Any) -> Con
     folder = find_run(store, run)
     try:
         record = RunFolder(folder).result()["config"]
+        if identify(dataset, shared.get("split") or record["split"], "none").graph != record["fingerprint"]:
+            raise Misuse(f"{folder} was trained on other data than {dataset} is here; give --dataset")
         config = replaying(record, kge, dataset, identify=identify, **shared)
         check_same(folder, from_record(record).record(dataset_of(config)), record)
     except (KeyError, TypeError, AttributeError):

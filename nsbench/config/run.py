@@ -27,7 +27,7 @@ from nsbench.contracts import Dataset, Need, Objective, missing_needs
 from nsbench.errors import Misuse
 from nsbench.identity import hash_of, plugin_label
 from nsbench.options import build_options, non_default
-from nsbench.registry import AUXILIARIES, DATASETS, FUSIONS, MODELS, SAMPLERS, plugin_file
+from nsbench.registry import AUXILIARIES, DATASETS, FUSIONS, MODELS, SAMPLERS, plugin_file, same_component
 
 
 @dataclasses.dataclass(frozen=True)
@@ -328,9 +328,15 @@ def replaying(
         raise Misuse(f"{run} draws no negatives, because {source.sampler} is an objective; replay the run of a sampler")
     if list(settings):
         raise Misuse(f"a replay takes all options from its run, {run}; leave --set out")
+    for name, given, has in (
+        ("kge", kge, source.kge),
+        ("fusion", source.fusion if fusion == "auto" else fusion, source.fusion),
+        ("split", split or source.split, source.split),
+        ("features", source.features if features == "auto" else _in_order(features), source.features),
+    ):
+        if not same_component(given, has):
+            raise Misuse(f"{run} was trained with --{name} {has}, and its replay must be too, not with {given}")
     cell = Cell(kge, dataset, split or source.split, identify)
-    if cell.fingerprint != record["fingerprint"]:
-        raise Misuse(f"{run} was trained on other data than {dataset} is here; give --dataset")
     if protocol != "auto":
         here, chosen = resolve_protocol(protocol, cell, {}), {name.partition(".")[2] for name in chosen_by(source.tuning)}
         for field, value in dataclasses.asdict(source.protocol).items():
@@ -339,14 +345,6 @@ def replaying(
                     f"{run} was trained with --protocol {source.protocol.name} ({field} {value}), and its replay must be "
                     f"too, not with {here.name} ({field} {getattr(here, field)})"
                 )
-    for name, given, has in (
-        ("kge", kge, source.kge),
-        ("fusion", source.fusion if fusion == "auto" else fusion, source.fusion),
-        ("split", split or source.split, source.split),
-        ("features", source.features if features == "auto" else _in_order(features), source.features),
-    ):
-        if given != has:
-            raise Misuse(f"{run} was trained with --{name} {has}, and its replay must be too, not with {given}")
     asked = {"fusion": fusion, "split": split or "", "features": features}
     component = SAMPLERS.get("replay")
     return dataclasses.replace(

@@ -50,7 +50,7 @@ def read(store: str | Path | None = None) -> Store:
         try:
             run = complete(folder / name, _record(folder / name))
             twins = first.setdefault(str(run["id"]), [])
-            if twin := next((other for other in twins if _but_for_names(other) == _but_for_names(run)), None):
+            if twin := next((other for other in twins if but_for_names(other) == but_for_names(run)), None):
                 raise Damaged(f"the same run as {twin.name}")
         except Damaged as reason:
             found.skipped[name] = str(reason)
@@ -65,7 +65,7 @@ def read(store: str | Path | None = None) -> Store:
     return replace(found, runs=together[:count], begun=together[count:])
 
 
-def _but_for_names(run: Run) -> dict[str, Any]:
+def but_for_names(run: Run) -> dict[str, Any]:
     """What the run is: copies of it may have been begun under other names of its data, protocol or plugins."""
     protocol = {**run.config["protocol"], "name": ""}
     return {**run.config, "protocol": protocol, **dict.fromkeys(("dataset", *PLUGINS), ""), "feature_bytes": ""}
