@@ -71,10 +71,10 @@ def plan(
 
 
 def content(config: Config) -> str:
-    """The same for two ways to write one run."""
+    """The same for two spellings of one run."""
     names = {part: known_as(getattr(config, part)) for part in ("sampler", "kge", "fusion")}
     if is_folder(config.dataset):
-        names["dataset"] = identify(config.dataset, config.split, "none").graph
+        names["dataset"] = str(Path(config.dataset).expanduser().resolve())
     return repr(replace(config, untuned="", **names))
 
 

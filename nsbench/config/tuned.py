@@ -28,24 +28,19 @@ def tuning_of(
         return nothing, "a variant or an auxiliary loss is tuned for itself"
     if not same_component(found.get("fusion", "none"), asked["fusion"]):
         return nothing, f"it was tuned with --fusion {found['fusion']}"
-    other = []
     for key, study in studies.items():
         of_sampler, _, rest = key.partition("/")
         of_kge, _, dataset = rest.partition("/")
-        if not (same_component(of_sampler, sampler) and same_component(of_kge, cell.kge)):
+        if not (same_component(of_sampler, sampler) and same_component(of_kge, cell.kge) and cell.means(dataset)):
             continue
-        if not cell.means(dataset) or ("@" not in dataset and found.get("split", "") != asked["split"]):
-            other.append(dataset)
-            continue
+        if "@" not in dataset and found.get("split", "") != asked["split"]:
+            return nothing, f"it was tuned with --split {found.get('split') or 'left out'}"
         chosen = dict(study)
         alike = chosen.pop("feature_fingerprint", None)
         if alike != features() if alike is not None else found.get("features") != asked["features"]:
             return nothing, f"it was tuned with --features {found['features']}"
         return {**found, **chosen}, ""
-    return (
-        nothing,
-        f"its studies of {sampler} with {cell.kge} are of {', '.join(other)}" if other else "it has no such study",
-    )
+    return nothing, f"its studies are {', '.join(studies)}"
 
 
 def chosen_by(tuning: Mapping[str, Any] | None) -> Mapping[str, Any]:
