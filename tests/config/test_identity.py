@@ -8,6 +8,7 @@ import pytest
 from nsbench.campaign import plan as campaign
 from nsbench.config.protocol import Cell, name_of, protocol_names, resolve_protocol, sizes_of
 from nsbench.config.run import configure
+from nsbench.config.tuned import dataset_key, study_key
 from nsbench.datasets.loading import load_dataset
 from nsbench.errors import Misuse
 from nsbench.registry import same_component
@@ -163,3 +164,43 @@ def test_a_run_that_is_named_twice_is_planned_once():
     protocol("")
     samplers, datasets = ["uniform", "twin.py:Twin", "./twin.py:Twin"], [*spellings("g"), "other/g"]
     assert len(campaign.plan(samplers, ["transe"], datasets, [0, 1], protocol="mine.toml")) == 8
+
+
+# Tuned protocols
+
+TUNED = """extends = "mine.toml"
+[tuning]
+base = "mine"
+budget = 3
+fusion = "none"
+split = ""
+features = "auto"
+[tuning.studies."KEY"]
+trials = 3
+feature_fingerprint = ""
+chosen = {"protocol.learning_rate" = 0.5}
+"""
+
+
+def test_what_was_tuned_goes_by_content():
+    protocol("")
+    key = study_key("twin.py:Twin", "transe", dataset_key("called_so_then", load_dataset("./g").fingerprint))
+    Path("tuned.toml").write_text(TUNED.replace("KEY", key))
+
+    def tuned(sampler="./twin.py:Twin", dataset="./g", **how):
+        config = configure(sampler, "transe", dataset, protocol="tuned.toml", identify=campaign.identify, **how)
+        assert (config.protocol.learning_rate == 0.5) == (config.tuning["trials"] == 3) == (config.untuned == "")
+        return config.untuned or "tuned"
+
+    assert {tuned(dataset=name) for name in [*spellings("g"), "./copy"]} == {"tuned"}
+    assert tuned(split="released", features="none") == "tuned"  # the same graph, of which no features are read
+    words = f"./twin.py:Twin with transe on other/g is not tuned in tuned.toml: its studies are {key}"
+    assert tuned(dataset="other/g") == words
+    assert tuned("uniform") == words.replace("./twin.py:Twin", "uniform").replace("other/g", "./g")
+    assert tuned(fusion="adamf").endswith("it was tuned with --fusion none")
+    assert tuned(settings=["sampler.variant=recommended", "aux.diffusion=1"]).endswith("is tuned for itself")
+    Path("twin.py").write_text(TWIN + "# edited\n")
+    assert tuned() == words.replace("other/g", "./g")
+    said = []
+    campaign.plan(["./twin.py:Twin"], ["transe"], ["./g"], range(3), protocol="tuned.toml", say=said.append)
+    assert said == [tuned()]
