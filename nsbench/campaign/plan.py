@@ -61,7 +61,7 @@ def plan(
                 asked = {"protocol": protocol, "fusion": fusion, "seed": seed, **shared}
                 config = _replay(sampler.removeprefix(REPLAY), store_folder(store), kge, dataset, **asked)
             else:
-                names = {"protocol": chosen, "fusion": fused, "seed": seed}
+                names: dict[str, Any] = {"protocol": chosen, "fusion": fused, "seed": seed}
                 config = configure(sampler, kge, dataset, identify=identify, **names, **shared)
             if config.untuned not in said:
                 say(config.untuned)
@@ -72,7 +72,7 @@ def plan(
 
 def content(config: Config) -> str:
     """The same for two spellings of one run."""
-    names = {part: known_as(getattr(config, part)) for part in ("sampler", "kge", "fusion")}
+    names: dict[str, Any] = {part: known_as(getattr(config, part)) for part in ("sampler", "kge", "fusion")}
     if is_folder(config.dataset):
         names["dataset"] = str(Path(config.dataset).expanduser().resolve())
     return repr(replace(config, untuned="", **names))

@@ -334,7 +334,7 @@ def replaying(
         ("split", split or source.split, source.split),
         ("features", source.features if features == "auto" else _in_order(features), source.features),
     ):
-        if not same_component(given, has):
+        if not same_component(str(given), str(has)):
             raise Misuse(f"{run} was trained with --{name} {has}, and its replay must be too, not with {given}")
     cell = Cell(kge, dataset, split or source.split, identify)
     if protocol != "auto":
