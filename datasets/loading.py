@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from nsbench.datasets import modalities, places
 from nsbench.datasets.features import own
 from nsbench.datasets.folder import load_folder
 from nsbench.errors import Misuse, suggest
+from nsbench.identity import PUBLIC, graph_label, marked
 from nsbench.registry import DATASETS
 
 
@@ -21,8 +23,23 @@ def load_dataset(name: str, split: str | None = None, features: str = "auto") ->
     `split`: clean, released, or None for the dataset's default. `features`: auto (what the package holds of a public
     dataset, what others bring), mm (captions and the best text of a public dataset), none, or modalities,
     comma-separated. A registered name wins over a folder of that name; write ./NAME for the folder. Raises Misuse when
-    the dataset is unknown, malformed or cannot be had.
+    the dataset is unknown, malformed or cannot be had. `Dataset.name` is the public one where the content is, and no
+    other graph has it: nsbench.identity. Warns where that is not what the user may have meant.
     """
+    dataset = _loaded(name, split, features)
+    label = graph_label(dataset.name, dataset.fingerprint)
+    if label == dataset.name and is_folder(name) and label in DATASETS.names() and label not in PUBLIC.values():
+        label = marked(label, dataset.fingerprint)
+    if label == dataset.name:
+        return dataset
+    if "@" in label:
+        warnings.warn(f"{name} is not the dataset {dataset.name}, but another graph; here it is {label}", stacklevel=2)
+    else:
+        warnings.warn(f"{name} holds the triples of {label}, and goes by that name", stacklevel=2)
+    return dataclasses.replace(dataset, name=label)
+
+
+def _loaded(name: str, split: str | None, features: str) -> Dataset:
     if split not in (None, "clean", "released"):
         raise Misuse(f"unknown split '{split}'; choose clean or released")
     words = modalities.listed(features)
@@ -33,6 +50,8 @@ def load_dataset(name: str, split: str | None = None, features: str = "auto") ->
     else:
         registered, colon, text = name.partition(":")
         load, argument = DATASETS.get(registered), text if colon else None
+        if any(Path(name).glob("train*")):
+            warnings.warn(f"{name} is the dataset of that name; for the folder {name} here write ./{name}", stacklevel=3)
     if name in places.FOLDERS or words in (["auto"], ["none"]):
         return load(argument, split=split, features=",".join(words))
     return _with_modalities(load(argument, split=split, features="auto"), words)

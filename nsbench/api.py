@@ -38,7 +38,7 @@ def run(
     default NSBENCH_RUNS or ./runs. Raises nsbench.errors.Misuse for a configuration that cannot work, and RunFailed for a
     run that could not be carried to its end.
     """
-    plan.loaded.cache_clear()  # a folder may have changed since the last call
+    plan.forget()
     wanted = [seed] if seeds is None else range(seeds) if isinstance(seeds, int) else seeds
     settings = [f"{key}={value}" for key, value in (options or {}).items()]
     shared: dict[str, Any] = {"fusion": fusion, "split": split, "features": features, "settings": settings}

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nsbench.errors import Misuse, suggest
+from nsbench.identity import hash_of, marked, plugin_label
 from nsbench.options import Range, option
 
 __all__ = ["AUXILIARIES", "DATASETS", "FUSIONS", "MODELS", "SAMPLERS", "Range", "Registry", "card", "option", "plugin_file"]
@@ -194,6 +195,17 @@ KINDS = (SAMPLERS, MODELS, FUSIONS, AUXILIARIES, DATASETS)
 def plugin_file(name: str) -> Path | None:
     """The file of a component that was named as `./mine.py:Mine`."""
     return Path(name.rpartition(":")[0]) if ".py:" in name else None
+
+
+def known_as(name: str) -> str:
+    """What a component is, wherever its file lies: its name, or `mine.py:Mine@3f9a1c2b`, which may stand for it."""
+    path = None if "@" in name.rpartition(":")[2] else plugin_file(name)
+    return name if path is None else marked(plugin_label(name), hash_of(path))
+
+
+def same_component(one: str, other: str) -> bool:
+    """Whether two names, as a user writes them or as `known_as` has them, mean the same: a file's own name is a label."""
+    return one == other or known_as(one).rpartition(".py:")[2] == known_as(other).rpartition(".py:")[2]
 
 
 def _reason(error: Exception) -> str:

@@ -20,10 +20,10 @@ from nsbench.results.stats import paired, statistics
 from nsbench.results.stats.clusters import INFLATED, labels
 from nsbench.results.stats.verdicts import ROPE
 from nsbench.results.store import Run
-from nsbench.results.store.run import flat
+from nsbench.results.store.run import PLUGINS, flat, labelled
 from nsbench.results.store.scores import PARTS, SAME_DATA, parts, scores
 from nsbench.results.tables.captions import SURELY
-from nsbench.results.tables.contrasts import Contrast, adjusted, contrast_of, refuse_unequal_seeds
+from nsbench.results.tables.contrasts import Contrast, adjusted, contrast_of
 from nsbench.results.tables.fields import p_text
 from nsbench.results.tables.labels import listed
 from nsbench.results.tables.metrics import METRICS
@@ -39,6 +39,7 @@ APART = (
     "called",
     "feature_fingerprint",
     "feature_bytes",
+    "protocol_digest",
 )  # a run's own, implied, or refused
 AGREE = 0.01  # p of the randomisation and of the t test on thousands of triples, but for a broken tail
 NAMING = ("sampler", "kge", "fusion", "dataset")  # what a block is called by, where that tells blocks apart
@@ -71,6 +72,8 @@ def compare(first: str, second: str, runs: str | Path | None = None, where: Mapp
     if first == second:
         raise Misuse(f"both groups are '{first}'; name two that differ")
     groups, stores = zip(*(_group(text, runs, where or {}) for text in (first, second)))
+    together = labelled([run for group in groups for run in group])  # they may come from two stores
+    groups = together[: len(groups[0])], together[len(groups[0]) :]
     _refuse_mixed_features([run for group in groups for run in group])
     factors = [[_factors(run) for run in group] for group in groups]
     varying = _varying(factors)
@@ -140,7 +143,9 @@ def _refuse_mixed_features(runs: Sequence[Run]) -> None:
 
 def _factors(run: Run) -> Factors:
     """Everything that the configuration fixes, flat, apart from the seed and what follows from the rest."""
-    return flat({name: value for name, value in run.config.items() if name not in APART})
+    names = {part: run[part] for part in ("dataset", *PLUGINS)}
+    config = {**run.config, **names, "protocol": {**run.config["protocol"], "name": run["protocol"]}}
+    return flat({name: value for name, value in config.items() if name not in APART})
 
 
 def _varying(groups: Sequence[Sequence[Factors]]) -> list[str]:
@@ -186,7 +191,7 @@ def _compared(name: str, a: list[Run], b: list[Run], stored: Sequence[Run]) -> C
     hubs = labels(theirs.triples)
     few, many = sorted((len(a), len(b)))
     if few >= statistics.TEST_SEEDS:
-        refuse_unequal_seeds(a, b, ("the first group", "the second"), name or "this cell")
+        _refuse_unequal_seeds(a, b, name or "this cell")
         return replace(found, contrast=contrast_of("B", ours, theirs, hubs, parts(b[0], stored)))
     if many == 1:
         x, y = (1 / realistic(run.ranks().ranks) for run in (a[0], b[0]))  # [T, 2 sides]
@@ -195,14 +200,27 @@ def _compared(name: str, a: list[Run], b: list[Run], stored: Sequence[Run]) -> C
     return found
 
 
+def _refuse_unequal_seeds(a: Sequence[Run], b: Sequence[Run], where: str) -> None:
+    """Misuse unless the two arms of a test have the same seeds."""
+    ours, theirs = ([run["seed"] for run in arm] for arm in (a, b))
+    if ours == theirs:
+        return
+    common = sorted(set(ours) & set(theirs))
+    enough = len(common) >= statistics.TEST_SEEDS
+    fix = f"keep the common ones with the filter seed={listed(common)}" if enough else "run the missing ones"
+    raise Misuse(
+        f"the first group has seeds {listed(ours)} on {where} and the second has {listed(theirs)}, "
+        f"so they cannot be tested; {fix}"
+    )
+
+
 # Words
 
 
 def _sentences(compared: Sequence[Compared], differing: Mapping[str, tuple[str, str]], left_out: Sequence[str]) -> list[str]:
     what = listed((f"{name} ({one} and {other})" for name, (one, other) in differing.items()), ", ")
     runs = [run for each in compared for run in (*each.a, *each.b)]
-    config = runs[0].config
-    protocol = f"protocol {config['protocol']['name']}, version {config['protocol']['version']}"
+    protocol = f"protocol {runs[0]['protocol']}, version {runs[0]['protocol_version']}"
     said = [f"A and B differ in {what}; MRR x100, {_constants(runs)}, {protocol}."]
     said += [_finding(each, len(compared)) for each in compared]
     if len(compared) > 1:

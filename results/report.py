@@ -135,11 +135,12 @@ def _sections(runs: Sequence[Run]) -> list[dict[str, list[str]]]:
     """Filters that part the runs as tables need it; empty ones where all may stand together."""
     changes = sorted({f"changed.{name}" for run in runs for name in run.config.get("changed", {})})
     found: list[dict[str, list[str]]] = [{}]
-    for name in ("protocol.name", "protocol.version", *changes, "split"):
+    for name in ("protocol", "protocol_version", *changes, "split"):
         parted: list[dict[str, list[str]]] = []
         for only in found:
             part = store.select(runs, only)
-            values = {store.comparable(name, store.config_value(run.config, name)) for run in part}
+            given = [run[name] if name in store.SETTINGS else store.config_value(run.config, name) for run in part]
+            values = {store.comparable(name, value) for value in given}
             mixed = len(values) > 1 and (name != "split" or _splits(part) > 1)
             parted += [{**only, name: [value]} for value in sorted(values)] if mixed else [only]
         found = parted
@@ -176,7 +177,7 @@ class _Section:
         config = self.records[0].config
         changed = "".join(f", {name}={value}" for name, value in flat(config.get("changed", {})).items())
         split = f", {config['split']} split" if "split" in self.where else ""
-        title = f"Protocol {config['protocol']['name']}, version {config['protocol']['version']}{changed}{split}"
+        title = f"Protocol {self.records[0]['protocol']}, version {config['protocol']['version']}{changed}{split}"
         data = sorted({f"{run['dataset']} ({run['split']} split)" for run in self.records})
         lead = escape(f"{count(len(self.records), 'run')} on {', '.join(data)}.")
         made = iter(range(before + 1, total + 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from nsbench.config.protocol import resolve_protocol
+from nsbench.config.protocol import Cell, resolve_protocol
 from nsbench.errors import Misuse
 from nsbench.registry import SAMPLERS
 
@@ -30,7 +30,7 @@ def choose_protocol(asked: str, device: str) -> Choice:
 
 def _work(protocol: str) -> int:
     """Numbers that the training of a cell reads, in proportion."""
-    values = resolve_protocol(protocol, "transe", "mkg_y", {})
+    values = resolve_protocol(protocol, Cell("transe", "mkg_y"), {})
     return values.steps * values.batch * values.negatives * values.width
 
 

@@ -32,7 +32,7 @@ class Job(NamedTuple):
     @classmethod
     def of(cls, number: int, config: Config, store: Path) -> Job:
         dataset = dataset_of(config)
-        folder, reference = RunFolder(store / config.folder_name(dataset)), reference_of(config, dataset, store).path
+        folder, reference = RunFolder(config.folder(store, dataset)), reference_of(config, dataset, store).path
         group = group_of(config.record(dataset))
         return cls(number, config, folder, group, None if reference == folder.path else reference)
 

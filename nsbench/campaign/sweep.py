@@ -24,7 +24,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nsbench.campaign.plan import plan
+from nsbench.campaign import plan
 from nsbench.config.protocol import MOST_SEEDS, Protocol, read_protocol
 from nsbench.config.run import Config
 from nsbench.datasets.loading import is_folder
@@ -55,7 +55,7 @@ def read(name: str, store: Path | None = None) -> list[Config]:
     configs: dict[str, Config] = {}
     for block in blocks:
         for config in _block(name, {**shared, **block}, store):
-            configs.setdefault(repr(config), config)
+            configs.setdefault(plan.content(config), config)
     return list(configs.values())
 
 
@@ -102,7 +102,7 @@ def _block(name: str, block: dict[str, Any], store: Path | None) -> list[Config]
     for fusion, aux, change in itertools.product(lists["fusion"], lists["aux"], lists["change"]):
         added = [f"aux.{part}" for part in _parts(aux)] + _parts(change)
         given |= {"fusion": fusion, "settings": [*settings, *added]}
-        configs += plan(lists["sampler"], lists["kge"], lists["dataset"], seeds, store=store, **given)
+        configs += plan.plan(lists["sampler"], lists["kge"], lists["dataset"], seeds, store=store, **given)
     return configs
 
 

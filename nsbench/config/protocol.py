@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from nsbench.contracts import Dataset
 from nsbench.errors import Misuse, suggest
+from nsbench.identity import PUBLIC
 from nsbench.options import Range, build_options, option
-from nsbench.registry import DATASETS, MODELS, SAMPLERS
+from nsbench.registry import DATASETS, MODELS, SAMPLERS, same_component
 
 PER_PAIR = (  # values that may be tables: by model, by dataset, or by MODEL/DATASET
     "margin",
@@ -58,18 +63,73 @@ class Protocol:
     temperature: float = option(0.0, "of self-adversarial weighting; 0: plain mean", minimum=0)
 
 
-def resolve_protocol(name: str, kge: str, dataset: str, changes: Mapping[str, Any]) -> Protocol:
+class Content(NamedTuple):
+    """What a dataset is: fingerprints of its graph and of its features."""
+
+    graph: str
+    features: str
+
+
+Identify = Callable[[str, str | None, str], Content]
+"""Name, split and features, as a user writes them -> what they mean."""
+
+
+def registered(name: str, split: str | None, features: str) -> Content:
+    """Of a dataset with a registered name."""
+    known, _, argument = name.partition(":")
+    dataset: Dataset = DATASETS.get(known)(argument or None, split=split, features=features)
+    return Content(dataset.fingerprint, dataset.feature_fingerprint)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One model on one dataset, as the keys of a protocol's tables may mean it, by name or by content."""
+
+    kge: str
+    dataset: str
+    split: str | None = None
+    identify: Identify = registered
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return self.identify(self.dataset, self.split, "none").graph
+
+    def means(self, key: str) -> bool:
+        """Whether `key` is this dataset: LABEL@FINGERPRINT, a folder or file that holds it, or a registered name."""
+        if digits := re.search(r"@([0-9a-f]{8,})$", key):
+            return self.fingerprint.startswith(digits[1])
+        if key == self.dataset or (".py:" in key and ".py:" in self.dataset):
+            return same_component(key, self.dataset)
+        if _is_path(key):
+            return self.identify(key, None, "none").graph == self.fingerprint
+        return _is_path(self.dataset) and PUBLIC.get(self.fingerprint) == key
+
+    def value(self, table: Mapping[str, Any]) -> Any:
+        """The value of the most specific key, of the last of equals; KeyError where there is none."""
+        best = -1, ""
+        for key in table:
+            model, dataset = _parts(key)
+            if (model and same_component(model, self.kge)) or not model:
+                if not dataset or self.means(dataset):
+                    best = max(best, (2 * bool(dataset) + bool(model), key), key=lambda pair: pair[0])
+            elif not dataset and ".py:" in self.dataset and self.means(model):  # a file that makes a dataset
+                best = 2, key
+        return table[best[1]]
+
+
+def resolve_protocol(name: str, cell: Cell, changes: Mapping[str, Any]) -> Protocol:
     """The protocol's values for one model and dataset, with `--set protocol.x` applied last."""
     values = read_protocol(name)
-    for key in ("description", "sampler", "tuning"):  # the last two are read by `configure`
+    for key in ("description", "minutes", "sampler", "tuning"):  # the last three are read by `configure`
         values.pop(key, None)
     for key in PER_PAIR:
         table = values.get(key)
         if isinstance(table, Mapping):
-            best = [k for k in (f"{kge}/{dataset}", dataset, kge, "default") if k in table]
-            if not best:
-                raise Misuse(f"protocol {name} has no {key} for {kge} on {dataset}; add a default to its [{key}]")
-            values[key] = table[best[0]]
+            try:
+                values[key] = cell.value(table)
+            except KeyError:
+                where = f"{cell.kge} on {cell.dataset}"
+                raise Misuse(f"protocol {name} has no {key} for {where}; add a default to its [{key}]") from None
     if "name" in changes or "version" in changes:
         raise Misuse("protocol.name and protocol.version cannot be set; name another protocol with --protocol")
     return build_options(Protocol, {**values, "name": name_of(name), **changes}, "protocol")
@@ -82,8 +142,30 @@ def protocol_names() -> list[str]:
 
 
 def name_of(protocol: str) -> str:
-    """A protocol file of the user's own goes by its stem."""
-    return Path(protocol).stem if protocol.endswith(".toml") else protocol
+    """What a protocol is called: a copy of one in the package as that is, another file by its stem."""
+    if not protocol.endswith(".toml"):
+        return protocol
+    content, stem = digest(protocol), Path(protocol).stem
+    if copied := next((name for name in protocol_names() if _shipped_digest(name) == content), None):
+        return copied
+    if stem in protocol_names():
+        raise Misuse(f"{protocol} differs from protocol {stem}, for which tables would take it; give the file another name")
+    return stem
+
+
+def digest(protocol: str) -> str:
+    """SHA-256 over the values of a protocol: what it is, whatever its file is called."""
+    values = {key: value for key, value in read_protocol(protocol).items() if key != "description"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+
+
+_shipped_digest = functools.cache(digest)
+
+
+def sizes_of(protocol: str, sampler: str) -> dict[str, Any]:
+    """The options that a protocol proposes for a sampler, so that it fits the budget."""
+    tables = read_protocol(protocol).get("sampler", {})
+    return {name: x for key, table in tables.items() if same_component(key, sampler) for name, x in table.items()}
 
 
 def _read(name: str) -> str:
@@ -111,6 +193,7 @@ def read_protocol(name: str, _extended: tuple[str, ...] = ()) -> dict[str, Any]:
         raise Misuse(f"protocol {name} is not TOML: {error}") from None
     if name.endswith(".toml"):
         _check_file(name, values)
+        values |= {key: _by_file(name, key, values[key]) for key in (*PER_PAIR, "sampler") if key in values}
     base = values.pop("extends", None)
     if base is None:
         return values
@@ -136,14 +219,9 @@ def _check_file(name: str, values: Mapping[str, Any]) -> None:
         raise Misuse(f'protocol {name}: extends names another protocol, as extends = "nsbench", not {values["extends"]!r}')
     if not isinstance(values.get("tuning", {}), Mapping):
         raise Misuse(f"protocol {name}: tuning is a table that nsbench tune writes, not {values['tuning']!r}; leave it out")
-    known = ["default", *MODELS.names(), *DATASETS.names()]
-    known += [f"{kge}/{dataset}" for kge in MODELS.names() for dataset in DATASETS.names()]
-    for key in PER_PAIR:
-        table = values.get(key)
-        for pair in table if isinstance(table, Mapping) else ():
-            if not _names_a_pair(pair):
-                near = suggest(pair, known) or "; name a model, a dataset, MODEL/DATASET or default"
-                raise Misuse(f"protocol {name}: [{key}] is for '{pair}', which is not there{near} (nsbench list)")
+    minutes = values.get("minutes", 1)
+    if type(minutes) not in (int, float) or not minutes > 0:
+        raise Misuse(f"protocol {name}: minutes is how long a run may take on a CPU, a number above 0, not {minutes!r}")
     tables = values.get("sampler", {})
     for sampler, options in tables.items() if isinstance(tables, Mapping) else [("NAME", tables)]:
         if not isinstance(options, Mapping):
@@ -153,16 +231,65 @@ def _check_file(name: str, values: Mapping[str, Any]) -> None:
             raise Misuse(f"protocol {name}: [sampler.{sampler}] is of no sampler{near} (nsbench list)")
 
 
-def _names_a_pair(key: str) -> bool:
-    """Whether it may be a key of a table: default, a model, a dataset or MODEL/DATASET; files and folders pass."""
-    first, slash, rest = key.partition("/")
-    if ".py:" in key or first in ("", ".", "..", "~") or Path(key).is_dir():
-        return True
-    if not slash:
-        return key == "default" or key in MODELS.names() or key.partition(":")[0] in DATASETS.names()
+def _parts(key: str) -> tuple[str, str]:
+    """Model and dataset of a table's key, "" for any. A file alone counts as a model, which a dataset may be too."""
+    if key == "default":
+        return "", ""
+    first, _, rest = key.partition("/")
     if first in MODELS.names():
-        return rest not in ("default", *MODELS.names()) and _names_a_pair(rest)
-    return rest.partition(":")[0] not in DATASETS.names()  # a folder elsewhere; else a misspelt model
+        return first, rest
+    if file := re.match(r"(.*?\.py:[^/]*)/?(.*)$", key):
+        return file[1], file[2]
+    return "", key
+
+
+def _is_path(name: str) -> bool:
+    return "/" in name and ".py:" not in name
+
+
+def _by_file(name: str, key: str, table: Any) -> Any:
+    """A table with the paths among its keys as seen from the file `name`. Misuse for what is not there, or twice."""
+    if not isinstance(table, Mapping):
+        return table
+    found: dict[str, Any] = {}
+    for pair, value in table.items():
+        model, dataset = _parts(pair)
+        folder, is_pair = Path(name).parent, key != "sampler"
+        whole = "/".join(filter(None, (_placed(model, folder), _placed(dataset, folder, is_pair)))) or "default"
+        if not _is_there(whole if is_pair or ".py:" in whole else ""):
+            known = ["default", *MODELS.names(), *DATASETS.names()]
+            known += [f"{kge}/{dataset}" for kge in MODELS.names() for dataset in DATASETS.names()]
+            near = (
+                suggest(pair, known) or "; name a model, a dataset, MODEL/DATASET or default, folders as seen from the file"
+            )
+            raise Misuse(f"protocol {name}: [{key}] is for '{pair}', which is not there{near} (nsbench list)")
+        if whole in found:
+            raise Misuse(f"protocol {name}: [{key}] is for '{pair}' twice, under two spellings; leave one out")
+        found[whole] = value
+    return found
+
+
+def _placed(name: str, folder: Path, may_be_folder: bool = False) -> str:
+    """An absolute path where a file or a folder is named, as seen from `folder`."""
+    if not name or "@" in name:
+        return name
+    if ".py:" in name:
+        file, _, attribute = name.rpartition(":")
+        return f"{(folder / Path(file).expanduser()).resolve()}:{attribute}"
+    path = folder / Path(name).expanduser()
+    named = name.partition(":")[0] in DATASETS.names()
+    return str(path.resolve()) if may_be_folder and not named and (_is_path(name) or path.is_dir()) else name
+
+
+def _is_there(key: str) -> bool:
+    """Whether a key with absolute paths means something."""
+    model, dataset = _parts(key)
+    files = [part.rpartition(":")[0] for part in (model, dataset) if ".py:" in part and "@" not in part]
+    if not all(Path(file).is_file() for file in files):
+        return False
+    if not dataset or ".py:" in dataset or "@" in dataset:
+        return True
+    return Path(dataset).is_dir() if _is_path(dataset) else dataset.partition(":")[0] in DATASETS.names()
 
 
 def _table(value: Any) -> dict[str, Any]:

@@ -6,17 +6,28 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nsbench.config import BESIDE
-from nsbench.config.protocol import Protocol, name_of, read_protocol, resolve_protocol
-from nsbench.config.tuned import chosen_by, study_key, tuning_of
+from nsbench.config.protocol import (
+    Cell,
+    Identify,
+    Protocol,
+    digest,
+    protocol_names,
+    read_protocol,
+    registered,
+    resolve_protocol,
+    sizes_of,
+)
+from nsbench.config.tuned import chosen_by, tuning_of
 from nsbench.contracts import Dataset, Need, Objective, missing_needs
 from nsbench.errors import Misuse
+from nsbench.identity import hash_of, plugin_label
 from nsbench.options import build_options, non_default
-from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS, plugin_file
+from nsbench.registry import AUXILIARIES, DATASETS, FUSIONS, MODELS, SAMPLERS, plugin_file, same_component
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,16 +53,27 @@ class Config:
     tuning: Mapping[str, Any] | None = None  # of a tuned protocol: its budget, and what it chose
     uniform_tuning: Mapping[str, Any] | None = None  # the same of uniform, to which diagnostics refer
     replayed: Mapping[str, Any] | None = None  # config.json of the run whose negatives are replayed
+    digest: str = ""  # of the protocol as a whole, by which tables know it under any name
+    minutes: float | None = None  # that the protocol promises of a run on a CPU
+    untuned: str = ""  # why a tuned protocol chose nothing, for the user; outside of the record
 
     @property
     def name(self) -> str:
         """`sampler-kge-dataset-sN`, readable, not unique."""
-        parts = [name.rpartition(":")[2] if ".py:" in name else name for name in (self.sampler, self.kge)]
-        return "-".join([*parts, Path(self.dataset).resolve().name.replace(":", "_"), f"s{self.seed}"])
+        return self.label_of(Path(self.dataset).resolve().name.replace(":", "_"))
 
-    def folder_name(self, dataset: Dataset) -> str:
-        """The run's folder in a store: its name, and its id."""
-        return f"{self.name}-{self.record(dataset)['id']}"
+    def label_of(self, dataset: str) -> str:
+        """The run's name where the dataset is called so; "" leaves it out."""
+        parts = [name.rpartition(":")[2] if ".py:" in name else name for name in (self.sampler, self.kge)]
+        return "-".join(filter(None, [*parts, dataset, f"s{self.seed}"]))
+
+    def folder(self, store: Path, dataset: Dataset) -> Path:
+        """Where the run lies in a store, or will: `NAME-ID`, and under any name with its id if it is there already."""
+        number = self.record(dataset)["id"]
+        path = store / f"{self.name}-{number}"
+        if dataset.name == self.dataset or path.exists():
+            return path
+        return next(iter(sorted(store.glob(f"*-s{self.seed}-{number}"))), path)
 
     @property
     def wants_features(self) -> bool:
@@ -99,6 +121,8 @@ class Config:
             record["tuning"] = dict(self.tuning)
         if dataset.features:
             record["feature_bytes"] = dataset.feature_bytes
+        if self.digest:
+            record["protocol_digest"] = self.digest
         if self.proposed:
             record["proposed"] = dict(self.proposed)
         if self.replayed is not None:
@@ -119,7 +143,7 @@ class Config:
     def _sources(self) -> dict[str, str]:
         """SHA-256 of the file behind each component that came as one: two states of ./mine.py are two samplers."""
         names = {"sampler": self.sampler, "kge": self.kge, "fusion": self.fusion}
-        return {part: hashlib.sha256(path.read_bytes()).hexdigest() for part, n in names.items() if (path := plugin_file(n))}
+        return {part: hash_of(path) for part, name in names.items() if (path := plugin_file(name))}
 
 
 def from_record(record: Mapping[str, Any]) -> Config:
@@ -145,6 +169,7 @@ def from_record(record: Mapping[str, Any]) -> Config:
         tuning=record.get("tuning"),
         proposed=record.get("proposed", {}),
         replayed=record.get("replayed"),
+        digest=record.get("protocol_digest", ""),
     )
 
 
@@ -157,11 +182,22 @@ def _features_of(record: Mapping[str, Any]) -> str:
 
 def run_id(record: Mapping[str, Any]) -> str:
     """Eight hexadecimal digits of SHA-256 over everything that can change the result; never device, threads or paths."""
+    return hashlib.sha256(json.dumps(content_of(record), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def content_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json without labels: what a user calls a folder, a plugin's file or a protocol of his own may change."""
     record = {name: value for name, value in record.items() if name not in BESIDE}
     if "replayed" in record:
         record["replayed"] = record["replayed"]["id"]
-    names = {part: re.sub(r".*[/\\]", "", record[part]) for part in record["sources"]}  # ./a/mine.py:Mine is mine.py:Mine
-    return hashlib.sha256(json.dumps({**record, **names}, sort_keys=True).encode()).hexdigest()[:8]
+    record |= {part: record[part].rpartition(":")[2] for part in record["sources"]}  # a class; `sources` has its file
+    if record["dataset"].partition(":")[0] not in DATASETS.names():
+        record["dataset"] = ""  # a folder's name; its fingerprint is there
+    if record["protocol"]["name"] not in protocol_names():
+        record["protocol"] = record["protocol"] | {"name": ""}
+    if "tuning" in record and record["tuning"]["base"] not in protocol_names():
+        record["tuning"] = record["tuning"] | {"base": ""}
+    return record
 
 
 def configure(
@@ -175,8 +211,12 @@ def configure(
     split: str | None = None,
     features: str = "auto",
     settings: Iterable[str] = (),
+    identify: Identify = registered,
 ) -> Config:
-    """A checked configuration. `settings` are `--set` texts: sampler.x=1, kge.x=1, protocol.steps=100, aux.NAME=0.1."""
+    """A checked configuration. `settings` are `--set` texts: sampler.x=1, kge.x=1, protocol.steps=100, aux.NAME=0.1.
+
+    `identify` is for a protocol that knows datasets by content; by itself it knows those with a name of the registry.
+    """
     groups = _grouped(settings)
     component = SAMPLERS.get(sampler)
     model, fuse = MODELS.get(kge), FUSIONS.get(fusion)
@@ -190,16 +230,10 @@ def configure(
         apart = f"{sampler}_{variant}"
         remedy = f"use --sampler {apart}" if apart in SAMPLERS.names() else f"it has {', '.join(presets)}"
         raise Misuse(f"{sampler} has no variant '{variant}'; {remedy}")
-    sizes = read_protocol(protocol).get("sampler", {}).get(sampler, {})  # that fit the protocol's budget
+    sizes = sizes_of(protocol, sampler)
     proposed = {name: value for name, value in sizes.items() if name not in presets[variant]}  # a variant keeps its own
     features = _in_order(features)
-    asked = {"fusion": fusion, "split": split or "", "features": features}
-    plain = variant == "recommended" and not groups["aux"]
-    tuning = tuning_of(protocol, study_key(sampler, kge, dataset), asked, plain)
-    chosen = _by_group(chosen_by(tuning))
-    if tuning is not None and any(field in groups[group] for group in GROUPS for field in chosen[group]):
-        tuning = {**tuning, "trials": 0, "chosen": {}}  # --set has it otherwise
-    sampler_options = {**proposed, **presets[variant], **chosen["sampler"], **groups["sampler"]}
+    cell = Cell(kge, dataset, split, identify)
 
     weights: dict[str, Any] = {}
     aux_options: dict[str, dict[str, str]] = {}
@@ -213,31 +247,59 @@ def configure(
         if name not in weights:
             raise Misuse(f"aux.{name} has options but no weight; add --set aux.{name}=1")
 
-    unchanged = resolve_protocol(protocol, kge, dataset, chosen["protocol"])
-    resolved = resolve_protocol(protocol, kge, dataset, {**chosen["protocol"], **groups["protocol"]})
-    changed = {n: getattr(resolved, n) for n in groups["protocol"] if getattr(resolved, n) != getattr(unchanged, n)}
-    config = Config(
-        sampler=sampler,
-        kge=kge,
-        dataset=dataset,
-        fusion=fusion,
-        split=split,
-        features=features,
-        seed=seed,
-        protocol=resolved,
-        changed=changed,
-        variant=variant,
-        proposed=proposed,
-        sampler_options=build_options(component.Options, sampler_options, "sampler"),
-        kge_options=build_options(model.Options, groups["kge"], "kge"),
-        fusion_options=build_options(fuse.Options, groups["fusion"], "fusion"),
-        aux=weights,
-        aux_options={n: build_options(AUXILIARIES.get(n).Options, aux_options.get(n, {}), f"aux.{n}") for n in weights},
-        tuning=tuning,
-        uniform_tuning=tuning_of(protocol, study_key("uniform", kge, dataset), asked),
-    )
+    values = read_protocol(protocol)
+
+    def built(tuning: Mapping[str, Any] | None, **beside: Any) -> Config:
+        chosen = _by_group(chosen_by(tuning))
+        if tuning is not None and any(field in groups[group] for group in GROUPS for field in chosen[group]):
+            tuning = {**tuning, "trials": 0, "chosen": {}}  # --set has it otherwise
+        sampler_options = {**proposed, **presets[variant], **chosen["sampler"], **groups["sampler"]}
+        unchanged = resolve_protocol(protocol, cell, chosen["protocol"])
+        resolved = resolve_protocol(protocol, cell, {**chosen["protocol"], **groups["protocol"]})
+        return Config(
+            sampler=sampler,
+            kge=kge,
+            dataset=dataset,
+            fusion=fusion,
+            split=split,
+            features=features,
+            seed=seed,
+            protocol=resolved,
+            changed={n: getattr(resolved, n) for n in groups["protocol"] if getattr(resolved, n) != getattr(unchanged, n)},
+            variant=variant,
+            proposed=proposed,
+            sampler_options=build_options(component.Options, sampler_options, "sampler"),
+            kge_options=build_options(model.Options, groups["kge"], "kge"),
+            fusion_options=build_options(fuse.Options, groups["fusion"], "fusion"),
+            aux=weights,
+            aux_options={n: build_options(AUXILIARIES.get(n).Options, aux_options.get(n, {}), f"aux.{n}") for n in weights},
+            tuning=tuning,
+            digest=digest(protocol),
+            minutes=values.get("minutes"),
+            **beside,
+        )
+
+    config = built(None)
+    if "tuning" in values:
+        asked = {"fusion": fusion, "split": split or "", "features": features}
+        read = features if config.wants_features else "none"
+        plain = variant == "recommended" and not groups["aux"]
+        tuning, why = tuning_of(protocol, sampler, cell, asked, _features_read(cell, read), plain)
+        said = f"{sampler} with {kge} on {dataset} is not tuned in {protocol}: {why}" if why else ""
+        config = built(tuning, uniform_tuning=_uniform_tuning(protocol, cell, asked), untuned=said)
     check_needs(config)
     return config
+
+
+def _features_read(cell: Cell, features: str) -> Callable[[], str]:
+    """What gives the fingerprint of the features that a run reads."""
+    return lambda: cell.identify(cell.dataset, cell.split, features).features
+
+
+def _uniform_tuning(protocol: str, cell: Cell, asked: Mapping[str, str]) -> dict[str, Any] | None:
+    """What the protocol chose for the uniform run that hardness refers to."""
+    features = asked["features"] if asked["fusion"] != "none" else "none"
+    return tuning_of(protocol, "uniform", cell, asked, _features_read(cell, features))[0]
 
 
 def replaying(
@@ -251,6 +313,7 @@ def replaying(
     split: str | None = None,
     features: str = "auto",
     settings: Iterable[str] = (),
+    identify: Identify = registered,
 ) -> Config:
     """As `configure`: a fresh model of `seed` on the negatives of the run that wrote `record`. All else is that run's.
 
@@ -265,17 +328,23 @@ def replaying(
         raise Misuse(f"{run} draws no negatives, because {source.sampler} is an objective; replay the run of a sampler")
     if list(settings):
         raise Misuse(f"a replay takes all options from its run, {run}; leave --set out")
-    same_data = source.dataset in (dataset, Path(dataset).resolve().name)  # a folder is recorded by its name
     for name, given, has in (
         ("kge", kge, source.kge),
-        ("dataset", source.dataset if same_data else dataset, source.dataset),
-        ("protocol", source.protocol.name if protocol == "auto" else name_of(protocol), source.protocol.name),
         ("fusion", source.fusion if fusion == "auto" else fusion, source.fusion),
         ("split", split or source.split, source.split),
         ("features", source.features if features == "auto" else _in_order(features), source.features),
     ):
-        if given != has:
+        if not same_component(str(given), str(has)):
             raise Misuse(f"{run} was trained with --{name} {has}, and its replay must be too, not with {given}")
+    cell = Cell(kge, dataset, split or source.split, identify)
+    if protocol != "auto":
+        here, chosen = resolve_protocol(protocol, cell, {}), {name.partition(".")[2] for name in chosen_by(source.tuning)}
+        for field, value in dataclasses.asdict(source.protocol).items():
+            if field not in {"name", *chosen, *source.changed} and getattr(here, field) != value:
+                raise Misuse(
+                    f"{run} was trained with --protocol {source.protocol.name} ({field} {value}), and its replay must be "
+                    f"too, not with {here.name} ({field} {getattr(here, field)})"
+                )
     asked = {"fusion": fusion, "split": split or "", "features": features}
     component = SAMPLERS.get("replay")
     return dataclasses.replace(
@@ -287,7 +356,7 @@ def replaying(
         dataset=dataset,
         seed=seed,
         replayed=record,
-        uniform_tuning=tuning_of(protocol, study_key("uniform", kge, dataset), asked),
+        uniform_tuning=_uniform_tuning(protocol, cell, asked) if protocol != "auto" else None,
     )
 
 
@@ -305,7 +374,7 @@ def _described(config: Config) -> str:
         if name not in tuned and config.proposed.get(name) != value
     }
     variant = [] if config.variant == "recommended" else [config.variant]
-    return " ".join([config.sampler, *variant, *(f"{name}={value}" for name, value in options.items())])
+    return " ".join([plugin_label(config.sampler), *variant, *(f"{name}={value}" for name, value in options.items())])
 
 
 def _check_seed(seed: int) -> None:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from nsbench.config.run import from_record
 from nsbench.contracts import Dataset, Positives, Sampler
-from nsbench.datasets.loading import load_dataset
+from nsbench.datasets.loading import is_folder, load_dataset
 from nsbench.datasets.questions import folded
 from nsbench.errors import Misuse, suggest
+from nsbench.registry import DATASETS
 from nsbench.runs.folder import RunFolder
 from nsbench.training.diagnostics import nearest
 from nsbench.training.seeds import generator
@@ -143,7 +144,10 @@ def _restored(folder: Path, name: str | None) -> tuple[Trainer, Dataset]:
         raise Misuse(f"{folder} drew nothing itself; inspect the run that it replays, {config.replayed['id']}")
     if not (folder / "model.safetensors").exists():
         raise Misuse(f"{folder} has no saved model; run it again into another store with --save-model")
-    data = load_dataset(name or config.dataset, split=config.split, features=config.features)
+    label = config.dataset  # of a folder, which may be anywhere
+    if name is None and not is_folder(label) and label.partition(":")[0] not in DATASETS.names():
+        raise Misuse(f"{folder} was trained on a graph called {label}; name its folder with --dataset")
+    data = load_dataset(name or label, split=config.split, features=config.features)
     check_same(folder, config.record(data), record)
     trainer = Trainer(config, data)
     if not isinstance(trainer.sampler, Sampler):

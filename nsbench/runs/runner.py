@@ -56,7 +56,7 @@ class RunOptions:
     save_model: bool = False  # keep model.safetensors and sampler.safetensors
     diagnose: bool = True  # measure what the sampler draws (nsbench.training.diagnostics)
     checkpoint_seconds: float = 60.0
-    longest: float = float("inf")  # seconds, above which a sampler that compares every entity is refused in protocol cpu
+    long: bool = True  # else a sampler that compares every entity is refused above the minutes that its protocol promises
     retry: bool = True  # run again what failed earlier; else FailedBefore
 
 
@@ -73,7 +73,7 @@ def execute(
     stopping: Stopping = never,
 ) -> RunFolder:
     """Carry out one run, or what is missing of it, and return its folder. A complete run is left as it is."""
-    folder = RunFolder(store / config.folder_name(dataset))
+    folder = RunFolder(config.folder(store, dataset))
     check_sizes(config, dataset)
     pick_device(options.device)
     if folder.complete:
@@ -239,13 +239,13 @@ class _Run:
             self.time_left.took("validation", (time.monotonic() - began) * len(valid) / len(part))
 
     def _refuse_if_long(self, since_began: float) -> None:
-        """In the protocol that promises minutes on a CPU. A run whose first validation came before the probe is short."""
-        seconds = since_began + (self._seconds_left() or 0.0)
-        promised = self.config.protocol.name == "cpu" and self.device.type == "cpu"
-        if promised and SAMPLERS.get(self.config.sampler).every_entity and seconds > self.options.longest:
+        """On a CPU, where the protocol promises minutes. A run whose first validation came before the probe is short."""
+        config, minutes = self.config, (since_began + (self._seconds_left() or 0.0)) / 60
+        promised = None if self.options.long or self.device.type != "cpu" else config.minutes
+        if promised is not None and SAMPLERS.get(config.sampler).every_entity and minutes > promised:
             raise Misuse(
-                f"{self.config.sampler} compares every entity at each step, and this run would take {seconds / 60:.0f} "
-                f"minutes here, more than the {self.options.longest / 60:.0f} of protocol cpu; --long carries it out"
+                f"{config.sampler} compares every entity at each step, and this run would take {minutes:.0f} minutes here, "
+                f"more than the {promised:g} of protocol {config.protocol.name}; --long carries it out"
             )
 
     def _seconds_left(self) -> float | None:
@@ -435,7 +435,7 @@ def reference_of(config: Config, dataset: Dataset, store: Path) -> RunFolder:
     )
     if not plain.wants_features:
         dataset = dataclasses.replace(dataset, features={}, present={})
-    return RunFolder(store / plain.folder_name(dataset))
+    return RunFolder(plain.folder(store, dataset))
 
 
 def check_sizes(config: Config, dataset: Dataset, tested: bool = True) -> None:

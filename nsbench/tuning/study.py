@@ -12,6 +12,7 @@ The backbone (learning rate, margin, regulariser: the fields of Protocol with a 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -19,10 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nsbench.campaign.plan import dataset_of
-from nsbench.config.protocol import Protocol, read_protocol
+from nsbench.campaign.plan import dataset_of, identify, loaded
+from nsbench.config.protocol import Protocol, read_protocol, sizes_of
 from nsbench.config.run import Config, configure
-from nsbench.config.tuned import study_key
+from nsbench.config.tuned import dataset_key, study_key
 from nsbench.errors import Misuse, RunFailed
 from nsbench.options import Search, searched
 from nsbench.tuning.ledger import Ledger
@@ -57,6 +58,7 @@ class Tuning:
             split=self.split,
             features=self.features,
             settings=[f"{name}={value}" for name, value in {**steps, **values}.items()],
+            identify=identify,
         )
 
 
@@ -76,9 +78,8 @@ class Study:
         self.tuning, self.ledger = tuning, ledger
         self.sampler, self.kge, self.dataset = sampler, kge, dataset
         self.base, self.backbone = base, backbone
-        self.key = study_key(sampler, kge, dataset)
         plain = tuning.configured(sampler, kge, dataset, {})
-        fixed = read_protocol(tuning.protocol).get("sampler", {}).get(sampler, {})  # sizes that fit its budget
+        fixed = sizes_of(tuning.protocol, sampler)
         own = {} if backbone else {n: s for n, s in searched(plain.sampler_options).items() if n not in fixed}
         shared = searched(Protocol) if backbone or tuning.backbone == "alike" else {}
         # The backbone first: among the random trials, all samplers try the same ones.
@@ -99,12 +100,24 @@ class Study:
         frozen = {} if self.base is None else self.base.best()[1].values
         return self.tuning.configured(self.sampler, self.kge, self.dataset, {**frozen, **values})
 
+    @functools.cached_property
+    def data(self) -> str:
+        """The dataset, as the protocol file names it."""
+        data = loaded(self.dataset, self.tuning.split, "none", True)
+        return dataset_key(data.name, data.fingerprint)
+
+    @property
+    def key(self) -> str:
+        return study_key(self.sampler, self.kge, self.data)
+
     def name(self) -> str:
         """The study's name in the storage, once the backbone is frozen: all that its trials depend on goes into it."""
         if not self._name:
             config = self.configured({})
-            what = [config.record(dataset_of(config, tested=False))["id"], STARTUP, LAG, space_hash(self.space)]
-            self._name = f"{config.name}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]}"
+            data = dataset_of(config, tested=False)
+            what = [config.record(data)["id"], STARTUP, LAG, space_hash(self.space)]
+            label = config.name if data.name == self.dataset else config.label_of("")  # a folder may be renamed
+            self._name = f"{label}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]}"
         return self._name
 
     def frozen(self) -> bool:

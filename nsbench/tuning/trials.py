@@ -65,7 +65,7 @@ def one_trial(
     values = study.values(number)
     config = study.configured(values)
     dataset = dataset_of(config, tested=False)
-    folder = RunFolder(study.ledger.folder / config.folder_name(dataset))
+    folder = RunFolder(config.folder(study.ledger.folder, dataset))
     with folder.claimed():
         if number in study.done():  # by a process that has just let go of the folder
             return False

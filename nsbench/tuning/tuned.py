@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from nsbench.campaign.plan import dataset_of
 from nsbench.config.protocol import name_of, protocol_names, read_protocol
 from nsbench.errors import Misuse
 from nsbench.files import replacing
+from nsbench.registry import known_as
 from nsbench.tuning.space import size, space_hash
 from nsbench.tuning.study import Study
 
@@ -28,23 +30,25 @@ def protocol_text(studies: Sequence[Study], output: Path) -> str:
     shared = [study for study in studies if study.backbone]
     for parameter in shared[0].space if shared else ():
         lines += ["", f"[{parameter.removeprefix('protocol.')}]"]
-        lines += [f"{_toml(f'{s.kge}/{s.dataset}')} = {_toml(s.best()[1].values[parameter])}" for s in shared]
+        keys = {f"{known_as(s.kge)}/{s.data}": s.best()[1].values[parameter] for s in shared}
+        lines += [f"{_toml(key)} = {_toml(value)}" for key, value in keys.items()]
     lines += ["", "[tuning]", f"base = {_toml(name)}", f"budget = {tuning.trials}"]
     lines += [f"backbone = {_toml(tuning.backbone)}", f"search = {_toml(studies[0].ledger.search)}", f"seed = {tuning.seed}"]
-    lines += [f"fusion = {_toml(tuning.fusion)}", f"split = {_toml(tuning.split or '')}"]
+    lines += [f"fusion = {_toml(known_as(tuning.fusion))}", f"split = {_toml(tuning.split or '')}"]
     lines += [f"features = {_toml(tuning.features)}"]
     for study in studies:
         if study.backbone:
             continue
         number, best = study.best()
         assert best.mrr is not None
-        steps = study.configured({}).protocol.steps
+        plain = study.configured({})
         lines += [
             "",
             f"[tuning.studies.{_toml(study.key)}]  # trial {number}, validation MRR {100 * best.mrr:.2f}",
             f"trials = {study.trials}",
             f"failed = {study.failed()}",
-            f"steps = {steps}",
+            f"steps = {plain.protocol.steps}",
+            f"feature_fingerprint = {_toml(dataset_of(plain, tested=False).feature_fingerprint)}",
             f"space = {_toml(space_hash(study.space))}",
             f"[tuning.studies.{_toml(study.key)}.chosen]",
             *(f"{_toml(option)} = {_toml(value)}" for option, value in best.values.items()),

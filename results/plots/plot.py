@@ -172,7 +172,7 @@ class Shown(Grid):
         of = f"{dataset} ({runs[0]['split']} split, {runs[0]['fingerprint'][:8]})"
         words = [
             f"{of}: {len(runs)} runs, seeds {listed(seeds, ', ')}",
-            f"protocol {config['protocol']['name']}, version {config['protocol']['version']}",
+            f"protocol {runs[0]['protocol']}, version {config['protocol']['version']}",
         ]
         words += [f"changed: {changed}"] if changed else []
         late = sum(not run["converged"] for run in runs)

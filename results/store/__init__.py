@@ -5,6 +5,7 @@ from nsbench.results.store.reading import FAILED as FAILED
 from nsbench.results.store.reading import Store as Store
 from nsbench.results.store.reading import folders as folders
 from nsbench.results.store.reading import read as read
+from nsbench.results.store.run import CONFIG as CONFIG
 from nsbench.results.store.run import COST as COST
 from nsbench.results.store.run import ENV as ENV
 from nsbench.results.store.run import FIGURES as FIGURES

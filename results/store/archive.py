@@ -12,7 +12,7 @@ from typing import NamedTuple
 from nsbench.errors import Misuse, RunFailed
 from nsbench.files import replacing
 from nsbench.results.store.packed import KEPT, packed, write
-from nsbench.results.store.reading import read
+from nsbench.results.store.reading import but_for_names, read
 from nsbench.results.store.run import content
 
 
@@ -47,9 +47,11 @@ def merge(archive: Path, folder: Path) -> Merged:
         if not found.runs and not refused:
             raise Misuse(f"{archive} holds no run; give an archive of `nsbench runs pack`, or a store's folder")
         added, present = [], []
-        here = {run.name for run in read(folder).runs}
-        for path in (run.path for run in found.runs):
-            if path.name in here:
+        here = read(folder).runs
+        names, contents = {run.name for run in here}, {run["id"]: but_for_names(run) for run in here}
+        for run in found.runs:
+            path = run.path
+            if path.name in names or contents.get(run["id"]) == but_for_names(run):
                 present.append(path.name)
                 continue
             if (folder / path.name).exists():  # begun here, not finished: the finished one is worth more

@@ -6,13 +6,13 @@ import contextlib
 import json
 import os
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nsbench.files import store_folder
 from nsbench.results.store.packed import packed
-from nsbench.results.store.run import Damaged, Run, begun, complete, content
+from nsbench.results.store.run import PLUGINS, Damaged, Run, begun, complete, content, labelled
 
 FAILED = "failed: "  # begins why something was skipped, where the run says so itself
 
@@ -50,7 +50,7 @@ def read(store: str | Path | None = None) -> Store:
         try:
             run = complete(folder / name, _record(folder / name))
             twins = first.setdefault(str(run["id"]), [])
-            if twin := next((other for other in twins if other.config == run.config), None):
+            if twin := next((other for other in twins if but_for_names(other) == but_for_names(run)), None):
                 raise Damaged(f"the same run as {twin.name}")
         except Damaged as reason:
             found.skipped[name] = str(reason)
@@ -60,7 +60,15 @@ def read(store: str | Path | None = None) -> Store:
         else:
             twins.append(run)
             found.runs.append(run)
-    return found
+    together = labelled([*found.runs, *found.begun])
+    count = len(found.runs)
+    return replace(found, runs=together[:count], begun=together[count:])
+
+
+def but_for_names(run: Run) -> dict[str, Any]:
+    """What the run is: copies of it may have been begun under other names of its data, protocol or plugins."""
+    protocol = {**run.config["protocol"], "name": ""}
+    return {**run.config, "protocol": protocol, **dict.fromkeys(("dataset", *PLUGINS), ""), "feature_bytes": ""}
 
 
 def _record(path: Path) -> dict[str, Any]:

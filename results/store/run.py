@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nsbench.errors import Misuse
+from nsbench.identity import graph_label, marked, plugin_label
 from nsbench.results.store.packed import packed, unzipped
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 # Settings that come from config.json, and where they are in it.
 CONFIG = {name: name for name in ("sampler", "variant", "kge", "fusion", "dataset", "split", "features", "seed", "id")}
 CONFIG |= {"fingerprint": "fingerprint", "protocol": "protocol.name", "protocol_version": "protocol.version"}
+PLUGINS = ("sampler", "kge", "fusion")  # of these, which may be files
 METRICS = ("mrr", "mr", "hits@1", "hits@3", "hits@10", "amri")
 COST = ("seconds", "train_seconds", "sampler_seconds", "evaluation_seconds", "peak_memory")
 ENV = ("device", "threads", "kernels")
@@ -35,6 +37,7 @@ KINDS |= {f"config.options.{part}": dict for part in ("sampler", "kge", "fusion"
 KINDS |= {"config.tuning": dict, "config.tuning.trials": int, "config.tuning.chosen": dict, "config.modalities": list}
 KINDS |= {"breakdown": dict, **{f"breakdown.{by}": dict for by in ("category", "seen", "twin", "side", "frequency")}}
 KINDS |= {"diagnostics": dict, **{f"diagnostics.{moment}": dict for moment in ("sampler", "start", "middle", "end")}}
+KINDS |= {"config.sources": dict, "config.protocol_digest": str}
 KINDS |= {"config.proposed": dict, "config.reads": list, "config.called": str, "dead": list}
 
 
@@ -128,7 +131,46 @@ def begun(path: Path, config: Mapping[str, Any]) -> Run:
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     row = {column: _field(config, where) for column, where in CONFIG.items()}
+    row["dataset"] = graph_label(row["dataset"], row["fingerprint"])
+    row |= {part: plugin_label(row[part]) for part in PLUGINS if isinstance(row[part], str)}  # others are damage
     return row | {"aux": "+".join(sorted(config["aux"])) or "none"}
+
+
+def labelled(runs: Sequence[Run]) -> list[Run]:
+    """The same runs, where one thing has one name: the first that it goes by, of a graph, a protocol or a plugin's file.
+
+    Two files that go by one name are told apart: `mine.py:Mine@3f9a1c2b`.
+    """
+    first: dict[tuple[str, str], str] = {}  # what it is, by content -> its name
+    files: dict[str, set[str]] = {}  # name of a plugin -> SHA-256 of its files
+    for run in runs:
+        for what, content in _contents(run).items():
+            first.setdefault((what, content), run[what])
+            if what in PLUGINS:
+                files.setdefault(run[what], set()).add(content)
+    found = []
+    for run in runs:
+        names = {what: first[what, content] for what, content in _contents(run).items()}
+        for part in PLUGINS:
+            if part in names and len(files[run[part]]) > 1:
+                names[part] = marked(run[part], run.config["sources"][part])
+        found.append(
+            run if all(run[what] == name for what, name in names.items()) else replace(run, values={**run.values, **names})
+        )
+    return found
+
+
+def _contents(run: Run) -> dict[str, str]:
+    """What the run's names stand for, where names are the user's."""
+    found = {"dataset": f"{run['fingerprint']} {run['split']}"}
+    if digest := run.config.get("protocol_digest"):
+        found["protocol"] = f"{digest} {run['protocol_version']}"
+    sources = run.config.get("sources", {})
+    return found | {
+        part: f"{sources[part]} {run[part].rpartition(':')[2]}"
+        for part in PLUGINS
+        if ".py:" in run[part] and part in sources
+    }
 
 
 def _is(value: Any, kind: type) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nsbench.errors import Misuse
+from nsbench.identity import plugin_label
 from nsbench.results.store.run import FIGURES, SETTINGS, UNKNOWN, Run, config_value
 
 SCOPES = ("dataset", "sampler", "kge", "fusion", "aux")
@@ -49,6 +50,6 @@ def _values(runs: Sequence[Run], name: str) -> list[Any]:
 
 
 def comparable(name: str, value: Any) -> str:
-    """A value as filters compare it: text, and of a fingerprint the first eight digits."""
-    text = "none" if value is None else str(value)
+    """A value as filters compare it: text, of a fingerprint the first eight digits, of a plugin's file its name."""
+    text = plugin_label("none" if value is None else str(value))
     return text[:8] if name.endswith("fingerprint") else text

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from nsbench.results import store
 from nsbench.results.stats import statistics
 from nsbench.results.stats.clusters import INFLATED
 from nsbench.results.stats.ties import TIE_WARNING
 from nsbench.results.stats.verdicts import ROPE
+from nsbench.results.store import Run
 from nsbench.results.store.run import flat
 from nsbench.results.store.scores import PARTS
 from nsbench.results.tables.cells import Caption, Row
 from nsbench.results.tables.contrasts import EQUAL, Contrast
 from nsbench.results.tables.grid import Grid, Key
-from nsbench.results.tables.labels import chosen, differs, implied, listed, proposed, reads, trials
+from nsbench.results.tables.labels import chosen, differs, identity_of, implied, listed, proposed, reads, trials
 from nsbench.results.tables.metrics import METRICS, READS, Metric
 
 
@@ -66,8 +69,9 @@ def caption(grid: Grid, shown: Sequence[Metric], rows: Sequence[Row], *said: Sai
     what += [f"{'Fractions' if 'diagnostics' in parts else ', '.join(scaled)} x100"] if scaled else []
     data = []
     for dataset in grid.datasets:
-        run = next(run for run in grid.runs if run["dataset"] == dataset)
-        data.append(f"{dataset} ({run['split']} split, {run['fingerprint'][:8]})")
+        runs = [run for run in grid.runs if run["dataset"] == dataset]
+        digits = runs[0]["fingerprint"][:8]
+        data.append(f"{dataset}{_also(runs, 'dataset')} ({runs[0]['split']} split, {digits})")
     what.append(f"Data: {', '.join(data)}")
     what += [grid.chosen_by] if grid.chosen_by else []
     what += [f"All rows: {_shared(grid)}"] if _shared(grid) else []
@@ -78,7 +82,7 @@ def caption(grid: Grid, shown: Sequence[Metric], rows: Sequence[Row], *said: Sai
     how = [*RANKED] if "test" in parts else []
     config = grid.runs[0].config
     changed = ", ".join(f"{name}={value}" for name, value in flat(config.get("changed", {})).items())
-    protocol = f"Protocol {config['protocol']['name']}, version {config['protocol']['version']}"
+    protocol = f"Protocol {grid.runs[0]['protocol']}{_also(grid.runs, 'protocol')}, version {config['protocol']['version']}"
     how.append(protocol + (f", changed: {changed}" if changed else ""))
     sizes = {f"{name}={value} of {run['sampler']}" for run in grid.runs for name, value in flat(proposed(run)).items()}
     how += [f"The protocol sets {listed(sorted(sizes), ', ')}"] if sizes else []
@@ -103,6 +107,13 @@ def signed(rows: Sequence[Row], signs: Mapping[str, str]) -> str:
     for cell in (cell for row in rows for cell in row.cells):
         there |= {cell.value, cell.spread, *cell.marks, *cell.spread.split(), str(cell.record.get("verdict"))}
     return sentences(*(text for sign, text in signs.items() if sign in there))
+
+
+def _also(runs: Sequence[Run], what: str) -> str:
+    """Other names of one graph or protocol, which is known by its content."""
+    names = {str(store.config_value(run.config, store.CONFIG[what])) for run in runs}
+    others = sorted(name for name in names - {runs[0][what]} if not runs[0][what].startswith(f"{name}@"))
+    return f", also called {listed(others, ', ')}" if others else ""
 
 
 def count(number: int, noun: str) -> str:
@@ -251,6 +262,7 @@ def notes(grid: Grid, skipped: Mapping[str, str], tested: Mapping[Key, Contrast]
         notes.append(
             "captions: a vision-language model wrote them, from the images and the entities' names, with what it knew."
         )
+    notes += _on_common_seeds(grid)
     notes += _dead(grid)
     notes += _tuned(grid)
     codes = sorted({str(run["code"]) for run in grid.runs})
@@ -274,6 +286,20 @@ def notes(grid: Grid, skipped: Mapping[str, str], tested: Mapping[Key, Contrast]
 
 def _named(grid: Grid, key: Key) -> str:
     return f"{grid.labels[key[1]]} ({key[0]}, {key[2]})"
+
+
+def _on_common_seeds(grid: Grid) -> list[str]:
+    """Which runs a table in the middle of a sweep leaves out."""
+    notes = []
+    for (group, dataset), runs in sorted(grid.left_out.items()):
+        fewer = Counter(grid.labels[identity_of(run)] for run in runs)
+        lost = listed((f"{count(n, 'run')} of {label}" for label, n in sorted(fewer.items())), ", ")
+        notes.append(f"{group} on {dataset} stands on the seeds that its rows have in common; left out: {lost}.")
+    return notes + [
+        f"Rows of {group} on {dataset} have fewer than {statistics.TEST_SEEDS} seeds in common, so none is tested that has "
+        "other seeds than its baseline."
+        for group, dataset in sorted(grid.apart)
+    ]
 
 
 def _dead(grid: Grid) -> list[str]:

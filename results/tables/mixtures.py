@@ -60,7 +60,7 @@ def refuse_mixtures(runs: Sequence[Run], timed: bool) -> None:
         check_value(f"tuning.{name}")
     names = sorted({key for config in configs for key in config["protocol"]})
     for name in names:
-        if name not in PER_PAIR:
+        if name not in (*PER_PAIR, "name"):  # which is a label
             check_value(f"protocol.{name}")
     for dataset, members in _by(runs, "dataset").items():
         check_value("split", dataset, members)

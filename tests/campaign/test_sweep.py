@@ -8,7 +8,7 @@ import pytest
 
 from nsbench.campaign import conduct, sweep
 from nsbench.campaign import plan as campaign
-from nsbench.config.protocol import read_protocol
+from nsbench.config.protocol import Content, read_protocol
 from nsbench.config.run import Config, from_record
 from nsbench.errors import Busy, Misuse
 from nsbench.options import non_default
@@ -51,6 +51,9 @@ def written(tmp_path: Path, text: str) -> str:
 
 
 def test_paths_go_by_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        campaign, "identify", lambda name, split, features: Content(name, "")
+    )  # nothing lies in these folders
     (tmp_path / "sub" / "graph").mkdir(parents=True)
     (tmp_path / "sub" / "planted").mkdir()  # the name of a dataset, which wins
     (tmp_path / "sub" / "mine.toml").write_text('extends = "quick"\nsteps = 7\n')
@@ -70,9 +73,9 @@ def test_paths_go_by_the_file(tmp_path, monkeypatch):
     ):
         monkeypatch.chdir(tmp_path / folder)
         configs = sweep.read(name)
-        first = "./graph" if not prefix else f"{prefix}graph"  # ./graph and graph are one folder, in any spelling
+        first = "./graph" if not prefix else f"{prefix}graph"
         assert configs[0].dataset == first
-        assert {c.dataset for c in configs} == {first, f"{prefix}graph", "planted", "~/graph", "/graph"}
+        assert [c.dataset for c in configs[::2]] == [first, "planted", "~/graph", "/graph"]  # graph is ./graph
         assert {c.sampler for c in configs} == {"uniform", f"{prefix}own.py:Own" if prefix else "./own.py:Own"}
         assert {c.protocol.steps for c in configs} == {7}
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nsbench.campaign.estimates import group_of
-from nsbench.config.protocol import Protocol, protocol_names, read_protocol, resolve_protocol
+from nsbench.config.protocol import Cell, Protocol, protocol_names, read_protocol, resolve_protocol
 from nsbench.config.run import check_needs, configure, from_record, run_id
 from nsbench.contracts import Need, Sampler
 from nsbench.errors import Misuse
@@ -99,7 +99,7 @@ def test_every_shipped_protocol_resolves_for_every_cell():
     for name in protocol_names():
         for kge in ("transe", "distmult", "rotate"):
             for dataset in ("mkg_y", "mkg_w", "db15k", "planted:small"):
-                found = resolve_protocol(name, kge, dataset, {})
+                found = resolve_protocol(name, Cell(kge, dataset), {})
                 assert found.name == name
                 for field in dataclasses.fields(Protocol):
                     assert not isinstance(getattr(found, field.name), dict)
@@ -119,11 +119,11 @@ def test_a_protocol_extends_another_and_the_most_specific_value_wins(tmp_path):
     assert "extends" not in read_protocol(mine)
 
     def margin(kge, dataset):
-        return resolve_protocol(mine, kge, dataset, {}).margin
+        return resolve_protocol(mine, Cell(kge, dataset), {}).margin
 
     assert [margin(kge, "mkg_y") for kge in ("transe", "distmult", "rotate")] == [4.0, 3.0, 3.0]
     assert [margin(kge, "other") for kge in ("transe", "distmult", "rotate")] == [2.0, 2.5, 1.0]
-    found = resolve_protocol(mine, "transe", "mkg_y", {"margin": "9"})
+    found = resolve_protocol(mine, Cell("transe", "mkg_y"), {"margin": "9"})
     assert (found.name, found.steps, found.batch, found.margin) == ("mine", 20, 3, 9.0)
 
 
@@ -290,7 +290,7 @@ def test_a_protocol_changes_single_cells_of_the_one_that_it_extends(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('version = 1\nextends = "nsbench"\n[margin]\nmkg_y = 12.0\n')
     wanted = {"mkg_y": 12.0, "mkg_w": 3.0, "db15k": 6.0}
-    assert {name: resolve_protocol(str(path), "transe", name, {}).margin for name in wanted} == wanted
+    assert {name: resolve_protocol(str(path), Cell("transe", name), {}).margin for name in wanted} == wanted
 
 
 @pytest.mark.parametrize(
@@ -317,30 +317,7 @@ def test_a_protocol_that_makes_no_sense_is_refused(tmp_path, text, words):
     path = tmp_path / "mine.toml"
     path.write_text(text.replace("PATH", str(path)))
     with pytest.raises(Misuse, match=words):
-        resolve_protocol(str(path), "rotate", "mkg_y", {})
-
-
-def test_cells_and_samplers_of_files_and_folders_may_have_tables(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "graph").mkdir()
-    cells = (
-        "graph",
-        "transe/graph",
-        "./elsewhere",
-        "transe/../elsewhere",
-        "data/graph",
-        "planted:small",
-        "rotate/planted:1k",
-        "./mine.py:Model",
-        "./mine.py:Model/mkg_y",
-        "~/graph",
-    )
-    lines = [f'"{cell}" = {width}' for width, cell in enumerate(cells, start=8)]
-    text = "\n".join(['[sampler."./mine.py:Mine"]', "x = 1", "[width]", "default = 7", *lines])
-    mine = write(tmp_path, "mine", text)
-    assert resolve_protocol(mine, "transe", "mkg_w", {}).width == 7
-    for width, cell in enumerate(cells[1:6], start=9):
-        assert resolve_protocol(mine, "transe", cell.removeprefix("transe/"), {}).width == width
+        resolve_protocol(str(path), Cell("rotate", "mkg_y"), {})
 
 
 def test_files_that_are_no_text(tmp_path):

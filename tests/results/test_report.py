@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from nsbench import identity
 from nsbench.cli import cli
 from nsbench.errors import Misuse
 from nsbench.results.report import report
@@ -199,7 +200,8 @@ def test_pictures_stand_above_the_tables_and_show_what_is_tested_against_the_bas
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_splits_and_changes_have_sections_of_their_own(store, run):
+def test_splits_and_changes_have_sections_of_their_own(store, run, monkeypatch):
+    monkeypatch.setitem(identity.PUBLIC, "1" * 64, "db15k")
     run("uniform", dataset="db15k", split="clean")
     run("uniform", dataset="db15k", split="released", fingerprint="1" * 64)
     run("uniform", dataset="mkg_y", split="released", changed={"negatives": 5})

@@ -117,25 +117,28 @@ def test_twenty_seconds_after_a_change_of_load_it_is_near_the_truth(
 
 
 @pytest.mark.parametrize(
-    ("sampler", "protocol", "longest", "refused"),
+    ("sampler", "protocol", "long", "refused"),
     [
-        ("one_vs_all", "cpu", 60.0, True),
-        ("one_vs_all", "cpu", float("inf"), False),
-        ("one_vs_all", "cpu", 200.0, False),
-        ("one_vs_all", "quick", 60.0, False),
-        ("uniform", "cpu", 60.0, False),
+        ("one_vs_all", 'extends = "cpu"\nminutes = 1\n', False, True),
+        ("one_vs_all", 'extends = "cpu"\nminutes = 1\n', True, False),
+        ("one_vs_all", 'extends = "cpu"\nminutes = 3.5\n', False, False),
+        ("one_vs_all", 'extends = "cpu"\n', False, False),
+        ("one_vs_all", 'extends = "quick"\n', False, False),
+        ("uniform", 'extends = "cpu"\nminutes = 1\n', False, False),
     ],
 )
 def test_above_its_limit_what_compares_every_entity_is_refused(
-    tmp_path: Path, machine: Machine, sampler: str, protocol: str, longest: float, refused: bool
+    tmp_path: Path, machine: Machine, sampler: str, protocol: str, long: bool, refused: bool
 ) -> None:
     settings = [f"protocol.steps={STEPS}", f"protocol.validate_every={EVERY}", "protocol.width=8", "protocol.batch=64"]
-    (config,) = campaign.plan([sampler], ["transe"], ["planted:small"], [0], protocol=protocol, settings=settings)
-    options = RunOptions(device="cpu", longest=longest)
+    (tmp_path / "mine.toml").write_text(protocol)
+    named = str(tmp_path / "mine.toml")
+    (config,) = campaign.plan([sampler], ["transe"], ["planted:small"], [0], protocol=named, settings=settings)
+    options = RunOptions(device="cpu", long=long)
     if not refused:
         campaign.carry_out(config, tmp_path, options)
         return
-    with pytest.raises(Misuse, match=r"one_vs_all .* would take 2 minutes here, more than the 1 .*--long"):
+    with pytest.raises(Misuse, match=r"one_vs_all .* would take 2 minutes here, more than the 1 of protocol mine; --long"):
         campaign.carry_out(config, tmp_path, options)
     assert machine.now < 0.2 * STEPS
     campaign.carry_out(config, tmp_path, RunOptions(device="cpu"))  # asked for, in the same store

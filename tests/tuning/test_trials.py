@@ -96,7 +96,7 @@ def test_a_failed_trial_is_recorded_counts_and_is_not_chosen(base, ledger, prete
     assert studies[1].best()[1].values["sampler.margin"] == 1.0
     assert f"{len(failed)} failed" in tuned.summary(studies)[1]
     written = tomllib.loads(tuned.protocol_text(studies, Path("tuned.toml")))
-    assert written["tuning"]["studies"]["igan/transe/planted:small"]["failed"] == len(failed)
+    assert written["tuning"]["studies"]["igan/transe/planted:small@932db2ef"]["failed"] == len(failed)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`nsbench tune`: from the command to the protocol file, its runs and the caption."""
 
+import functools
 import math
 import re
 import signal
@@ -21,6 +22,8 @@ from nsbench.tuning import tuned as writing
 from nsbench.tuning.space import space_hash
 from nsbench.tuning.trials import tune
 
+configure = functools.partial(config.configure, identify=campaign.identify)  # which reads a dataset once
+
 
 def tau(config):
     """Highest, 1, at a temperature of 0.1."""
@@ -35,7 +38,7 @@ def test_what_was_chosen_is_what_runs_get(base, ledger, pretend, tmp_path):
     writing.write(tuned, writing.protocol_text(studies, tuned))
     backbone, own = studies[0].best()[1].values, studies[2].best()[1].values
 
-    run = config.configure("nscaching", *CELL, protocol=str(tuned))
+    run = configure("nscaching", *CELL, protocol=str(tuned))
     assert {n: getattr(run.sampler_options, n.removeprefix("sampler.")) for n in own} == own
     assert {n: getattr(run.protocol, n.removeprefix("protocol.")) for n in backbone} == backbone
     assert (run.protocol.name, run.protocol.steps, run.changed) == ("tuned", 12, {})
@@ -57,25 +60,28 @@ def test_what_was_chosen_is_what_runs_get(base, ledger, pretend, tmp_path):
     record = run.record(campaign.dataset_of(run))
     assert record["tuning"] == run.tuning
     assert config.from_record(record).record(campaign.dataset_of(run)) == record
-    uniform = config.configure("uniform", *CELL, protocol=str(tuned))
+    uniform = configure("uniform", *CELL, protocol=str(tuned))
     assert (uniform.tuning["budget"], uniform.tuning["trials"], uniform.tuning["chosen"]) == (6, 1, {})
     yardstick = runner.reference_of(run, campaign.dataset_of(run), tmp_path)
     assert yardstick.path == campaign.folder_of(uniform, tmp_path).path
 
-    untuned = config.configure("igan", *CELL, protocol=str(tuned))
+    untuned = configure("igan", *CELL, protocol=str(tuned))
     assert (untuned.tuning["budget"], untuned.tuning["trials"], untuned.tuning["chosen"]) == (6, 0, {})
-    variant = config.configure("nscaching", *CELL, protocol=str(tuned), settings=["sampler.variant=released"])
+    variant = configure("nscaching", *CELL, protocol=str(tuned), settings=["sampler.variant=released"])
     assert (variant.sampler_options.cache, variant.sampler_options.tau, variant.tuning["trials"]) == (30, 1.0, 0)
-    other = config.configure("nscaching", *CELL, protocol=str(tuned), settings=["sampler.tau=7"])
+    other = configure("nscaching", *CELL, protocol=str(tuned), settings=["sampler.tau=7"])
     assert (other.sampler_options.tau, other.sampler_options.cache) == (7.0, own["sampler.cache"])
     assert other.tuning["trials"] == 0
-    for different in ({"split": "clean"}, {"features": "names"}, {"settings": ["aux.diffusion=1"], "fusion": "none"}):
-        same = config.configure("nscaching", *CELL, protocol=str(tuned), **different)
+    for different in ({"fusion": "adamf"}, {"settings": ["aux.diffusion=1"], "fusion": "none"}):
+        same = configure("nscaching", *CELL, protocol=str(tuned), **different)
         assert (same.tuning["trials"], same.tuning["chosen"], same.sampler_options.tau) == (0, {}, 1.0)
-    elsewhere = config.configure("nscaching", "distmult", CELL[1], protocol=str(tuned))
+    for alike in ({"split": "released"}, {"features": "none"}):  # the same graph, and no features are read
+        assert configure("nscaching", *CELL, protocol=str(tuned), **alike).tuning == run.tuning
+    elsewhere = configure("nscaching", "distmult", CELL[1], protocol=str(tuned))
+    resolved = config.resolve_protocol(base, config.Cell("distmult", CELL[1]), {})
     assert (elsewhere.sampler_options.tau, elsewhere.tuning["trials"]) == (1.0, 0)
-    assert elsewhere.protocol.learning_rate == config.resolve_protocol(base, "distmult", CELL[1], {}).learning_rate
-    assert config.configure("nscaching", *CELL, protocol=base).tuning is None
+    assert elsewhere.protocol.learning_rate == resolved.learning_rate
+    assert configure("nscaching", *CELL, protocol=base).tuning is None
     grid = tmp_path / "grid.toml"
     cell = f'sampler = "nscaching"\nkge = "{CELL[0]}"\ndataset = "{CELL[1]}"\n'
     grid.write_text(f'[[grid]]\n{cell}protocol = "{tuned}"\nseeds = 1\n')
@@ -127,16 +133,16 @@ def test_backbones_tuned_alike_stand_in_one_table(command, base, tmp_path):
     assert "unused" not in said.out
     chosen = tomllib.loads(tuned.read_text())["tuning"]["studies"]
     for sampler in ("uniform", "nscaching"):
-        values = chosen[f"{sampler}/transe/planted:small"]["chosen"]
-        run = config.configure(sampler, *CELL, protocol=str(tuned))
+        values = chosen[f"{sampler}/transe/planted:small@932db2ef"]["chosen"]
+        run = configure(sampler, *CELL, protocol=str(tuned))
         assert run.protocol.learning_rate == values["protocol.learning_rate"]
         assert run.protocol.margin == values["protocol.margin"]
         assert run.changed == {}
         yardstick = runner.reference_of(run, campaign.dataset_of(run), tmp_path)
         assert yardstick.path.name.startswith("uniform-transe-planted_small-s0-")
-        assert yardstick.path == campaign.folder_of(config.configure("uniform", *CELL, protocol=str(tuned)), tmp_path).path
+        assert yardstick.path == campaign.folder_of(configure("uniform", *CELL, protocol=str(tuned)), tmp_path).path
     text = tuned.read_text().replace(  # two backbones that differ for certain
-        f'"protocol.margin" = {chosen["uniform/transe/planted:small"]["chosen"]["protocol.margin"]}\n',
+        f'"protocol.margin" = {chosen["uniform/transe/planted:small@932db2ef"]["chosen"]["protocol.margin"]}\n',
         '"protocol.margin" = 2.0\n',
         1,
     )

@@ -95,3 +95,11 @@ def test_no_place_for_the_archive(run, store, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFailed, match="cannot write"):
         pack(store, tmp_path / "file" / "a.nsb")
+
+
+def test_a_run_that_is_there_under_another_name_does_not_come_again(run, store, tmp_path):
+    made = run("uniform", dataset="old", fingerprint="a" * 64, folder="uniform-old-00000001")
+    pack(store, tmp_path / "runs.nsb")
+    made.rename(tmp_path / "moved")
+    run("uniform", dataset="new", fingerprint="a" * 64, folder="uniform-new-00000001")
+    assert merge(tmp_path / "runs.nsb", store) == ([], ["uniform-old-00000001"], {})

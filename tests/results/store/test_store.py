@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from nsbench.errors import Misuse
+from nsbench.identity import PUBLIC
 from nsbench.results import load
 from nsbench.results.store import COST, FIGURES, METRICS, SETTINGS, read, select
 
@@ -195,3 +196,41 @@ def test_a_filter_that_fits_nothing_says_what_there_is_and_outcomes_are_none(sma
     with pytest.raises(Misuse) as refusal:
         select(read(small_store).runs, filters)
     assert all(word in str(refusal.value) for word in words)
+
+
+# Names are labels
+
+
+def labels_of(found):
+    return [(run["dataset"], run["protocol"], run["sampler"]) for run in found.runs]
+
+
+def test_one_thing_has_one_name_whatever_it_was_called(run):
+    graph, protocol, source = {"fingerprint": "a" * 64}, {"protocol_digest": "d" * 64}, {"sources": {"sampler": "e" * 64}}
+    run("./old/mine.py:Mine", dataset="old", seed=0, folder="a", protocol={"name": "first"}, **graph, **protocol, **source)
+    run("new.py:Mine", dataset="new", seed=1, folder="b", protocol={"name": "second"}, **graph, **protocol, **source)
+    store = run("new.py:Other", dataset="new", seed=1, folder="c", **source).parent
+    found = read(store)
+    assert labels_of(found)[:2] == [("old", "first", "mine.py:Mine")] * 2
+    assert labels_of(found)[2] == ("new", "nsbench", "new.py:Other")  # another graph, protocol and class
+    assert len(select(found.runs, {"sampler": "./anywhere/mine.py:Mine"})) == 2
+
+
+def test_two_files_of_one_name_are_told_apart(run):
+    for letter, folder in ("e", "one"), ("f", "two"):
+        store = run(f"{folder}/mine.py:Mine", folder=folder, sources={"sampler": letter * 64}).parent
+    assert [name for _, _, name in labels_of(read(store))] == ["mine.py:Mine@eeeeeeee", "mine.py:Mine@ffffffff"]
+
+
+def test_a_public_name_is_of_the_public_graph_alone(run):
+    run("uniform", dataset="copy", fingerprint=next(digits for digits, name in PUBLIC.items() if name == "mkg_y"))
+    store = run("uniform", "rotate", dataset="mkg_y", fingerprint="a" * 64).parent
+    assert sorted(name for name, _, _ in labels_of(read(store))) == ["mkg_y", "mkg_y@aaaaaaaa"]
+
+
+def test_a_run_under_two_names_counts_once(run):
+    store = run("uniform", dataset="old", fingerprint="a" * 64, folder="old-00000001").parent
+    run("uniform", dataset="new", fingerprint="a" * 64, folder="new-00000001")
+    run("uniform", dataset="old", fingerprint="b" * 64, folder="other-00000001")
+    found = read(store)
+    assert (len(found.runs), found.skipped) == (2, {"old-00000001": "the same run as new-00000001"})
