@@ -23,7 +23,7 @@ from nsbench.registry import AUXILIARIES, option
 
 @AUXILIARIES.register("perturb")
 class Perturb(Auxiliary):
-    version = 1
+    version = 2
 
     @dataclass(frozen=True)
     class Options:
