@@ -89,6 +89,7 @@ def chained(adjacency: Adjacency, k: int, omega: int, rng: torch.Generator) -> t
 @SAMPLERS.register("sans")
 class SANS(Sampler):
     variants = {"paper": {"anchor": True}, "released": {"mode": "rw_chain", "anchor": True}}
+    frugal = "sampler.mode=rw, which holds no neighbourhoods, or fewer sampler.hops"
 
     @dataclass(frozen=True)
     class Options:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from nsbench.errors import Misuse, suggest
-from nsbench.files import store_folder
+from nsbench.files import expanded, store_folder
+
+
+class Place(click.Path):
+    """A path, with ~ as the shell has it; the shell itself leaves --output=~/x and quoted words alone."""
+
+    def __init__(self, **rules: Any) -> None:
+        super().__init__(path_type=Path, **rules)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(expanded(value), param, ctx)
+
+
+PATH, FILE, FOLDER = Place(), Place(dir_okay=False), Place(file_okay=False)
 
 
 class Commands(click.Group):
@@ -46,6 +61,13 @@ def filters(context: click.Context, parameter: click.Parameter, given: tuple[str
     return found
 
 
+def command(name: str, options: Mapping[str, object], settings: Iterable[str] = ()) -> str:
+    """A command that can be pasted into a shell, with its options but those that are None or "auto", and --set."""
+    given = [(option, str(value)) for option, value in options.items() if value not in (None, "auto")]
+    pairs = [*given, *(("set", text) for text in settings)]
+    return shlex.join(["nsbench", *name.split(), *(word for option, value in pairs for word in (f"--{option}", value))])
+
+
 MOST_THREADS = 1024  # with a hundred times as many the process dies
 
 
@@ -70,11 +92,12 @@ def one_fusion(context: click.Context, parameter: click.Parameter, given: str) -
 def _folder(context: click.Context, parameter: click.Parameter, runs: Path | None) -> Path | None:
     """Refuse a packed store."""
     if (store := store_folder(runs)).is_file():
-        raise Misuse(f"{store} is one file, which is only read; `nsbench runs merge {store}` copies its runs into a folder")
+        merge = shlex.join(["nsbench", "runs", "merge", str(store)])
+        raise Misuse(f"{store} is one file, which is only read; `{merge}` copies its runs into a folder")
     return runs
 
 
-RUNS: dict[str, Any] = {"type": click.Path(path_type=Path), "help": "Run store.  [default: NSBENCH_RUNS or ./runs]"}
+RUNS: dict[str, Any] = {"type": PATH, "help": "Run store.  [default: NSBENCH_RUNS or ./runs]"}
 runs_option = click.option("--runs", callback=_folder, **RUNS)
 read_option = click.option("--runs", **RUNS)  # of commands that write nothing into it
 where_option = click.option(

@@ -13,6 +13,7 @@ import click
 
 from nsbench.commands.options import (
     checkpoint_option,
+    command,
     device_option,
     diagnostics_option,
     runs_option,
@@ -109,7 +110,7 @@ def sweep(
         run_missing(configs, store, options, workers=1, threads=each, make=make)
     else:
         run_missing(configs, store, options, workers=workers, threads=threads)
-    click.echo(f"next: nsbench table{f' --runs {runs}' if runs else ''}")
+    click.echo(f"next: {command('table', {'runs': runs})}")
 
 
 @click.command()

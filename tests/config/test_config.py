@@ -345,7 +345,7 @@ def test_cells_and_samplers_of_files_and_folders_may_have_tables(tmp_path, monke
 
 def test_files_that_are_no_text(tmp_path):
     (tmp_path / "mine.toml").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(Misuse, match=r"mine.toml is not TOML: 'utf-8' codec"):
+    with pytest.raises(Misuse, match=r"mine.toml is not UTF-8 text \(byte 0\); convert it to UTF-8$"):
         config(protocol=str(tmp_path / "mine.toml"))
 
 

@@ -18,6 +18,7 @@ import nsbench
 from nsbench.campaign import plan as campaign
 from nsbench.config import run as config
 from nsbench.errors import Diverged, RunFailed, StoreFailed
+from nsbench.files import write_text
 from nsbench.options import searched
 from nsbench.runs import runner
 from nsbench.runs.runner import RunOptions
@@ -265,7 +266,7 @@ def drive(folder, kill, meeting):
     trap(tuned, "write")
     studies = plan(str(folder.parent / "base.toml"), Ledger(folder / "tune.db"), ["igan", "nscaching"], 3)
     tune(studies, RunOptions(device="cpu", checkpoint_seconds=0), begin=begin, end=end)
-    tuned.write(folder / "tuned.toml", tuned.protocol_text(studies, folder / "tuned.toml"))
+    write_text(folder / "tuned.toml", tuned.protocol_text(studies, folder / "tuned.toml"))
 
 
 @pytest.mark.slow
