@@ -89,7 +89,7 @@ def replacing(
             with path.open("wb") as file:
                 yield file
             return
-    whole = Path(os.path.realpath(path))
+        whole = Path(os.path.realpath(path))
     part = whole.with_name(f".{os.fsdecode(os.fsencode(whole.name)[:LONGEST])}.{secrets.token_hex(6)}.tmp")
     try:
         with explained(path, remedy, error):

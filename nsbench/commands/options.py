@@ -135,8 +135,22 @@ diagnostics_option = click.option(
     show_default=True,
     help="Measure what the samplers draw at start, middle and end; changes no other figure.",
 )
+
+
+def _number(context: click.Context, parameter: click.Parameter, given: float) -> float:
+    """Not nan, which is neither below nor above any bound."""
+    if given != given:
+        raise Misuse(f"{parameter.opts[0]} takes a number, not nan")
+    return given
+
+
 checkpoint_option = click.option(
-    "--checkpoint-every", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds."
+    "--checkpoint-every",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    callback=_number,
+    help="Seconds.",
 )
 
 

@@ -276,11 +276,12 @@ def numbered(only: str | None, count: int) -> list[int]:
     for part in only.split(","):
         first, dash, last = part.partition("-")
         try:
-            numbers += range(int(first), int(last if dash else first) + 1)
+            asked = range(int(first), int(last if dash else first) + 1)
         except ValueError:
             raise Misuse(f"--only takes numbers and ranges (3, or 0-4,7), not '{only}'") from None
-    if not numbers or max(numbers) >= count:
-        raise Misuse(f"--only {only}: the grid has runs 0 to {count - 1}")
+        if not asked or asked[-1] >= count:
+            raise Misuse(f"--only {only}: the grid has runs 0 to {count - 1}")
+        numbers += asked
     return list(dict.fromkeys(numbers))
 
 

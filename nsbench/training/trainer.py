@@ -234,7 +234,9 @@ class Trainer:
         try:
             yield
         except SystemExit as error:
-            raise RunFailed(self._blamed(f"it ends the process, exit code {error.code}; raise an error there")) from error
+            raise RunFailed(
+                self._blamed(f"it ends the process (SystemExit: {error.code}); raise another error there")
+            ) from error
         except Exception as error:
             name = self.config.sampler
             if place := place_of(error, self._component):

@@ -6,7 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nsbench.campaign.plan import carry_out, plan
 from nsbench.contracts.graph import TrainGraph
+from nsbench.errors import OutOfMemory
 from nsbench.samplers.sans import Adjacency, chained, k_hop
 
 N = 9
@@ -199,3 +201,13 @@ def test_row_sizes_of_the_real_datasets(name, trainer_on, public_graph):
     assert int((left[graph.key_tail] == 1).sum()) == tail_one
     assert int((left[graph.key_head] == 1).sum()) == head_one
     assert int((left[graph.key_tail] == 0).sum()) == tail_none
+
+
+def test_where_memory_runs_out_it_is_told_what_holds_less(tmp_path, monkeypatch):
+    def too_large(*given):
+        raise MemoryError
+
+    monkeypatch.setattr("nsbench.samplers.sans.k_hop", too_large)
+    (config,) = plan(["sans"], ["transe"], ["planted:small"], [0], protocol="quick", settings=["protocol.steps=2"])
+    with pytest.raises(OutOfMemory, match=r"^out of memory in sampler 'sans' \(sans.py, line \d+\); use sampler.mode=rw"):
+        carry_out(config, tmp_path)
