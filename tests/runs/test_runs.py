@@ -527,13 +527,14 @@ def test_a_stop_while_test_triples_are_ranked_keeps_the_training(undisturbed: Re
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
-def test_a_terminal_that_closes_is_a_stop_and_never_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    with stop_signal() as stopping:
-        for _ in range(2):  # the shell tells, and the system
-            os.kill(os.getpid(), signal.SIGHUP)
-        assert stopping()
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+def test_a_terminal_that_closes_is_a_stop_and_never_two() -> None:
+    before = signal.signal(signal.SIGHUP, lambda *_: pytest.fail("it is not heard"))  # else the process would end
     try:
+        with stop_signal() as stopping:
+            for _ in range(2):  # the shell tells, and the system
+                os.kill(os.getpid(), signal.SIGHUP)
+            assert stopping()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
         with stop_signal() as stopping:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stopping()
