@@ -9,6 +9,7 @@ reading one never runs code.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from nsbench.datasets.graphs import graph_of
 from nsbench.datasets.modalities import EMBEDDED, NAMES, OFFICIAL
 from nsbench.datasets.places import Place
 from nsbench.errors import Misuse
+from nsbench.files import expanded
 
 _FLOATS = (torch.float16, torch.float32, torch.float64)
 
@@ -147,7 +149,7 @@ def _developed(home: Place, modality: str, file: Path) -> tuple[np.ndarray, np.n
 def remedy(home: Place, modality: str) -> str:
     """How to get a modality."""
     if modality == NAMES:
-        return f"run nsbench data encode-names {home.name if home.public else home.writable}"
+        return f"run nsbench data encode-names {home.name if home.public else shlex.quote(str(home.writable))}"
     if home.public:
         return f"run nsbench data fetch {home.name} --features {modality}"
     return f"put {home.stem}-{modality.partition(':')[2]}.pth in {home.writable}, or use nsbench data import-features"
@@ -184,7 +186,7 @@ def import_features(dataset: str | Path, file: str | Path, modality: str) -> Imp
     or name a line, or a text array inside .h5) that is checked. An .h5 file with one array per entity, [F] or
     [tokens, F] under its identifier or name, is put in order, and shorter token lists are filled up with zeros.
     """
-    file = Path(file).expanduser()
+    file = expanded(file)
     modalities.check_own(modality)
     if not file.is_file():
         raise Misuse(f"there is no feature file {file}; give the path of a .npy, .pth or .h5 file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -79,4 +80,4 @@ def warn(graph: Graph, doubts: Iterable[Finding]) -> None:
             said.append(f"{unseen} of {count} triples of {name} have an entity that {graph.named('train')} lacks")
     if said:
         folder = graph.files["train"].parent
-        warnings.warn(f"{folder}: {'; '.join(said)}; see 'nsbench data audit {folder}'", stacklevel=3)
+        warnings.warn(f"{folder}: {'; '.join(said)}; see 'nsbench data audit {shlex.quote(str(folder))}'", stacklevel=3)

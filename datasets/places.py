@@ -127,7 +127,7 @@ def place(dataset: str | Path) -> Place:
         folder = FOLDERS[str(dataset)]
         search = tuple(root / folder for root in roots())
         return Place(str(dataset), folder, search, download_root() / folder, public=True)
-    path = Path(dataset).expanduser()
+    path = files.expanded(dataset)
     if not path.is_dir():
         if os.sep in str(dataset):
             raise Misuse(f"there is no folder {dataset}; give the folder of a dataset, or one of {', '.join(FOLDERS)}")
@@ -150,5 +150,5 @@ def roots() -> list[Path]:
 def download_root() -> Path:
     """The root that nsbench writes to."""
     if os.environ.get("NSBENCH_DATA"):
-        return Path(os.environ["NSBENCH_DATA"]).expanduser()
+        return files.expanded(os.environ["NSBENCH_DATA"])
     return files.cache_folder()

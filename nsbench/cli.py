@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import click
 
 import nsbench
+from nsbench import bugs, streams
 from nsbench.commands import data, plugins, results, run, sweep, tune
 from nsbench.commands.options import Commands
-from nsbench.errors import Misuse, sentence, suggest
+from nsbench.errors import Misuse, foreseen, suggest
 
 FIRST_STEPS = """nsbench compares negative samplers for knowledge-graph embedding. Three commands to try:
 
@@ -25,24 +25,13 @@ nsbench --help shows the rest."""
 
 class Cli(Commands):
     def invoke(self, context: click.Context) -> Any:
+        """What click would end the process for without a word is an error like others here."""
         try:
             return super().invoke(context)
-        except BrokenPipeError:
-            if not _unread():
-                raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return None
-
-
-def _unread() -> bool:
-    """Whether the reader of our output has gone, as in `nsbench list | head -1`, and not that of some other pipe."""
-    import select
-
-    if not hasattr(select, "poll"):
-        return False
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    return bool(poll.poll(0))
+        except SystemExit as error:
+            raise RuntimeError(f"something that was loaded ends the process, exit code {error.code}") from error
+        except (EOFError, BrokenPipeError) as error:  # of a file or another process: streams raise neither (nsbench.streams)
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 @click.group(cls=Cli, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -85,21 +74,34 @@ for command in (
 
 def main() -> None:
     """Entry point: every refusal is one sentence; exit code 2 for misuse, 1 for a failed run, 130 for Ctrl-C."""
-    arguments = [word for word in sys.argv[1:] if word != "--debug"]
-    debug = len(arguments) < len(sys.argv) - 1
+    with streams.lasting():
+        code = carried_out(sys.argv[1:])
+        if (trouble := streams.lost()) is not None:
+            say_error(f"the output could not be written ({trouble.strerror}); free some space, or send it elsewhere")
+            code = code or 1
+    sys.exit(code)
+
+
+def carried_out(words: list[str]) -> int:
+    """The exit code of a command line."""
+    arguments = [word for word in words if word != "--debug"]
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: click.echo(f"Warning: {message}", err=True)
-            sys.exit(cli.main(arguments, prog_name="nsbench", standalone_mode=False) or 0)
+            return cli.main(arguments, prog_name="nsbench", standalone_mode=False) or 0
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
-        sys.exit(130)
+        return 130
     except Exception as error:
-        if debug:
+        if len(arguments) < len(words):
             raise
         sentence, code = refusal(error)
-        click.echo(f"Error: {' '.join(sentence.split())}", err=True)
-        sys.exit(code)
+        say_error(sentence)
+        return code
+
+
+def say_error(sentence: str) -> None:
+    click.echo(f"Error: {' '.join(sentence.split())}", err=True)
 
 
 def refusal(error: Exception) -> tuple[str, int]:
@@ -115,4 +117,8 @@ def refusal(error: Exception) -> tuple[str, int]:
         return f"{error.format_message().rstrip('.')} ({where} --help)", 2
     if isinstance(error, click.ClickException):
         return error.format_message().rstrip("."), 2
-    return sentence(error, "nsbench --debug ... shows where"), 1
+    if (known := foreseen(error)) is not None:
+        return known, 1
+    file = bugs.report(error)
+    remedy = f"please report it with {file}, which says where" if file else "nsbench --debug ... shows where"
+    return f"a bug in nsbench, {type(error).__name__}: {error}; {remedy}", 1

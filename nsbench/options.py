@@ -13,6 +13,8 @@ from nsbench.errors import Misuse, suggest
 
 C = TypeVar("C")
 
+LARGEST = {bool: 1, int: 2**31 - 1, float: 3.4e38}  # what torch can count with, in 32 bits
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:
@@ -88,6 +90,8 @@ def _convert(value: Any, hint: Any, rule: Mapping[str, Any], label: str) -> Any:
         raise Misuse(f"{label} must be {_article(kind)}, not '{value}'") from None
     if isinstance(value, float) and not math.isfinite(value):
         raise Misuse(f"{label} must be a finite number, not {value}")
+    if isinstance(value, int | float) and abs(value) > (most := LARGEST[type(value)]):
+        raise Misuse(f"{label} must be at most {most} in size, for numbers have 32 bits")
     if rule.get("minimum") is not None and value < rule["minimum"]:
         raise Misuse(f"{label} must be at least {rule['minimum']:g}, not {value:g}")
     if rule.get("choices") and value not in rule["choices"]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nsbench.errors import Misuse, suggest
+from nsbench.files import expanded
 from nsbench.identity import hash_of, marked, plugin_label
 from nsbench.options import Range, option
 
@@ -146,7 +147,9 @@ class Registry:
                 return  # of another kind, which shares the group
             self._check(entry.name, component)
             self.check_declared(entry.name, component)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             package = entry.dist.name if entry.dist else "a package"
             self.broken[entry.name] = f"{package} ({entry.value}): {_reason(error)}"
             return
@@ -164,7 +167,7 @@ class Registry:
 
     def _module(self, file: str, name: str) -> types.ModuleType:
         """A file that a user named, executed."""
-        path = Path(file)
+        path = expanded(file)
         if not path.is_file():
             raise Misuse(f"no file {file} for {self.kind} '{name}'; give a path as ./mine.py:Class")
         known_by = hashlib.sha256(str(path.resolve()).encode() + path.read_bytes()).hexdigest()[:12]
@@ -176,8 +179,10 @@ class Registry:
             sys.modules[module_name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
             try:
                 spec.loader.exec_module(sys.modules[module_name])
-            except Exception as error:
+            except BaseException as error:
                 del sys.modules[module_name]
+                if isinstance(error, KeyboardInterrupt):
+                    raise
                 raise Misuse(f"{file} cannot be loaded ({_reason(error)}); mend the file") from error
         return sys.modules[module_name]
 
@@ -194,7 +199,7 @@ KINDS = (SAMPLERS, MODELS, FUSIONS, AUXILIARIES, DATASETS)
 
 def plugin_file(name: str) -> Path | None:
     """The file of a component that was named as `./mine.py:Mine`."""
-    return Path(name.rpartition(":")[0]) if ".py:" in name else None
+    return expanded(name.rpartition(":")[0]) if ".py:" in name else None
 
 
 def known_as(name: str) -> str:
@@ -208,8 +213,10 @@ def same_component(one: str, other: str) -> bool:
     return one == other or known_as(one).rpartition(".py:")[2] == known_as(other).rpartition(".py:")[2]
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Why a plugin cannot be loaded, in one line."""
+    if isinstance(error, SystemExit):
+        return f"it ends the process while it is imported, exit code {error.code}; keep that below if __name__ == ..."
     if isinstance(error, Misuse):
         return " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError) and error.name in MOVED:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nsbench.errors import Misuse
+from nsbench.files import expanded
 from nsbench.metrics import realistic
 from nsbench.results import store
 from nsbench.results.stats import paired, statistics
@@ -99,7 +100,7 @@ def compare(first: str, second: str, runs: str | Path | None = None, where: Mapp
 
 def _group(text: str, runs: str | Path | None, where: Mapping[str, Any]) -> tuple[list[Run], list[Run]]:
     """The runs that an argument means, and those of the store that they are in."""
-    path, filters, name = Path(text), {}, ""
+    path, filters, name = expanded(text), {}, ""
     if "=" in text:
         stored, filters = store.read(runs).runs, _filters(text)
     elif path.is_file() or (path.is_dir() and not (path / "result.json").exists()):

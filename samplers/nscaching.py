@@ -36,6 +36,7 @@ from nsbench.samplers.parts.allowed import list_buffers
 @SAMPLERS.register("nscaching")
 class NSCaching(Sampler):
     version = 2
+    frugal = "a smaller sampler.cache"
 
     @dataclass(frozen=True)
     class Options:

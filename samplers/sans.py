@@ -32,8 +32,12 @@ from scipy import sparse
 from torch import Tensor
 
 from nsbench.contracts import Negatives, Positives, Sampler, Setting, TrainGraph, View
+from nsbench.machine import free_memory
 from nsbench.registry import SAMPLERS, option
 from nsbench.samplers.parts.allowed import AllowedSets, list_buffers
+
+BLOCK = 1024  # entities whose neighbourhoods are found at a time
+SOME = 256  # entities, every so many, whose neighbourhoods tell how large all will be
 
 
 class Adjacency:
@@ -57,19 +61,38 @@ class Adjacency:
 
 
 def k_hop(adjacency: Adjacency, k: int) -> tuple[Tensor, Tensor]:
-    """Sorted rows of support((I + A)^k), one after another, and their sizes [N]: all entities within distance k."""
+    """Sorted rows of support((I + A)^k), one after another, and their sizes [N]: all entities within distance k.
+
+    MemoryError where they would not fit: around a hub they are as many as pairs of entities, and the system would end the
+    process without a word.
+    """
     n = len(adjacency.degree)
     columns = adjacency.neighbours.int().cpu().numpy()
     ends = np.concatenate([[0], adjacency.degree.cumsum(0).cpu().numpy()])
     one_hop = sparse.csr_array((np.ones(len(columns), bool), columns, ends), shape=(n, n))
     one_hop = (one_hop + sparse.eye_array(n, dtype=bool, format="csr")).astype(bool)
-    rows = one_hop
-    for _ in range(k - 1):
-        rows = rows @ one_hop  # of bool: a path or none, so counts cannot overflow
-    rows.sort_indices()
+
+    def around(some: slice) -> sparse.csr_array:
+        rows = one_hop[some]
+        for _ in range(k - 1):
+            rows = rows @ one_hop  # of bool: a path or none, so counts cannot overflow
+        return rows
+
+    room = free_memory()
+    few = around(slice(None, None, -(-n // SOME)))
+    if room is not None and 8 * few.nnz * (n / few.shape[0]) > room:  # told before all are found, which takes minutes
+        raise MemoryError("the neighbourhoods would take more than the memory")
+    members, sizes, held = [], [], 0
+    for first in range(0, n, BLOCK):
+        rows = around(slice(first, first + BLOCK))
+        rows.sort_indices()
+        members.append(rows.indices.astype(np.int32, copy=False))
+        sizes.append(np.diff(rows.indptr).astype(np.int64))
+        held += 2 * members[-1].nbytes  # once more when they are put together
+        if room is not None and held > room:
+            raise MemoryError(f"neighbourhoods of {first + BLOCK:,} of {n:,} entities take all of the memory")
     device = adjacency.degree.device
-    members = torch.from_numpy(rows.indices.astype(np.int32, copy=False)).to(device)
-    return members, torch.from_numpy(np.diff(rows.indptr).astype(np.int64)).to(device)
+    return torch.from_numpy(np.concatenate(members)).to(device), torch.from_numpy(np.concatenate(sizes)).to(device)
 
 
 def chained(adjacency: Adjacency, k: int, omega: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -89,6 +112,7 @@ def chained(adjacency: Adjacency, k: int, omega: int, rng: torch.Generator) -> t
 @SAMPLERS.register("sans")
 class SANS(Sampler):
     variants = {"paper": {"anchor": True}, "released": {"mode": "rw_chain", "anchor": True}}
+    frugal = "sampler.mode=rw, which holds no neighbourhoods, or fewer sampler.hops"
 
     @dataclass(frozen=True)
     class Options:

@@ -6,10 +6,13 @@ from importlib import metadata
 
 import pytest
 
+from nsbench.campaign.attempt import attempt
+from nsbench.campaign.plan import plan
 from nsbench.contracts import KGE, Sampler
-from nsbench.errors import Misuse, suggest
+from nsbench.errors import Misuse, RunFailed, suggest
 from nsbench.options import build_options, option
 from nsbench.registry import MODELS, MOVED, SAMPLERS, Registry, plugin_file
+from nsbench.runs.runner import RunOptions
 
 
 @pytest.fixture
@@ -189,3 +192,37 @@ def test_options_that_make_no_sense_are_refused_in_words(values, words):
     with pytest.raises(Misuse) as error:
         build_options(Options, values, "sampler")
     assert str(error.value) == words
+
+
+def test_a_sampler_that_ends_the_process_fails_its_run_alone(tmp_path):
+    file = plugin(tmp_path, MINE + "\n    def sample(self, positives, view):\n        raise SystemExit('no licence')\n")
+    settings = ["protocol.steps=2"]
+    (config,) = plan([f"{file}:Mine"], ["transe"], ["planted:small"], [0], protocol="quick", settings=settings)
+    ending = attempt(config, tmp_path / "runs", RunOptions(device="cpu"))
+    assert isinstance(ending, RunFailed)
+    assert "it ends the process (SystemExit: no licence)" in str(ending)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("raise SystemExit(3)", "it ends the process while it is imported, exit code 3; keep that below if __name__"),
+        ("import argparse\nargparse.ArgumentParser().parse_args(['--x'])", "it ends the process while it is imported"),
+        ("class Skipped(BaseException): pass\nraise Skipped('no GPU')", "Skipped: no GPU"),
+    ],
+)
+def test_a_file_that_ends_what_imports_it_is_named(registry, tmp_path, monkeypatch, text, reason):
+    file = plugin(tmp_path, text, "ending.py")
+    with pytest.raises(Misuse, match=rf"ending.py cannot be loaded \({reason}"):
+        registry.get(f"{file}:Mine")
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = metadata.EntryPoint("mine", "ending:Mine", "nsbench.samplers")
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [entry])
+    monkeypatch.setattr(registry, "packages", ())
+    assert registry.names() == []
+    assert reason in registry.broken["mine"]
+
+
+def test_a_keyboard_interrupt_is_nobodys_fault(registry, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        registry.get(f"{plugin(tmp_path, 'raise KeyboardInterrupt')}:Mine")

@@ -26,7 +26,7 @@ def attempt(
         ending = carry_out(config, store, options, notify, stopping)
     except (Interrupted, Misuse, FailedBefore, StoreFailed) as reason:
         ending = reason
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a component of a plugin may call sys.exit
         traceback.clear_frames(error.__traceback__)
         try:
             ending = folder_of(config, store).record_failure(error)

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
-from nsbench import machine
+from nsbench import machine, streams
 from nsbench.campaign.conduct import LOSSES
 from nsbench.campaign.engines import Ending, Job, Lost
 from nsbench.errors import Misuse, RunFailed
@@ -190,11 +190,14 @@ class Local:
             worker.process.join()
 
 
+@streams.lasting()
 def serve(pipe: Connection, store: Path, slot: Slot, options: RunOptions) -> None:
     """In the worker: run after run, until the driver says so or is gone."""
     stop = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the driver decides
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # of a closed terminal: likewise
     orders: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
 
     def listen() -> None:

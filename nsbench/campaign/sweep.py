@@ -29,6 +29,7 @@ from nsbench.config.protocol import MOST_SEEDS, Protocol, read_protocol
 from nsbench.config.run import Config
 from nsbench.datasets.loading import is_folder
 from nsbench.errors import Misuse, suggest
+from nsbench.files import expanded, read_text
 from nsbench.registry import DATASETS
 
 FACTORS = ("sampler", "kge", "dataset", "fusion", "aux", "change")
@@ -62,16 +63,16 @@ def read(name: str, store: Path | None = None) -> list[Config]:
 def content(name: str) -> dict[str, Any]:
     """What the file says."""
     if name.endswith(".toml"):
-        if not Path(name).is_file():
+        if not (file := expanded(name)).is_file():
             raise Misuse(f"no sweep file {name}; give the path of a TOML file, or one of {', '.join(names())}")
-        file: Any = Path(name)
+        text = read_text(file)
     elif name in names():
-        file = resources.files("nsbench.campaign") / "sweeps" / f"{name}.toml"
+        text = (resources.files("nsbench.campaign") / "sweeps" / f"{name}.toml").read_text("utf-8")
     else:
         raise Misuse(f"unknown sweep '{name}'{suggest(name, names())}; give a TOML file, or one of {', '.join(names())}")
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # no TOML, or no text
+        return tomllib.loads(text)
+    except ValueError as error:
         raise Misuse(f"sweep {name} is not TOML: {error}") from None
 
 
@@ -108,7 +109,7 @@ def _block(name: str, block: dict[str, Any], store: Path | None) -> list[Config]
 
 def _by_file(name: str, value: Any) -> Any:
     """The value with paths as seen from the sweep file; what is no path, and names in the package, stay."""
-    folder = Path(name).parent
+    folder = expanded(name).parent
     if isinstance(value, list):
         return [_by_file(name, one) for one in value]
     if not isinstance(value, str) or not name.endswith(".toml") or folder == Path() or value.startswith("~"):

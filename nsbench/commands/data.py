@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from nsbench.commands.options import Commands
+from nsbench.commands.options import PATH, Commands
 from nsbench.errors import RunFailed
 
 
@@ -105,7 +105,7 @@ def audit(dataset: str) -> None:
 
 @data.command("import-features")
 @click.argument("dataset")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @click.option("--modality", required=True, help="A name of your own; or official:visual, official:textual, of the papers.")
 def import_features(dataset: str, file: Path, modality: str) -> None:
     """Check a .npy, .pth or .h5 FILE and keep it as features of DATASET: one row per entity, in the order of the ids.

@@ -19,11 +19,10 @@ LONG_SECONDS = 1800  # above this estimate a shorter protocol is named
 
 
 def _bars(console: Console) -> Progress:
-    text = TextColumn("{task.fields[text]}")
     return Progress(
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),  # names may look like markup
         BarColumn(bar_width=24),
-        text,
+        TextColumn("{task.fields[text]}", markup=False),
         console=console,
         transient=True,
         disable=not console.is_terminal,
@@ -50,7 +49,7 @@ class Display:
     """
 
     def __init__(self, total: int, ahead: Callable[[], float | None] | None = None) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self.total = total
         self.live = self.console.is_terminal
         self.remaining = total
@@ -71,7 +70,7 @@ class Display:
             self.bars.stop()
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
     def begin(self, title: str, remaining: int, key: Any = None) -> None:
         """A run starts; `remaining` runs have not ended, this one included."""
@@ -147,7 +146,7 @@ class Display:
 @contextlib.contextmanager
 def counting(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """A function (done, total) that shows how far a piece of work is, and the time left for it."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     began = spoken = time.monotonic()
     first: int | None = None  # what an earlier call had done
     with _bars(console) as bars:
@@ -162,6 +161,6 @@ def counting(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
             bars.update(bar, completed=done, total=total, text=text)
             if not console.is_terminal and now - spoken >= QUIET_SECONDS:
                 spoken = now
-                console.print(f"{title}: {text}", markup=False, soft_wrap=True)
+                console.print(f"{title}: {text}", soft_wrap=True)
 
         yield progress

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from nsbench.errors import Misuse, suggest
-from nsbench.files import store_folder
+from nsbench.files import expanded, store_folder
+
+
+class Place(click.Path):
+    """A path, with ~ as the shell has it; the shell itself leaves --output=~/x and quoted words alone."""
+
+    def __init__(self, **rules: Any) -> None:
+        super().__init__(path_type=Path, **rules)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(expanded(value), param, ctx)
+
+
+PATH, FILE, FOLDER = Place(), Place(dir_okay=False), Place(file_okay=False)
 
 
 class Commands(click.Group):
@@ -46,6 +61,13 @@ def filters(context: click.Context, parameter: click.Parameter, given: tuple[str
     return found
 
 
+def command(name: str, options: Mapping[str, object], settings: Iterable[str] = ()) -> str:
+    """A command that can be pasted into a shell, with its options but those that are None or "auto", and --set."""
+    given = [(option, str(value)) for option, value in options.items() if value not in (None, "auto")]
+    pairs = [*given, *(("set", text) for text in settings)]
+    return shlex.join(["nsbench", *name.split(), *(word for option, value in pairs for word in (f"--{option}", value))])
+
+
 MOST_THREADS = 1024  # with a hundred times as many the process dies
 
 
@@ -70,7 +92,8 @@ def one_fusion(context: click.Context, parameter: click.Parameter, given: str) -
 def _folder(context: click.Context, parameter: click.Parameter, runs: Path | None) -> Path | None:
     """Refuse a packed store."""
     if (store := store_folder(runs)).is_file():
-        raise Misuse(f"{store} is one file, which is only read; `nsbench runs merge {store}` copies its runs into a folder")
+        merge = shlex.join(["nsbench", "runs", "merge", str(store)])
+        raise Misuse(f"{store} is one file, which is only read; `{merge}` copies its runs into a folder")
     return runs
 
 
@@ -83,7 +106,7 @@ def _workers(context: click.Context, parameter: click.Parameter, given: str) -> 
     return int(given)
 
 
-RUNS: dict[str, Any] = {"type": click.Path(path_type=Path), "help": "Run store.  [default: NSBENCH_RUNS or ./runs]"}
+RUNS: dict[str, Any] = {"type": PATH, "help": "Run store.  [default: NSBENCH_RUNS or ./runs]"}
 runs_option = click.option("--runs", callback=_folder, **RUNS)
 read_option = click.option("--runs", **RUNS)  # of commands that write nothing into it
 where_option = click.option(
@@ -123,8 +146,22 @@ diagnostics_option = click.option(
     show_default=True,
     help="Measure what the samplers draw at start, middle and end; changes no other figure.",
 )
+
+
+def _number(context: click.Context, parameter: click.Parameter, given: float) -> float:
+    """Not nan, which is neither below nor above any bound."""
+    if given != given:
+        raise Misuse(f"{parameter.opts[0]} takes a number, not nan")
+    return given
+
+
 checkpoint_option = click.option(
-    "--checkpoint-every", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds."
+    "--checkpoint-every",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    callback=_number,
+    help="Seconds.",
 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nsbench.campaign.plan import dataset_of, folder_of
+from nsbench.commands.options import command
 from nsbench.config.run import Config
 from nsbench.results.tables import papers
 from nsbench.runs.result import Result
@@ -34,7 +35,6 @@ def outcome(config: Config, store: Path, asked: Mapping[str, object], settings: 
     if not result.record["converged"]:
         yield "not converged: the best validation lies in the last tenth of the steps"
     if config.sampler != "uniform" and not reference_of(config, dataset, store).complete:
-        options = "".join(f" --{name} {value}" for name, value in asked.items() if value not in (None, "auto"))
-        options += "".join(f" --set {text}" for text in settings if not text.startswith(("sampler.", "aux.")))
-        cell_of = f"--sampler uniform --kge {config.kge} --dataset {config.dataset} --fusion {config.fusion}"
-        yield f"the baseline that is fair to it: nsbench run {cell_of}{options}"
+        options = {"sampler": "uniform", "kge": config.kge, "dataset": config.dataset, "fusion": config.fusion, **asked}
+        changed = [text for text in settings if not text.startswith(("sampler.", "aux."))]
+        yield f"the baseline that is fair to it: {command('run', options, changed)}"

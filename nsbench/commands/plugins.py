@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from nsbench.commands.options import one_fusion, runs_option, set_option, set_threads, threads_option, words
+from nsbench.commands.options import FOLDER, one_fusion, runs_option, set_option, set_threads, threads_option, words
 from nsbench.errors import Misuse, RunFailed, suggest
 from nsbench.files import store_folder
 
@@ -167,7 +167,7 @@ def inspect(
 
 @click.command("new-sampler")
 @click.argument("name")
-@click.option("--into", type=click.Path(path_type=Path), help="Folder of the new package.  [default: ./nsbench-NAME]")
+@click.option("--into", type=FOLDER, help="Folder of the new package.  [default: ./nsbench-NAME]")
 def new_sampler(name: str, into: Path | None) -> None:
     """Write a small package with a working sampler NAME, its options and its test, to be changed into your own.
 

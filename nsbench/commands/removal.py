@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nsbench.errors import Misuse
+from nsbench.files import unfinished
 from nsbench.results.store import folders, read, select
 from nsbench.results.store.packed import KEPT
 from nsbench.runs.folder import RunFolder
@@ -50,8 +51,8 @@ def refuse_strangers(path: Path) -> None:
 
 def _own(name: str) -> bool:
     """Whether a run writes files of this name; of one that was killed in the middle of it, too."""
-    unfinished = name.endswith(".tmp") and any(name.startswith(f"{own}.") for own in OWN)
-    return name in OWN or unfinished or name == "claim" or name.startswith("claim.")
+    earlier = name.endswith(".tmp") and any(name.startswith(f"{own}.") for own in OWN)  # of earlier versions
+    return name in OWN or unfinished(name) in OWN or earlier or name == "claim" or name.startswith("claim.")
 
 
 def remove(path: Path) -> None:

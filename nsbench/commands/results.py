@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -10,9 +11,9 @@ from typing import Any
 
 import click
 
-from nsbench.commands.options import Commands, read_option, runs_option, where_option, words
+from nsbench.commands.options import FILE, FOLDER, PATH, Commands, read_option, runs_option, where_option, words
 from nsbench.errors import Busy, Misuse, RunFailed
-from nsbench.files import store_folder
+from nsbench.files import store_folder, write_text
 
 
 class Listing(click.Command):
@@ -46,7 +47,7 @@ class Listing(click.Command):
 )
 @where_option
 @click.option("--layout", default="dhns4", show_default=True, help="What the columns are: one of those below.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file; Markdown by default.")
+@click.option("-o", "--output", type=FILE, help="Write to a file; Markdown by default.")
 def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
     """Compare the samplers of a run store: means over seeds, and from five seeds on a test against the baseline.
 
@@ -61,7 +62,7 @@ def table(runs: Path | None, fmt: str, output: Path | None, **how: Any) -> None:
     with counting("testing", "contrasts") as progress:
         made = tables.comparison(runs, **how, progress=progress)
     if output is not None:
-        output.write_text(writers.write(made, "md" if fmt == "rich" else fmt), encoding="utf-8")
+        write_text(output, writers.write(made, "md" if fmt == "rich" else fmt))
     elif fmt == "rich":
         writers.show(made)
     else:
@@ -97,7 +98,7 @@ def compare(first: str, second: str, where: dict[str, str], runs: Path | None) -
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     default="plots",
     show_default=True,
     help="Their folder.",
@@ -127,7 +128,7 @@ def plot(runs: Path | None, kinds: str | None, output: Path, **how: Any) -> None
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     default="report.html",
     show_default=True,
     help="The page.",
@@ -144,7 +145,7 @@ def report(runs: Path | None, where: dict[str, str], baseline: str, output: Path
 
     with counting("report", "tables and kinds of plots") as progress:
         page = reporting.report(runs, where, baseline=baseline, default=default_of, progress=progress)
-    output.write_text(page, encoding="utf-8")
+    write_text(output, page)
     click.echo(f"{output}: {len(page.encode()) / 1e6:.1f} MB; open it in a browser")
 
 
@@ -233,7 +234,7 @@ def runs_rm(names: tuple[str, ...], where: dict[str, str], yes: bool, runs: Path
 
 
 @runs_.command("export")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=FILE)
 @where_option
 @read_option
 def runs_export(file: Path, where: dict[str, str], runs: Path | None) -> None:
@@ -250,13 +251,13 @@ def runs_export(file: Path, where: dict[str, str], runs: Path | None) -> None:
     shown = store.select(found.runs, where)
     if not shown:
         raise Misuse(f"no complete run in {found.folder}; there is nothing to export")
-    file.write_text(inventory.export(shown), encoding="utf-8", newline="")
+    write_text(file, inventory.export(shown))
     left_out = len(found.skipped)
     click.echo(f"{len(shown)} runs in {file}" + (f"; {left_out} unfinished or damaged ones left out" if left_out else ""))
 
 
 @runs_.command()
-@click.argument("archive", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("archive", type=FILE)
 @read_option
 def pack(archive: Path, runs: Path | None) -> None:
     """Write the complete runs of the store to one file, ARCHIVE (.nsb), which every --runs reads as it is.
@@ -268,11 +269,12 @@ def pack(archive: Path, runs: Path | None) -> None:
     from nsbench.results.store import archive as archives
 
     names = archives.pack(store_folder(runs), archive)
-    click.echo(f"{len(names)} runs in {archive}; next, on the other machine: nsbench runs merge {archive.name}")
+    merging = shlex.join(["nsbench", "runs", "merge", archive.name])
+    click.echo(f"{len(names)} runs in {archive}; next, on the other machine: {merging}")
 
 
 @runs_.command()
-@click.argument("archives", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("archives", nargs=-1, required=True, type=PATH)
 @runs_option
 def merge(archives: tuple[Path, ...], runs: Path | None) -> None:
     """Add the runs of packed stores, or of other stores' folders; what is there already stays as it is.

@@ -19,6 +19,7 @@ import nsbench
 from nsbench.commands.options import (
     cell_options,
     checkpoint_option,
+    command,
     device_option,
     diagnostics_option,
     runs_option,
@@ -120,8 +121,7 @@ def run(
         if folder.complete and (reasons := Result(folder.path, folder.result()).dead):
             whose = "" if len(configs) == 1 else f" of {config.name}"
             click.echo(f"dead generator{whose}: {'; '.join(reasons)}")
-    where = f" --runs {runs}" if runs else ""
-    click.echo(f"next: nsbench table{where}")
+    click.echo(f"next: {command('table', {'runs': runs})}")
 
 
 @click.command()
@@ -308,19 +308,27 @@ def say_how_all_ended(plan: Plan, count: int, done_before: int, store: Path, say
         raise RunFailed(f"{len(failed)} of {count} runs failed ({names}); {rest}")
 
 
+HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # not on Windows
+
+
 class stop_signal:
-    """While active, the first Ctrl-C or SIGTERM sets a flag that the run reads between steps; the second stops at once."""
+    """While active, the first Ctrl-C or SIGTERM, or a closed terminal, sets a flag that the run reads between steps; the
+    second Ctrl-C or SIGTERM stops at once.
+    """
 
     def __enter__(self) -> Callable[[], bool]:
         self.flag = threading.Event()
         self.before: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._heard)
+            for number in (signal.SIGINT, signal.SIGTERM, *HANGUP):
+                if number not in HANGUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish
+                    self.before[number] = signal.signal(number, self._heard)
         return self.flag.is_set
 
     def _heard(self, number: int, frame: Any) -> None:
         if self.flag.is_set():
+            if number in HANGUP:  # shell and system may both tell
+                return
             raise KeyboardInterrupt
         click.echo("stopping after this step, with a checkpoint (again: stop at once)", err=True)
         self.flag.set()

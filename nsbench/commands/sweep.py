@@ -13,6 +13,7 @@ import click
 
 from nsbench.commands.options import (
     checkpoint_option,
+    command,
     device_option,
     diagnostics_option,
     runs_option,
@@ -109,7 +110,7 @@ def sweep(
         run_missing(configs, store, options, workers=1, threads=each, make=make)
     else:
         run_missing(configs, store, options, workers=workers, threads=threads)
-    click.echo(f"next: nsbench table{f' --runs {runs}' if runs else ''}")
+    click.echo(f"next: {command('table', {'runs': runs})}")
 
 
 @click.command()
@@ -275,11 +276,12 @@ def numbered(only: str | None, count: int) -> list[int]:
     for part in only.split(","):
         first, dash, last = part.partition("-")
         try:
-            numbers += range(int(first), int(last if dash else first) + 1)
+            asked = range(int(first), int(last if dash else first) + 1)
         except ValueError:
             raise Misuse(f"--only takes numbers and ranges (3, or 0-4,7), not '{only}'") from None
-    if not numbers or max(numbers) >= count:
-        raise Misuse(f"--only {only}: the grid has runs 0 to {count - 1}")
+        if not asked or asked[-1] >= count:
+            raise Misuse(f"--only {only}: the grid has runs 0 to {count - 1}")
+        numbers += asked
     return list(dict.fromkeys(numbers))
 
 

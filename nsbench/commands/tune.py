@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nsbench.commands.options import (
+    FILE,
     cell_options,
     checkpoint_option,
+    command,
     device_option,
     runs_option,
     set_threads,
     threads_option,
     words,
 )
-from nsbench.files import store_folder
+from nsbench.files import store_folder, write_text
 
 if TYPE_CHECKING:
     from nsbench.tuning.study import Study
@@ -35,11 +37,11 @@ if TYPE_CHECKING:
     help="Learning rate, margin and regulariser: tuned once with uniform, or by every sampler for itself.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the search.")
-@click.option("--storage", type=click.Path(path_type=Path), help="Of the trials.  [default: tune.db beside the run store]")
+@click.option("--storage", type=FILE, help="Of the trials.  [default: tune.db beside the run store]")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=FILE,
     default=Path("tuned.toml"),
     show_default=True,
     help="The protocol file to write.",
@@ -128,11 +130,11 @@ def tune(
         except Interrupted:
             display.say("stopped; the same command goes on from here")
             raise click.exceptions.Exit(130) from None
-    tuned.write(output, tuned.protocol_text(plan, output))
+    write_text(output, tuned.protocol_text(plan, output))
     for line in tuned.summary(plan):
         click.echo(line)
-    cell = f"--sampler {sampler} --kge {kge} --dataset {dataset} --fusion {shared['fusion']}"
-    click.echo(f"next: nsbench run {cell} --protocol {output} --seeds 5")
+    cell = {"sampler": sampler, "kge": kge, "dataset": dataset, "fusion": shared["fusion"], "protocol": output, "seeds": 5}
+    click.echo(f"next: {command('run', cell)}")
 
 
 def show_plan(plan: list[Study]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from nsbench.contracts import Dataset
 from nsbench.errors import Misuse, suggest
+from nsbench.files import expanded, read_text
 from nsbench.identity import PUBLIC
 from nsbench.options import Range, build_options, option
 from nsbench.registry import DATASETS, MODELS, SAMPLERS, same_component
@@ -170,9 +171,9 @@ def sizes_of(protocol: str, sampler: str) -> dict[str, Any]:
 
 def _read(name: str) -> str:
     if name.endswith(".toml"):
-        if not Path(name).is_file():
+        if not (file := expanded(name)).is_file():
             raise Misuse(f"no protocol file {name}; give the path of a TOML file, or one of {', '.join(protocol_names())}")
-        return Path(name).read_text(encoding="utf-8")
+        return read_text(file)
     if name not in protocol_names():
         near = suggest(name, protocol_names()) or f"; there are {', '.join(protocol_names())}"
         raise Misuse(f"unknown protocol '{name}'{near}")
@@ -189,7 +190,7 @@ def read_protocol(name: str, _extended: tuple[str, ...] = ()) -> dict[str, Any]:
     """The values of a protocol in the package, or of a TOML file, over those that it extends."""
     try:
         values = dict(_parsed(_read(name)))
-    except ValueError as error:  # no TOML, or no text
+    except ValueError as error:
         raise Misuse(f"protocol {name} is not TOML: {error}") from None
     if name.endswith(".toml"):
         _check_file(name, values)
@@ -198,7 +199,7 @@ def read_protocol(name: str, _extended: tuple[str, ...] = ()) -> dict[str, Any]:
     if base is None:
         return values
     if base.endswith(".toml") and name.endswith(".toml"):
-        base = str(Path(name).parent / base)  # as seen from the file that names it
+        base = str(expanded(name).parent / expanded(base))  # as seen from the file that names it
     if base in (name, *_extended):
         raise Misuse(f"protocol {name} extends itself through {base}; name another one there")
     inherited = read_protocol(base, (*_extended, name))

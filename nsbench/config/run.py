@@ -26,7 +26,7 @@ from nsbench.config.tuned import chosen_by, tuning_of
 from nsbench.contracts import Dataset, Need, Objective, missing_needs
 from nsbench.errors import Misuse
 from nsbench.identity import hash_of, plugin_label
-from nsbench.options import build_options, non_default
+from nsbench.options import LARGEST, build_options, non_default
 from nsbench.registry import AUXILIARIES, DATASETS, FUSIONS, MODELS, SAMPLERS, plugin_file, same_component
 
 
@@ -444,6 +444,6 @@ def _number(text: str, label: str) -> float:
         value = float(text)
     except ValueError:
         raise Misuse(f"{label} must be a number, not '{text}'") from None
-    if not 0 <= value < float("inf"):
+    if not 0 <= value <= LARGEST[float]:
         raise Misuse(f"{label} must be a finite number of at least 0, not {text}")
     return value

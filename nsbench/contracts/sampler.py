@@ -22,6 +22,7 @@ class _Component(nn.Module):
     fusion: str = "none"  # what its paper's model is built with; `--fusion auto` takes it where there are features
     few: bool = False  # True: a step reads few entities' vectors, so on a CPU no table of all fused ones is made
     every_entity: bool = False  # a step's work grows with the number of entities, each of which it compares
+    frugal: str = ""  # what to set where memory runs out in it: "sampler.mode=rw, which holds no neighbourhoods"
     captured: bool = True  # False: no CUDA graphs, for Python keeps what changes from step to step
     needs_run: bool = False  # True: it works beside another run alone, and is asked for as NAME:RUN (replay)
 

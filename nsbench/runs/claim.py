@@ -63,7 +63,23 @@ _held: set[str] = set()  # tokens of this process: a store that turned read-only
 def holder(folder: Path) -> Holder | None:
     """Who works on the run now; None if nobody does."""
     standing = chain(folder)
-    return None if not standing or standing[-1].dead(time.time()) else standing[-1]
+    return None if not standing or standing[-1].dead(_now(folder, standing[-1].beat)) else standing[-1]
+
+
+def _now(folder: Path, beat: float) -> float:
+    """By the clock that stamps heartbeats, the file system's: it is asked where by our own this one were old, or to come."""
+    now = time.time()
+    if 0 <= now - beat <= DEAD_SECONDS:
+        return now
+    probe = folder / f"clock.{secrets.token_hex(6)}.tmp"
+    try:
+        probe.write_bytes(b"?")
+        return probe.stat().st_mtime
+    except OSError:  # read-only: our clock is all there is
+        return now
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 def chain(folder: Path) -> list[Holder]:

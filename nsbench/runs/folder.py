@@ -6,12 +6,11 @@ import contextlib
 import datetime
 import json
 import socket
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from nsbench import files
+from nsbench import bugs, files
 from nsbench.errors import Busy, Misuse, RunFailed, StoreFailed, sentence
 from nsbench.runs.claim import Claim
 
@@ -95,13 +94,15 @@ class RunFolder:
 
     def record_failure(self, error: BaseException) -> RunFailed:
         """Write failed.json, and return its reason as an error. Busy where somebody works on the run."""
-        hint = "; ".join([*getattr(error, "__notes__", ()), f"see {self.path / 'failed.json'}"])
+        file = self.path / "failed.json"
+        whose = getattr(error, "__notes__", ())  # a note names the sampler's file that it comes from
+        hint = "; ".join([*whose, f"see {file}"]) if whose else f"a bug in nsbench; please report it with {file}"
         failure = error if isinstance(error, RunFailed) else RunFailed(sentence(error, hint))
         record = {
             "reason": str(failure),
             "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "host": socket.gethostname(),
-            "traceback": "".join(traceback.format_exception(error)),
+            **bugs.circumstances(error),
         }
         with self.claimed():
             self.write_json("failed.json", record)

@@ -21,6 +21,7 @@ from nsbench.contracts import Dataset, Positives, Sampler
 from nsbench.datasets.loading import is_folder, load_dataset
 from nsbench.datasets.questions import folded
 from nsbench.errors import Misuse, suggest
+from nsbench.files import expanded
 from nsbench.registry import DATASETS
 from nsbench.runs.folder import RunFolder
 from nsbench.training.diagnostics import nearest
@@ -124,8 +125,8 @@ def _grid(lines: list[Line], marked: list[Line] | None = None) -> str:
 
 def find_run(store: Path, name: str) -> Path:
     """A run's folder by path, by name, or by any part of its name that only it has."""
-    if (Path(name) / "result.json").exists():
-        return Path(name)
+    if ((folder := expanded(name)) / "result.json").exists():
+        return folder
     runs = sorted(path.parent for path in store.glob("*/result.json"))
     found = [path for path in runs if path.name == name] or [path for path in runs if name in path.name]
     if len(found) == 1:

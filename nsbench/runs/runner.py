@@ -360,10 +360,14 @@ class _Run:
         trainer, progress, dataset = self.trainer, self.progress, self.dataset
         assert progress.best is not None
         self.notify({"stage": "ranking", "done": 0, "total": 1})
-        with progress.charged("evaluation_seconds"):
-            ranks, candidates = self._ranking(dataset.test, dataset.known).ranks(
-                trainer.scoring(), lambda done, total: self.notify({"stage": "ranking", "done": done, "total": total})
-            )
+        spent = progress.evaluation_seconds
+        try:
+            with progress.charged("evaluation_seconds"):
+                ranks, candidates = self._ranking(dataset.test, dataset.known).ranks(trainer.scoring(), self._ranked)
+        except Interrupted:
+            progress.evaluation_seconds = spent  # what is ranked again is counted once
+            self._checkpoint()
+            raise
         r, c = ranks.numpy(), candidates.numpy()
         self.notify({"stage": "writing"})
         triples = dataset.test.numpy()
@@ -403,6 +407,12 @@ class _Run:
             result["dead"] = reasons
         self.folder.write_json("result.json", result)
         self.folder.remove("checkpoint.pt")
+
+    def _ranked(self, done: int, total: int) -> None:
+        """How far the ranking of the test triples is. Interrupted where the user asks to stop: it may take as long again."""
+        self.notify({"stage": "ranking", "done": done, "total": total})
+        if done < total and self.stopping():
+            raise Interrupted(str(self.folder.path))
 
     def _save_model(self) -> None:
         fusion = {f"fusion.{name}": x for name, x in self.trainer.fusion.state_dict().items() if isinstance(x, Tensor)}

@@ -33,7 +33,7 @@ from nsbench.contracts import (
     View,
     blocks_of,
 )
-from nsbench.errors import Misuse, RunFailed
+from nsbench.errors import Misuse, OutOfMemory, RunFailed, out_of_memory
 from nsbench.kernels.adam import Adam
 from nsbench.machine import keep_freed_memory
 from nsbench.registry import AUXILIARIES, FUSIONS, MODELS, SAMPLERS
@@ -230,12 +230,19 @@ class Trainer:
 
     @contextlib.contextmanager
     def _noted(self) -> Iterator[None]:
-        """An error that comes out of the sampler's own file says so in a note."""
+        """An error that comes out of the sampler's own file says so in a note; where memory ran out, what takes less."""
         try:
             yield
+        except SystemExit as error:
+            raise RunFailed(
+                self._blamed(f"it ends the process (SystemExit: {error.code}); raise another error there")
+            ) from error
         except Exception as error:
             name = self.config.sampler
             if place := place_of(error, self._component):
+                if out_of_memory(error):
+                    less = self._component.frugal or "a smaller protocol.batch or protocol.negatives"
+                    raise OutOfMemory(f"out of memory in sampler '{name}' ({place}); use {less}") from error
                 error.add_note(f"sampler '{name}' in {place}; nsbench check {name} says more")
             raise
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,9 +33,23 @@ class Ledger:
         """Opened on first use: what cannot be tuned is refused before there is a file."""
         import optuna
 
+        address = self._address()
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(self.file.with_suffix(".lock")):  # two processes must not lay out the tables at once
-            return optuna.storages.RDBStorage(f"sqlite:///{self.file}", engine_kwargs={"connect_args": {"timeout": 60}})
+            return optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
+
+    def _address(self) -> str:
+        """The file as SQLAlchemy writes it. Misuse for a name that would not come back: no version reads another file."""
+        from sqlalchemy.engine import URL, make_url
+
+        file = os.path.abspath(self.file)  # :memory: and file:x are files too
+        try:
+            address = URL.create("sqlite", database=file).render_as_string(hide_password=False)
+            if make_url(address).database == file:
+                return address.replace("{", "{{").replace("}", "}}")  # Optuna fills its version into {SCHEMA_VERSION}
+        except UnicodeEncodeError:  # a name that is no text
+            pass
+        raise Misuse(f"{self.file} cannot be the name of a database; give --storage a plainer one")
 
     def trials(self, study: str) -> dict[int, Trial]:
         """The ended trials of the study of that name, by number."""

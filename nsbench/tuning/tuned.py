@@ -11,7 +11,7 @@ from typing import Any
 from nsbench.campaign.plan import dataset_of
 from nsbench.config.protocol import name_of, protocol_names, read_protocol
 from nsbench.errors import Misuse
-from nsbench.files import replacing
+from nsbench.files import expanded
 from nsbench.registry import known_as
 from nsbench.tuning.space import size, space_hash
 from nsbench.tuning.study import Study
@@ -21,7 +21,8 @@ def protocol_text(studies: Sequence[Study], output: Path) -> str:
     """A protocol file that extends the tuned one by what the studies chose. RunFailed where a study has nothing."""
     tuning = studies[0].tuning
     name = name_of(tuning.protocol)
-    base = os.path.relpath(tuning.protocol, output.parent) if tuning.protocol.endswith(".toml") else tuning.protocol
+    base = tuning.protocol
+    base = os.path.relpath(expanded(base), output.parent) if base.endswith(".toml") else base
     lines = [
         "# Written by `nsbench tune`; the best trial of each study, by validation MRR.",
         f"description = {_toml(f'{name}, each sampler tuned by {tuning.trials} trials, backbone {tuning.backbone}')}",
@@ -71,12 +72,6 @@ def check_output(output: Path) -> None:
         raise Misuse(f"there is no folder {output.parent}; make it, or write elsewhere with -o")
     if output.exists() and "tuning" not in read_protocol(str(output)):
         raise Misuse(f"{output} was not written by nsbench tune; give another name with -o")
-
-
-def write(output: Path, text: str) -> None:
-    """The whole file or none of it."""
-    with replacing(output, "choose another place with -o") as file:
-        file.write(text.encode())
 
 
 def summary(studies: Iterable[Study]) -> list[str]:

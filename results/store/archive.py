@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nsbench.errors import Misuse, RunFailed
-from nsbench.files import replacing
+from nsbench.files import explained, replacing
 from nsbench.results.store.packed import KEPT, packed, write
 from nsbench.results.store.reading import but_for_names, read
 from nsbench.results.store.run import content
@@ -61,7 +61,9 @@ def merge(archive: Path, folder: Path) -> Merged:
             ready.mkdir()
             for name in KEPT:
                 with contextlib.suppress(FileNotFoundError):
-                    (ready / name).write_bytes(content(path, name))
+                    held = content(path, name)
+                    with explained(folder / path.name, "free some space or choose another store with --runs"):
+                        (ready / name).write_bytes(held)
             os.replace(ready, folder / path.name)  # whole or not at all
             added.append(path.name)
     return Merged(added, present, refused)

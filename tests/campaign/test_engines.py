@@ -166,7 +166,7 @@ def test_a_failure_does_not_stop_the_rest_and_a_lost_worker_is_replaced(tmp_path
     assert engine.started.count(2) == engine.started.count(3) == 3
     assert [again for number, again in notes.ended if number == 3] == [True, True, False]
     assert RunFolder(tmp_path / "run3").failure() == "its worker was killed by signal 9"
-    assert json.loads((tmp_path / "run3" / "failed.json").read_text()).keys() == {"reason", "when", "host", "traceback"}
+    assert json.loads((tmp_path / "run3" / "failed.json").read_text()).keys() >= {"reason", "when", "host", "traceback"}
     assert not (tmp_path / "run2").exists()
 
 

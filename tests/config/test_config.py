@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from nsbench.campaign import sweep
 from nsbench.campaign.estimates import group_of
 from nsbench.config.protocol import Cell, Protocol, protocol_names, read_protocol, resolve_protocol
 from nsbench.config.run import check_needs, configure, from_record, run_id
@@ -322,7 +323,7 @@ def test_a_protocol_that_makes_no_sense_is_refused(tmp_path, text, words):
 
 def test_files_that_are_no_text(tmp_path):
     (tmp_path / "mine.toml").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(Misuse, match=r"mine.toml is not TOML: 'utf-8' codec"):
+    with pytest.raises(Misuse, match=r"mine.toml is not UTF-8 text \(byte 0\); convert it to UTF-8$"):
         config(protocol=str(tmp_path / "mine.toml"))
 
 
@@ -336,3 +337,17 @@ def test_generated_vectors_need_one_view_of_an_entity(sampler):
     with pytest.raises(Misuse, match="needs one vector per entity, and 'two_view' has several views"):
         configure(sampler, "transe", "planted:small", protocol="quick", fusion="two_view")
     assert configure(sampler, "transe", "planted:small", protocol="quick", fusion="adamf").fusion == "adamf"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    for name, text in (("mine.toml", 'extends = "quick"\nsteps = 7\n'), ("grid.toml", "seeds = 3\n")):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert read_protocol(str(tmp_path / "mine.toml"))["steps"] == 7
+    assert sweep.content(str(tmp_path / "grid.toml")) == {"seeds": 3}
+
+
+def test_a_protocol_and_what_it_extends_may_lie_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "base.toml").write_text('extends = "quick"\nsteps = 7\n')
+    (tmp_path / "mine.toml").write_text('extends = "~/base.toml"\n')
+    assert read_protocol("~/mine.toml")["steps"] == 7

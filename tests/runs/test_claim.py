@@ -276,3 +276,15 @@ def test_there_is_never_more_than_one_holder(tmp_path: Path, monkeypatch: pytest
 
 
 # Processes that are really killed
+
+
+@pytest.mark.parametrize("ahead", [300, -300])
+@pytest.mark.parametrize(("seconds_ago", "alive"), [(1, True), (70, False)])
+def test_heartbeats_are_judged_by_the_clock_that_stamps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int, seconds_ago: int, alive: bool
+) -> None:
+    left_by(tmp_path, seconds_ago=seconds_ago)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)  # this machine's clock, not the file system's
+    assert (claim.holder(tmp_path) is not None) == alive
+    assert [path.name for path in tmp_path.iterdir()] == ["claim"]

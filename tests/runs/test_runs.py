@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import torch
 from safetensors.numpy import load_file
 
 from nsbench.campaign import plan as campaign
+from nsbench.commands.run import stop_signal
 from nsbench.config.run import Config
 from nsbench.errors import Misuse, RunFailed
 from nsbench.runs import checkpoint, runner
@@ -503,3 +505,49 @@ def test_every_second_goes_to_one_account(monkeypatch: pytest.MonkeyPatch) -> No
     passes(32)
     assert (progress.train_seconds, progress.evaluation_seconds) == (100 + 2 + 16, 4)
     assert checkpoint.Progress(**progress.state()) == progress
+
+
+def test_a_stop_while_test_triples_are_ranked_keeps_the_training(undisturbed: Result, tmp_path: Path) -> None:
+    ranking: list[int] = []
+
+    def hear(event: dict[str, Any]) -> None:
+        if event["stage"] == "ranking":
+            ranking.append(event["done"])
+
+    with pytest.raises(Interrupted):
+        campaign.carry_out(planned(), tmp_path, RunOptions(), hear, lambda: len(ranking) > 1)
+    folder = campaign.folder_of(planned(), tmp_path).path
+    assert ranking[-1] > 0
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.pt", "config.json", "events.jsonl"]
+    steps: list[int] = []
+    again = campaign.carry_out(planned(), tmp_path, RunOptions(), lambda event: steps.append(event.get("step", -1)))
+    assert set(steps) == {-1}  # nothing is trained again
+    assert same_ranks(again, undisturbed)
+    assert again.record["resumed_at"] == 30
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_a_terminal_that_closes_is_a_stop_and_never_two() -> None:
+    before = signal.signal(signal.SIGHUP, lambda *_: pytest.fail("it is not heard"))  # else the process would end
+    try:
+        with stop_signal() as stopping:
+            for _ in range(2):  # the shell tells, and the system
+                os.kill(os.getpid(), signal.SIGHUP)
+            assert stopping()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+        with stop_signal() as stopping:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stopping()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_what_a_bug_leaves_in_the_run_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    file = folder.path / "failed.json"
+    said = f"KeyError: 'x' (a bug in nsbench; please report it with {file})"
+    assert str(folder.record_failure(KeyError("x"))) == said
+    record = json.loads(file.read_text())
+    assert record["reason"] == said
+    assert record["versions"]["torch"] == torch.__version__
+    assert (record["command"], "KeyError: 'x'" in record["traceback"]) == (shlex.join(sys.argv), True)

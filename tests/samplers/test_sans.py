@@ -6,7 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nsbench.campaign.plan import carry_out, plan
 from nsbench.contracts.graph import TrainGraph
+from nsbench.errors import OutOfMemory
 from nsbench.samplers.sans import Adjacency, chained, k_hop
 
 N = 9
@@ -199,3 +201,22 @@ def test_row_sizes_of_the_real_datasets(name, trainer_on, public_graph):
     assert int((left[graph.key_tail] == 1).sum()) == tail_one
     assert int((left[graph.key_head] == 1).sum()) == head_one
     assert int((left[graph.key_tail] == 0).sum()) == tail_none
+
+
+def test_where_memory_runs_out_it_is_told_what_holds_less(tmp_path, monkeypatch):
+    monkeypatch.setattr("nsbench.samplers.sans.free_memory", lambda: 1000)  # less than 50 entities' neighbourhoods
+    (config,) = plan(["sans"], ["transe"], ["planted:small"], [0], protocol="quick", settings=["protocol.steps=2"])
+    with pytest.raises(OutOfMemory, match=r"^out of memory in sampler 'sans' \(sans.py, line \d+\); use sampler.mode=rw"):
+        carry_out(config, tmp_path)
+
+
+@given(seed=st.integers(0, 2**31), k=st.integers(1, 3))
+def test_neighbourhoods_do_not_depend_on_how_many_are_found_at_a_time(seed, k):
+    rng = torch.Generator().manual_seed(seed)
+    triples = torch.stack([torch.randint(9, (12,), generator=rng) for _ in "hrt"], dim=1)
+    adjacency = Adjacency(TrainGraph(triples, 9, 9))
+    whole = k_hop(adjacency, k)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nsbench.samplers.sans.BLOCK", 2)
+        parts = k_hop(adjacency, k)
+    assert all(torch.equal(one, other) for one, other in zip(whole, parts))

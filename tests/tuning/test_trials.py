@@ -17,7 +17,8 @@ from studying import CELL, in_storage, plan
 import nsbench
 from nsbench.campaign import plan as campaign
 from nsbench.config import run as config
-from nsbench.errors import Diverged, RunFailed, StoreFailed
+from nsbench.errors import Diverged, Misuse, RunFailed, StoreFailed
+from nsbench.files import write_text
 from nsbench.options import searched
 from nsbench.runs import runner
 from nsbench.runs.runner import RunOptions
@@ -265,7 +266,7 @@ def drive(folder, kill, meeting):
     trap(tuned, "write")
     studies = plan(str(folder.parent / "base.toml"), Ledger(folder / "tune.db"), ["igan", "nscaching"], 3)
     tune(studies, RunOptions(device="cpu", checkpoint_seconds=0), begin=begin, end=end)
-    tuned.write(folder / "tuned.toml", tuned.protocol_text(studies, folder / "tuned.toml"))
+    write_text(folder / "tuned.toml", tuned.protocol_text(studies, folder / "tuned.toml"))
 
 
 @pytest.mark.slow
@@ -326,3 +327,17 @@ def test_no_trial_filters_by_a_test_triple(base, ledger, monkeypatch):
     campaign.loaded.cache_clear()
     known = {tuple(triple) for triple in seen.known.tolist()}
     assert known == {tuple(triple) for triple in torch.cat([whole.train, whole.valid]).tolist()} | {(0, 0, 0)}
+
+
+@pytest.mark.parametrize("name", ["q?x=1/tune.db", "{x}.db", "a%20b é.db", "file:x?mode=ro", ":memory:", "a#b;c.db"])
+def test_the_storage_is_the_file_that_was_named(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    ledger = Ledger(Path(name))
+    assert ledger.trials("none") == {}
+    made = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert made == {name, str(ledger.file.with_suffix(".lock"))}
+
+
+def test_a_name_that_no_database_can_have_is_refused(tmp_path):
+    with pytest.raises(Misuse, match="cannot be the name of a database; give --storage a plainer one"):
+        Ledger(tmp_path / "g\udce9.db").trials("none")

@@ -17,6 +17,7 @@ from studying import BASE, CELL, plan
 from nsbench.campaign import plan as campaign
 from nsbench.campaign import sweep
 from nsbench.config import run as config
+from nsbench.files import write_text
 from nsbench.runs import runner
 from nsbench.tuning import tuned as writing
 from nsbench.tuning.space import space_hash
@@ -35,7 +36,7 @@ def test_what_was_chosen_is_what_runs_get(base, ledger, pretend, tmp_path):
     studies = plan(base, ledger, ["uniform", "nscaching"], 6)
     tune(studies)
     tuned = tmp_path / "tuned.toml"
-    writing.write(tuned, writing.protocol_text(studies, tuned))
+    write_text(tuned, writing.protocol_text(studies, tuned))
     backbone, own = studies[0].best()[1].values, studies[2].best()[1].values
 
     run = configure("nscaching", *CELL, protocol=str(tuned))

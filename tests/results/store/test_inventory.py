@@ -194,7 +194,7 @@ def test_a_run_that_another_process_works_on_is_kept(store, run, runs):
             runs("rm", "--yes", busy.name, idle.name)
         assert {file.name: file.read_bytes() for file in busy.iterdir()} == before
     assert names(store) == [busy.name]
-    for leftover in ("lock", "claim.a1b2", "ranks.npz.a1b2.tmp", "failed.json"):
+    for leftover in ("lock", "claim.a1b2", "ranks.npz.a1b2.tmp", ".ranks.npz.0123456789ab.tmp", "failed.json"):
         (busy / leftover).write_text("")
     (busy / "claim").write_text('{"token": "a1b2", "host": "", "machine": "", "pid": 1, "started": ""}\n{}\n')
     os.utime(busy / "claim", (0, 0))
