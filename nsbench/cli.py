@@ -117,8 +117,8 @@ def refusal(error: Exception) -> tuple[str, int]:
         return f"{error.format_message().rstrip('.')} ({where} --help)", 2
     if isinstance(error, click.ClickException):
         return error.format_message().rstrip("."), 2
-    if (known := foreseen(error)) is not None:
-        return known, 1
+    if (sentence := foreseen(error)) is not None:
+        return sentence, 1
     file = bugs.report(error)
     remedy = f"please report it with {file}, which says where" if file else "nsbench --debug ... shows where"
     return f"a bug in nsbench, {type(error).__name__}: {error}; {remedy}", 1

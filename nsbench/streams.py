@@ -35,6 +35,7 @@ class _Outlet(io.RawIOBase):
     def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream
         self.trouble: OSError | None = None
+        self.name = getattr(stream, "name", "<stream>")
 
     def writable(self) -> bool:
         return True
