@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from nsbench.campaign.plan import identify
 from nsbench.config.run import configure
 from nsbench.datasets import embedded, modalities, places, quantised
 from nsbench.datasets.features import import_features, presence, read_features
@@ -294,7 +295,8 @@ def test_files_of_the_published_widths_are_trained_on(tmp_path: Path, writer: Ca
         torch.save(x, tmp_path / "x.pth")
         assert import_features(home, tmp_path / "x.pth", modality).absent == 25
     settings = ["protocol.width=16", "protocol.batch=64", "protocol.steps=20"]
-    trainer = Trainer(configure("uniform", "transe", str(home), fusion="adamf", settings=settings), load_dataset(str(home)))
+    config = configure("uniform", "transe", str(home), fusion="adamf", settings=settings, identify=identify)
+    trainer = Trainer(config, load_dataset(str(home)))
     before = trainer.model_state()
     for _ in range(20):
         trainer.step()
