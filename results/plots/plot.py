@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nsbench.errors import Misuse
 from nsbench.files import replacing
+from nsbench.identity import plugin_label
 from nsbench.results import store
 from nsbench.results.plots import drawing
 from nsbench.results.store import Run, Store
@@ -111,7 +112,7 @@ def plots(
     passing = store.select([*found.runs, *found.begun], where)
     begun = [(run, found.skipped[run.name]) for run in passing if not run.record]
     complete = [run for run in passing if run.record]
-    asked = Asked(complete, begun, posthoc, baseline, default or (lambda run, option: None))
+    asked = Asked(complete, begun, posthoc, plugin_label(baseline), default or (lambda run, option: None))
     if not asked.runs:
         raise Misuse(f"no run passes the filters {where}; ask for at least one value of each")
     words = f" {said}." if (said := chosen_by(where, found.runs, asked.runs)) else ""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nsbench.errors import Misuse
+from nsbench.identity import plugin_label
 from nsbench.results import store
 from nsbench.results.store import Store
 from nsbench.results.tables import ablation
@@ -36,7 +37,7 @@ def comparison(
     `where` are filters as in nsbench.results.store.select; `progress` hears (done, total) of the tests. Misuse, naming a
     filter, if the runs cannot stand in one table.
     """
-    where = dict(where or {})
+    where, baseline = dict(where or {}), plugin_label(baseline)
     laid = _layout(layout, published)
     shown = [METRICS[name] for name in laid.metrics]
     printed = laid.published() if published and laid.published else None

@@ -15,10 +15,10 @@ import torch
 from studying import CELL, in_storage, plan
 
 import nsbench
+from nsbench import files
 from nsbench.campaign import plan as campaign
 from nsbench.config import run as config
 from nsbench.errors import Diverged, Misuse, RunFailed, StoreFailed
-from nsbench.files import write_text
 from nsbench.options import searched
 from nsbench.runs import runner
 from nsbench.runs.runner import RunOptions
@@ -263,10 +263,10 @@ def drive(folder, kill, meeting):
     trap(runner._Run, "_checkpoint", after=True)
     trap(Ledger, "add")
     trap(optuna.Study, "add_trial", after=True)
-    trap(tuned, "write")
+    trap(files, "write_text")
     studies = plan(str(folder.parent / "base.toml"), Ledger(folder / "tune.db"), ["igan", "nscaching"], 3)
     tune(studies, RunOptions(device="cpu", checkpoint_seconds=0), begin=begin, end=end)
-    write_text(folder / "tuned.toml", tuned.protocol_text(studies, folder / "tuned.toml"))
+    files.write_text(folder / "tuned.toml", tuned.protocol_text(studies, folder / "tuned.toml"))
 
 
 @pytest.mark.slow
@@ -275,7 +275,7 @@ def test_killed_and_shared_studies_end_like_an_undisturbed_one(start, base, tmp_
     alone, killed, shared = (tmp_path / name for name in ("alone", "killed", "shared"))
     meeting = multiprocessing.get_context("forkserver").Barrier(2)
     first, *two = start(alone), start(shared, meeting=meeting), start(shared, meeting=meeting)
-    for kill in (("step", 5), ("_checkpoint", 20), ("add", 1), ("add_trial", 2), ("step", 17), ("write", 1)):
+    for kill in (("step", 5), ("_checkpoint", 20), ("add", 1), ("add_trial", 2), ("step", 17), ("write_text", 1)):
         process = start(killed, kill)
         process.join(180)
         assert process.exitcode == -signal.SIGKILL, kill
