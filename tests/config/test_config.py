@@ -276,7 +276,7 @@ def test_the_identities_of_the_shipped_runs_are_what_they_were(checkout):
     if not stores:
         pytest.skip("the shipped runs are not here")
     shipped = [run for packed in stores for run in read(packed).runs]
-    assert len(shipped) == 142
+    assert len(shipped) == 172
     for run in shipped:
         assert run.name.endswith(f"-{run.config['id']}")
         assert run_id(run.config) == run.config["id"]

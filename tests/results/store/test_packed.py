@@ -174,7 +174,7 @@ def test_nothing_is_written_into_a_packed_store(tmp_path, words):
     assert [path.name for path in tmp_path.iterdir()] == ["all.nsb"]
 
 
-COUNTS = {"baselines": 36, "one_factor": 24, "classic": 60, "pairs": 15, "variants": 7}
+COUNTS = {"baselines": 36, "one_factor": 24, "classic": 90, "pairs": 15, "variants": 7}
 
 
 @pytest.mark.parametrize(("name", "count"), COUNTS.items())
@@ -184,6 +184,5 @@ def test_the_shipped_stores_are_whole(name, count):
     for run in found.runs:
         optimistic, pessimistic = run.ranks().ranks.astype(float).transpose(2, 0, 1)
         assert np.mean(2 / (optimistic + pessimistic)) == pytest.approx(run["mrr"])
-        assert isinstance(run.config["proposed"], dict)
         assert events(run.path)
     assert f"## {name}.nsb: {count} runs" in (SHIPPED / "README.md").read_text()
