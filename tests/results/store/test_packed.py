@@ -184,5 +184,7 @@ def test_the_shipped_stores_are_whole(name, count):
     for run in found.runs:
         optimistic, pessimistic = run.ranks().ranks.astype(float).transpose(2, 0, 1)
         assert np.mean(2 / (optimistic + pessimistic)) == pytest.approx(run["mrr"])
+        if run.config["protocol"]["version"] == 1:  # written by a version that had none, and added since
+            assert isinstance(run.config["proposed"], dict)
         assert events(run.path)
     assert f"## {name}.nsb: {count} runs" in (SHIPPED / "README.md").read_text()
